@@ -1,0 +1,73 @@
+# `make help` lists the targets. Settings, given as NAME=value:
+#   PYTHON  the interpreter that makes the environment (python3)
+#   VENV    the folder of the environment (.venv)
+#   EXTRA   for `make setup`: cuda12, cuda13 or tpu, on such a machine
+PYTHON ?= python3
+VENV ?= .venv
+EXTRA ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALLED := $(VENV)/.installed
+EXTRA_INSTALLED := $(patsubst %,$(INSTALLED)-%,$(EXTRA))
+
+.PHONY: help setup train test test-full lint format lock
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 16
+
+setup: $(INSTALLED) $(EXTRA_INSTALLED) ## make the environment (the others do it, too)
+
+train: $(INSTALLED) ## train the quickstart with SLiM: minutes, no download
+	$(BIN)/python -m slim.train --config=configs/quickstart.py \
+	  --workdir=runs/quickstart
+
+test: $(INSTALLED) ## run the tests; of each grid, a cover of all pairs
+	$(BIN)/python -m pytest -n 2 --dist=worksteal
+
+test-full: $(INSTALLED) ## run the tests; of each grid, the whole product
+	$(BIN)/python -m pytest -n 2 --dist=worksteal --full
+
+lint: $(INSTALLED) ## check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(INSTALLED) ## repair what `make lint` can repair
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Versions that still fit are kept; delete requirements.lock to renew them all.
+# Not $(INSTALLED): a lock that pyproject.toml has left behind installs nothing.
+lock: ## write requirements.lock anew from pyproject.toml
+	@test -x $(BIN)/uv || { $(MAKE_VENV) && $(PIP) install uv; }
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes \
+	  --no-emit-index-url --python-version 3.11 --extra dev \
+	  --custom-compile-command "make lock" \
+	  --output-file requirements.lock pyproject.toml
+
+# Python 3.11 first, as pip's own words for an old one are many and unclear.
+define MAKE_VENV
+{ test -x $(BIN)/pip || { \
+  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+    2>/dev/null || { \
+    echo "error: slim needs Python 3.11 or newer, but $(PYTHON) is" \
+      "'$$($(PYTHON) --version 2>&1 | head -n 1)'; name another, as in" \
+      "'make setup PYTHON=python3.12'" >&2; exit 1; }; \
+  $(PYTHON) -m venv $(VENV); }; }
+endef
+
+# The lock holds setuptools, so slim itself is built without a download.
+$(INSTALLED): requirements.lock pyproject.toml setup.py
+	@$(MAKE_VENV)
+	@echo "installing into $(VENV); the first time this takes a minute or two"
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(PIP) check
+	@touch $@
+
+# jax is there already, so pip keeps it and adds the plugin of its version.
+$(INSTALLED)-%: $(INSTALLED)
+	@echo "installing the libraries of $* into $(VENV)"
+	@$(PIP) install --no-build-isolation --editable '.[$*]'
+	@$(PIP) check
+	@touch $@
