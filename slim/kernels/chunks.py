@@ -1,0 +1,92 @@
+"""Where the chunks of a sequence lie: a short first one, then equal ones."""
+
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Chunks(NamedTuple):
+  """The cut of T tokens into N chunks, the remainder first.
+
+  Attributes:
+    first_size: Tokens of the first chunk, from 1 to `size`.
+    size: C, tokens of each later chunk.
+    num_later: N - 1.
+    axis: The axis of time.
+  """
+
+  first_size: int
+  size: int
+  num_later: int
+  axis: int
+
+  @classmethod
+  def of(cls, xs: Any, chunk_size: int, axis: int) -> "Chunks":
+    """Cuts the sequence in `xs`; ValueError where it or C does not fit."""
+    size = _positive_int("chunk_size", chunk_size)
+    lengths = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(xs):
+      name = "xs" + jax.tree_util.keystr(path)
+      if not 0 <= axis < jnp.ndim(x):
+        raise ValueError(
+          f"{name} must have a time axis {axis}, got shape {jnp.shape(x)}"
+        )
+      lengths.setdefault(jnp.shape(x)[axis], name)
+    if len(lengths) != 1 or 0 in lengths:
+      found = ", ".join(f"{name} has {n}" for n, name in lengths.items())
+      raise ValueError(
+        f"the arrays in xs must have one common number of tokens, at least 1, "
+        f"along axis {axis}; got {found or 'no arrays'}"
+      )
+    (length,) = lengths
+    num_later = -(-length // size) - 1
+    return cls(length - num_later * size, size, num_later, axis)
+
+  def first(self, xs: Any, start: jax.Array | int = 0) -> Any:
+    """The first chunk of each array; `start` is 0, known now or later."""
+    return self._cut(xs, start, self.first_size)
+
+  def later(self, xs: Any, i: jax.Array | int) -> Any:
+    """Chunk 1 + i of each array, cut out by its index."""
+    return self._cut(xs, self.first_size + i * self.size, self.size)
+
+  def _cut(self, xs, start, size):
+    return jax.tree.map(
+      lambda x: jax.lax.dynamic_slice_in_dim(
+        x, start, size, self.axis, allow_negative_indices=False
+      ),
+      xs,
+    )
+
+  def stack_later(self, xs: Any) -> Any:
+    """All later chunks of each array, stacked on a new leading axis."""
+
+    def stack(x):
+      x = jax.lax.slice_in_dim(x, self.first_size, None, axis=self.axis)
+      shape = (*x.shape[: self.axis], self.num_later, self.size)
+      x = x.reshape(*shape, *x.shape[self.axis + 1 :])
+      return jnp.moveaxis(x, self.axis, 0)
+
+    return jax.tree.map(stack, xs)
+
+  def unstack(self, first: Any, later: Any) -> Any:
+    """Concatenates a first chunk and stacked later ones along time."""
+
+    def concatenate(first, later):
+      later = jnp.moveaxis(later, 0, self.axis)
+      shape = (*first.shape[: self.axis], -1, *first.shape[self.axis + 1 :])
+      return jnp.concatenate([first, later.reshape(shape)], self.axis)
+
+    return jax.tree.map(concatenate, first, later)
+
+
+def _positive_int(name, value):
+  try:
+    number = 0 if isinstance(value, bool) else operator.index(value)
+  except TypeError:
+    number = 0
+  if number < 1:
+    raise ValueError(f"{name} must be a positive integer, got {value!r}")
+  return number

@@ -1,0 +1,75 @@
+"""What a function closes over, made an argument; and device-varying types.
+
+A custom derivative rule may not close over arrays that are being
+differentiated. `hoist` turns a function that does into one that takes them as
+arguments. `jax.closure_convert` is the public tool for this, but fails on PRNG
+keys under grad(jit) and leaves out arrays that are not yet traced.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+class Hoisted:
+  """A traced function of its former closure and its arguments.
+
+  Attributes:
+    out: Pytree of `jax.ShapeDtypeStruct`, what it returns.
+  """
+
+  def __init__(self, closed_jaxpr: Any, out: Any):
+    """Wraps a jaxpr whose constants are given at each call."""
+    self._jaxpr = closed_jaxpr.jaxpr
+    self.out = out
+
+  def __call__(self, consts: list[jax.Array], *args: Any) -> Any:
+    """Calls the function with `consts` in the place of what it closed over."""
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(self._jaxpr, consts))
+    leaves = run(*jax.tree.leaves(args))
+    return jax.tree.unflatten(jax.tree.structure(self.out), leaves)
+
+
+def hoist(
+  fn: Callable[..., Any], *args: Any
+) -> tuple[Hoisted, list[jax.Array]]:
+  """Traces `fn` and takes out the arrays it closes over.
+
+  Args:
+    fn: Any traceable function.
+    *args: Pytrees of arrays, of the shapes that it will be called with.
+
+  Returns:
+    hoisted: `hoisted(consts, *args)` computes `fn(*args)`.
+    consts: The arrays, tracers and PRNG keys that `fn` closes over.
+  """
+  closed_jaxpr, out = jax.make_jaxpr(fn, return_shape=True)(*args)
+  return Hoisted(closed_jaxpr, out), list(closed_jaxpr.consts)
+
+
+def vary_alike(tree: Any) -> Any:
+  """Casts all leaves to vary over the mesh axes that any of them varies over.
+
+  Inside `shard_map` a replicated array that meets a sharded one is cast to
+  vary, and the derivative of that cast is a sum over the devices. Cast here,
+  outside the loop, the sum is formed once; else it is formed in each turn.
+  Elsewhere nothing varies and nothing happens.
+  """
+  axes = frozenset().union(*(_varying(x) for x in jax.tree.leaves(tree)))
+  return jax.tree.map(lambda x: _vary(x, axes), tree)
+
+
+def zeros_like(x: jax.Array, dtype: Any = None) -> jax.Array:
+  """Zeros like `x`, which vary over the mesh axes that `x` varies over."""
+  return _vary(jax.numpy.zeros_like(x, dtype), _varying(x))
+
+
+def _varying(x):
+  return getattr(jax.typeof(x), "vma", frozenset())
+
+
+def _vary(x, axes):
+  missing = tuple(axes - _varying(x))
+  return jax.lax.pcast(x, missing, to="varying") if missing else x

@@ -1,0 +1,189 @@
+"""Causal linear attention in three forms, with its state in the open.
+
+  y_t = (q_t · S_t) / (q_t · z_t + eps),
+  S_t = S_{t-1} + k_t ⊗ v_t,   z_t = z_{t-1} + k_t.
+
+`parallel_` forms all pairs (the definition), `recurrent_` walks token by token,
+`chunked_` works by blocks and is the one to use. They share a signature,
+`(q, k, v, state) -> (y, state)`, so any of them may be run on a piece of the
+sequence and continued from the state it returns, by the same form or another.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from slim.kernels.prefix_sums import (
+  PrefixSums,
+  add_sums,
+  block_sums,
+  blocks,
+  einsum,
+  sum_values,
+)
+from slim.kernels.shapes import check_shape
+
+
+def parallel_linear_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  state: PrefixSums,
+  *,
+  eps: float = 1e-16,
+) -> tuple[jax.Array, PrefixSums]:
+  """Causal linear attention by all pairs of tokens: the plain definition.
+
+  y_t = (Σ_{s≤t} (q_t·k_s) v_s + q_t·S_0) / (Σ_{s≤t} q_t·k_s + q_t·z_0 + eps).
+
+  Args:
+    q: [B, T, H, M], float. Queries after a feature map that is never negative.
+    k: [B, T, H, M], float. Keys after the same feature map.
+    v: [B, T, H, V], float. Values.
+    state: PrefixSums (S_0, z_0) of the tokens before these; see
+      `init_prefix_sums`.
+    eps: Added to the normaliser, which is zero where all features vanish.
+
+  Returns:
+    y: [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
+    state: PrefixSums after the last token.
+
+  Raises:
+    ValueError: If the shapes of q, k, v and state disagree.
+
+  Memory beyond inputs and outputs: O(B·H·T²).
+
+  References:
+    Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equation 9.
+  """
+  _check_shapes(q, k, v, state)
+  start = sum_values(state)
+  scores = einsum("bshm,bthm->bhst", q, k)
+  scores = jnp.where(_causal_mask(q.shape[1]), scores, 0)
+  num = einsum("bhst,bthv->bshv", scores, v)
+  num += einsum("bshm,bhmv->bshv", q, start.kv)
+  den = jnp.moveaxis(scores.sum(-1), 1, 2)
+  den += einsum("bshm,bhm->bsh", q, start.k)
+  update = PrefixSums(
+    einsum("bthm,bthv->bhmv", k, v), k.sum(1, dtype=start.k.dtype)
+  )
+  return _normalise(num, den, eps).astype(v.dtype), add_sums(state, update)
+
+
+def recurrent_linear_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  state: PrefixSums,
+  *,
+  eps: float = 1e-16,
+) -> tuple[jax.Array, PrefixSums]:
+  """Causal linear attention token by token, as it generates.
+
+  Args, Returns, Raises: as `parallel_linear_attention`.
+
+  Memory beyond inputs and outputs: O(B·H·M·V); T steps, one after the other.
+
+  References:
+    Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equations
+    16-20.
+  """
+  _check_shapes(q, k, v, state)
+
+  def step(state, token):
+    q, k, v = token  # [B, H, M], [B, H, M], [B, H, V].
+    update = PrefixSums(einsum("bhm,bhv->bhmv", k, v), k.astype(state.k.dtype))
+    state = add_sums(state, update)
+    sums = sum_values(state)
+    num = einsum("bhm,bhmv->bhv", q, sums.kv)
+    den = einsum("bhm,bhm->bh", q, sums.k)
+    return state, _normalise(num, den, eps).astype(v.dtype)
+
+  tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (q, k, v))
+  state, y = jax.lax.scan(step, state, tokens)
+  return jnp.moveaxis(y, 0, 1), state
+
+
+def chunked_linear_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  state: PrefixSums,
+  *,
+  block_size: int = 64,
+  eps: float = 1e-16,
+) -> tuple[jax.Array, PrefixSums]:
+  """Causal linear attention by blocks: pairs within, sums between.
+
+  All blocks are worked on at once in a few large matrix products; only the
+  running sum over blocks is sequential. Any T; blocks are padded inside.
+
+  Args:
+    q: [B, T, H, M], float. Queries after a feature map that is never negative.
+    k: [B, T, H, M], float. Keys after the same feature map.
+    v: [B, T, H, V], float. Values.
+    state: PrefixSums of the tokens before these; see `init_prefix_sums`.
+    block_size: Tokens in a block. Work per token grows with
+      `block_size`, memory with M·V / `block_size`; 64 suits M = V = 64.
+    eps: Added to the normaliser, which is zero where all features vanish.
+
+  Returns:
+    y: [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
+    state: PrefixSums after the last token.
+
+  Raises:
+    ValueError: If the shapes of q, k, v and state disagree, or `block_size` is
+      not a positive integer.
+
+  Memory beyond inputs and outputs: O(B·H·T·(block_size + M·V / block_size)).
+
+  References:
+    Hua et al., 2022, https://arxiv.org/abs/2202.10447, section 3.2 (chunks).
+  """
+  _check_shapes(q, k, v, state)
+  num_tokens = v.shape[1]
+  qb, kb, vb = (blocks(x, block_size) for x in (q, k, v))
+  kv, k_sums = block_sums(kb, vb)
+  after = add_sums(state, PrefixSums(kv.sum(0), k_sums.sum(0)))
+
+  start = sum_values(state)
+  _, (kv, k_sums) = jax.lax.scan(
+    lambda carry, block: (jax.tree.map(jnp.add, carry, block), carry),
+    (start.kv, start.k),
+    (kv, k_sums),
+  )
+  scores = einsum("nbhsm,nbhtm->nbhst", qb, kb)
+  scores = jnp.where(_causal_mask(scores.shape[-1]), scores, 0)
+  num = einsum("nbhst,nbhtv->nbhsv", scores, vb)
+  num += einsum("nbhsm,nbhmv->nbhsv", qb, kv)
+  den = scores.sum(-1) + einsum("nbhsm,nbhm->nbhs", qb, k_sums)
+  y = jnp.moveaxis(_normalise(num, den, eps), (0, 2), (1, 3))
+  y = y.reshape(v.shape[0], -1, *v.shape[2:])
+  return y[:, :num_tokens].astype(v.dtype), after
+
+
+def _causal_mask(size):
+  return jnp.tril(jnp.ones((size, size), bool))
+
+
+def _normalise(num, den, eps):
+  """num / (den + eps), differentiable where the normaliser is tiny or huge.
+
+  The derivative of a / b forms b⁻², which overflows for b < 1e-19 and
+  vanishes for b > 1e19 in float32. Scaling both by s = b first leaves the
+  value as it is, and the derivative is taken at b = 1.
+  """
+  den = den + eps
+  # Padded queries are zero; where eps is 0 too, they would divide 0 by 0.
+  den = jnp.where(den == 0, 1, den)
+  scale = jax.lax.stop_gradient(den)
+  return (num / scale[..., None]) / (den / scale)[..., None]
+
+
+def _check_shapes(q, k, v, state):
+  check_shape("q", q, "BTHM", {})
+  sizes = dict(zip("BTHM", q.shape, strict=True))
+  check_shape("k", k, "BTHM", sizes)
+  sizes["V"] = v.shape[-1]
+  check_shape("v", v, "BTHV", sizes)
+  check_shape("state.kv", state.kv, "BHMV", sizes)
+  check_shape("state.k", state.k, "BHM", sizes)

@@ -1,0 +1,112 @@
+"""A scan over the chunks of a sequence whose gradient needs no activations.
+
+`scan` is `jax.lax.scan` of a model over chunks of a sequence, with a choice of
+how its gradient finds the states that the chunks started from:
+
+  policy     states kept       work    for
+  "store"    N, one a chunk    4 F     any step
+  "rewind"   1, the last       4 F     a step that can be undone
+
+(F is the work of a forward pass. Plain differentiation costs 3 F and keeps the
+activations of all tokens; both policies keep those of one chunk.)
+
+T is rarely a multiple of C. The short chunk is the first, and stands outside
+the loop: it starts from the known initial state, so nothing is padded and
+nothing has to be undone for it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from slim.kernels.chunks import Chunks
+from slim.kernels.hoisting import vary_alike
+from slim.kernels.rewinding import rewinding_scan
+
+POLICIES = ("store", "rewind")
+
+
+def scan(
+  step: Callable[..., tuple[Any, Any]],
+  params: Any,
+  state: Any,
+  xs: Any,
+  *,
+  chunk_size: int,
+  axis: int = 1,
+  policy: str = "store",
+  rewind: Callable[..., tuple[Any, Any, Any]] | None = None,
+) -> tuple[Any, Any]:
+  """Runs `step` over the chunks of a sequence, differentiably in O(C) memory.
+
+  state_i, out_i = step(params, state_{i-1}, chunk_i),   i = 1 … N.
+
+  The gradient with respect to `params`, `state` and the floating-point `xs` is
+  that of the whole sequence, exactly: nothing is truncated. `step` may close
+  over arrays, which are differentiated too, and over PRNG keys; randomness has
+  to be a function of the position in the sequence, not of the chunk, or it
+  changes with C.
+
+  Args:
+    step: `step(params, state, chunk) -> (state, out)`. It keeps the structure,
+      shapes and dtypes of the state.
+    params: Any pytree of arrays.
+    state: Any pytree of arrays, the state before the first token.
+    xs: Pytree of arrays with T tokens along `axis`, which is cut into chunks.
+    chunk_size: C, tokens; the last N - 1 chunks have C tokens, the first the
+      remainder. C ≥ T makes one chunk: `step` alone, differentiated plainly.
+    axis: The axis of time in `xs` and in what `step` returns as `out`.
+    policy: "store" or "rewind", see the head of this file. "store" is
+      `lax.scan(jax.checkpoint(step))`. "rewind" keeps the final state alone,
+      and has first derivatives only.
+    rewind: For the policy of that name: `rewind(params, state_after, chunk) ->
+      (state_before, out, state_after)`. It recomputes the step, and its
+      derivative with respect to `state_after` must be that with respect to the
+      state before: see `rewind_prefix_sums`.
+
+  Returns:
+    state: The state after the last token.
+    outs: The `out` of all chunks, concatenated along `axis`. For a sum over
+      each chunk, return it with a time axis of length 1: N sums come back.
+
+  Raises:
+    ValueError: If an argument does not fit, or a second derivative is asked
+      of the policy "rewind".
+
+  Memory of the gradient beyond inputs and outputs: the activations of C tokens,
+  and N states ("store") or 3 ("rewind"). No copy of `xs` under "rewind".
+
+  References:
+    Likhosherstov et al., 2021 (SLiM), Algorithm 1,
+    https://arxiv.org/abs/2012.11346.
+  """
+  if policy not in POLICIES:
+    raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
+  if policy == "rewind" and rewind is None:
+    raise ValueError(
+      "policy 'rewind' needs `rewind`, a function that undoes the step; for a "
+      "step that cannot be undone choose policy 'store'"
+    )
+  chunks = Chunks.of(xs, chunk_size, axis)
+  if chunks.num_later == 0:
+    return step(params, state, xs)
+  params, state, xs = vary_alike((params, state, xs))
+  if policy == "rewind":
+    return rewinding_scan(step, rewind, params, state, xs, chunks)
+  return _storing_scan(step, params, state, xs, chunks)
+
+
+def _storing_scan(step, params, state, xs, chunks):
+  """Keeps the state at the start of each chunk, and recomputes the rest."""
+  first, later = chunks.first(xs), chunks.stack_later(xs)
+  state, first_out = jax.checkpoint(step)(params, state, first)
+  state, later_outs = jax.lax.scan(
+    # A loop hides its body from common subexpression elimination by itself.
+    jax.checkpoint(
+      lambda state, chunk: step(params, state, chunk), prevent_cse=False
+    ),
+    state,
+    later,
+  )
+  return state, chunks.unstack(first_out, later_outs)
