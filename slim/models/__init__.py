@@ -1,0 +1,121 @@
+"""Language models, as plain functions over Flax Linen modules."""
+
+from functools import partial
+
+import jax.numpy as jnp
+
+from slim.kernels import FEATURE_MAPS, init_prefix_sums, rewind_prefix_sums
+from slim.models.layers import wide
+from slim.models.performer import NORMS, Performer, PerformerState
+from slim.types import LanguageModel
+
+__all__ = ["create_model"]
+
+
+def create_model(
+  *,
+  vocab_size: int,
+  width: int,
+  num_layers: int,
+  num_heads: int,
+  mlp_width: int,
+  feature_map: str = "square",
+  norm: str = "output",
+  output_projection: bool = False,
+  dropout: float = 0.0,
+  dtype: str = "float32",
+) -> LanguageModel:
+  """Builds the Performer language model; the defaults are the SLiM paper's.
+
+  Args:
+    vocab_size: Number of tokens in the vocabulary.
+    width: D.
+    num_layers: Layers of attention and MLP.
+    num_heads: H; the heads have K = V = M = D / H.
+    mlp_width: F; the paper has 4 D.
+    feature_map: A name in `slim.kernels.FEATURE_MAPS`.
+    norm: Where LayerNorm stands: "pre" x + f(LN(x)), "post" LN(x + f(x)),
+      "output" x + LN(f(x)). The paper's Copying task has "pre".
+    output_projection: Whether a linear map follows the heads.
+    dropout: Rate, on the embedding and on what each sublayer adds.
+    dtype: Of the computation; parameters, states and logits are float32 or
+      wider.
+
+  Returns:
+    LanguageModel, which has a `rewind`.
+
+  Raises:
+    ValueError: If a setting is not one of those above, or H does not divide D.
+
+  References:
+    Likhosherstov et al., 2021 (SLiM), https://arxiv.org/abs/2012.11346.
+  """
+  for name, value, known in (
+    ("feature_map", feature_map, tuple(FEATURE_MAPS)),
+    ("norm", norm, NORMS),
+  ):
+    if value not in known:
+      raise ValueError(f"{name} must be one of {known}, got {value!r}")
+  if width % num_heads or width % 4:
+    raise ValueError(
+      "width must be a multiple of num_heads and of 4, got "
+      f"width={width}, num_heads={num_heads}"
+    )
+  if not 0 <= dropout < 1:
+    raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+  dtype = jnp.dtype(dtype)
+  network = Performer(
+    vocab_size=vocab_size,
+    width=width,
+    num_layers=num_layers,
+    num_heads=num_heads,
+    mlp_width=mlp_width,
+    feature_map=feature_map,
+    norm=norm,
+    output_projection=output_projection,
+    dropout=dropout,
+    dtype=dtype,
+  )
+
+  def init_state(batch_size, compensated=False):
+    head_dim = width // num_heads
+    make = partial(
+      init_prefix_sums,
+      batch_size,
+      num_heads,
+      head_dim,
+      head_dim,
+      dtype=wide(dtype),
+      compensated=compensated,
+    )
+    return PerformerState(
+      jnp.int32(0), tuple(make() for _ in range(num_layers))
+    )
+
+  def init(key):
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return network.init(key, tokens, init_state(1), None, _keep)["params"]
+
+  def apply(params, tokens, state, dropout_keys=None):
+    variables = {"params": params}
+    _, logits, after = network.apply(
+      variables, tokens, state, dropout_keys, _keep
+    )
+    return logits, after
+
+  def rewind(params, tokens, state_after, dropout_keys=None):
+    position = state_after.position - tokens.shape[1]
+    return network.apply(
+      {"params": params},
+      tokens,
+      state_after._replace(position=position),
+      dropout_keys,
+      rewind_prefix_sums,
+    )
+
+  return LanguageModel(init, init_state, apply, rewind)
+
+
+def _keep(state, update):
+  del update
+  return state
