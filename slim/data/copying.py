@@ -1,0 +1,112 @@
+"""The Copying task: repeat, at the end, what stood at the beginning."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from slim.data import dataset
+from slim.types import Batch
+
+_NUM_EVALUATION_BATCHES = 16
+
+
+class Copying:
+  """Sequences `0 w 0 w`, with w drawn afresh for each: nothing to download.
+
+  w has T/2 - 1 tokens, independent and uniform in 1 .. vocab_size - 1; the 0
+  marks where a copy starts. The targets are the inputs moved left by one and
+  ended by a 0:
+
+    inputs   0 a b c 0 a b c
+    targets  a b c 0 a b c 0
+    weights  0 0 0 0 1 1 1 0      (T = 8)
+
+  Weights are 1 exactly where the target is a token of the second w, T/2 <= t <=
+  T - 2. The first w is noise that nobody can predict, and where a 0 stands is
+  known without reading anything. A model that guesses has a loss of
+  ln(vocab_size - 1) nats; one that copies, 0.
+
+  Train, validation and test are streams that never meet. No sequence is seen
+  twice in training but by chance, 1 in (vocab_size - 1)^(T/2 - 1).
+
+  References:
+    Likhosherstov et al., 2021 (SLiM), https://arxiv.org/abs/2012.11346; there
+    T = 512 and vocab_size = 256.
+  """
+
+  def __init__(
+    self,
+    *,
+    split: str,
+    sequence_length: int,
+    batch_size: int,
+    seed: int,
+    vocab_size: int,
+  ):
+    """Prepares the task.
+
+    Args:
+      split: One of `dataset.SPLITS`.
+      sequence_length: T, tokens; even, at least 4.
+      batch_size: B, sequences.
+      seed: Picks the sequences, at least 0.
+      vocab_size: Tokens in the vocabulary, the 0 included; at least 2.
+
+    Raises:
+      ValueError: If a setting is outside of what is said here.
+    """
+    dataset.check_choice("split", split, dataset.SPLITS)
+    dataset.check_at_least("batch_size", batch_size, 1)
+    dataset.check_at_least("seed", seed, 0)
+    dataset.check_at_least("vocab_size", vocab_size, 2)
+    if sequence_length < 4 or sequence_length % 2:
+      raise ValueError(
+        "sequence_length must be even and at least 4, as a copying sequence "
+        f"is 0 w 0 w; got {sequence_length}"
+      )
+    self._split = split
+    self._sequence_length = sequence_length
+    self._batch_size = batch_size
+    self._seed = seed
+    self._vocab_size = vocab_size
+
+  @property
+  def description(self) -> str:
+    """The split and every setting that its batches depend on, in one line."""
+    return (
+      f"copying, {self._split}: "
+      f"vocab_size={self._vocab_size}, "
+      f"sequence_length={self._sequence_length}, "
+      f"batch_size={self._batch_size}, seed={self._seed}"
+    )
+
+  @property
+  def fingerprint(self) -> str:
+    """The sha256 of `description`: there is no data beside it."""
+    return hashlib.sha256(self.description.encode()).hexdigest()
+
+  def batch(self, step: int) -> Batch:
+    """Draws the sequences of one step.
+
+    Args:
+      step: Counted from 0.
+
+    Returns:
+      A Batch: inputs and targets [B, T], int32; weights [B, T], float32.
+    """
+    half = self._sequence_length // 2
+    generator = dataset.create_generator(self._seed, self._split, step)
+    words = generator.integers(
+      1, self._vocab_size, size=(self._batch_size, half - 1), dtype=np.int32
+    )
+    marks = np.zeros((self._batch_size, 1), np.int32)
+    inputs = np.concatenate([marks, words, marks, words], axis=1)
+    targets = np.concatenate([words, marks, words, marks], axis=1)
+    weights = np.zeros(inputs.shape, np.float32)
+    weights[:, half:-1] = 1
+    return Batch(inputs, targets, weights)
+
+  def evaluation_batches(self) -> Iterator[Batch]:
+    """Yields the batches of the first 16 steps of the split."""
+    return map(self.batch, range(_NUM_EVALUATION_BATCHES))

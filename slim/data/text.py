@@ -1,0 +1,172 @@
+"""Any file as a text of bytes."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from slim.data import dataset
+from slim.types import Batch
+
+VOCAB_SIZE = 256
+ORDERS = ("random", "consecutive")
+
+# Where a split begins and ends, in per cent of the bytes: of the 100,000,000 of
+# enwik8 the usual 90 M, 5 M and 5 M.
+_PERCENT = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
+
+
+def load_text(path: str | os.PathLike[str]) -> np.ndarray:
+  """Opens a file as an array of bytes, without reading it yet.
+
+  Args:
+    path: Any file; nothing is decoded, so it need not be a text at all.
+
+  Returns:
+    The bytes of the file, uint8, mapped into memory and read-only.
+
+  Raises:
+    ValueError: If there is no such file, it cannot be read or it is empty.
+  """
+  advice = "pass the path of a file to read as bytes"
+  try:
+    if os.path.getsize(path) == 0:
+      raise ValueError(f"path: {str(path)!r} is empty, 0 bytes; {advice}")
+    return np.memmap(path, np.uint8, mode="r")
+  except OSError as error:
+    raise ValueError(
+      f"path: cannot read {str(path)!r}: {error.strerror}; {advice}"
+    ) from error
+
+
+def split_bytes(data: np.ndarray, split: str) -> np.ndarray:
+  """Cuts a split out of a text: by position, 90, 5 and 5 per cent.
+
+  Args:
+    data: The bytes of the whole text, uint8.
+    split: One of `dataset.SPLITS`.
+
+  Returns:
+    The split's bytes, uint8, a view of `data`. Bounds are rounded down.
+  """
+  start, stop = _PERCENT[split]
+  return data[data.size * start // 100 : data.size * stop // 100]
+
+
+class Text:
+  """Sequences of T bytes out of one split of a text; a token is a byte.
+
+  A sequence takes T + 1 bytes: each of the first T is an input, and the byte
+  after it the target. All weights are 1, but for the padding in evaluation.
+
+  The split is read into memory once, a byte a byte; the file may change after
+  that without changing the run.
+  """
+
+  def __init__(
+    self,
+    data: np.ndarray,
+    *,
+    split: str,
+    sequence_length: int,
+    batch_size: int,
+    seed: int,
+    order: str,
+  ):
+    """Reads the split.
+
+    Args:
+      data: The bytes of the whole text, uint8, as from `load_text`.
+      split: One of `dataset.SPLITS`, see `split_bytes`.
+      sequence_length: T, bytes; less than the split has.
+      batch_size: B, sequences.
+      seed: Picks the sequences if `order` is "random"; at least 0.
+      order: "random": each sequence starts at any byte, all equally likely.
+        "consecutive": sequences follow one another through the split, and
+        start again when less than T + 1 bytes are left.
+
+    Raises:
+      ValueError: If a setting is outside of what is said here.
+    """
+    dataset.check_choice("split", split, dataset.SPLITS)
+    dataset.check_choice("order", order, ORDERS)
+    dataset.check_at_least("sequence_length", sequence_length, 1)
+    dataset.check_at_least("batch_size", batch_size, 1)
+    dataset.check_at_least("seed", seed, 0)
+    self._data = np.array(split_bytes(data, split))
+    if self._data.size <= sequence_length:
+      raise ValueError(
+        f"sequence_length: {sequence_length} needs {sequence_length + 1} bytes "
+        f"in a split, but {split} has {self._data.size} of the file's "
+        f"{data.size}; lower sequence_length or use a longer file"
+      )
+    self._file_size = data.size
+    self._split = split
+    self._sequence_length = sequence_length
+    self._batch_size = batch_size
+    self._seed = seed
+    self._order = order
+
+  @property
+  def description(self) -> str:
+    """The split and every setting that its batches depend on, in one line."""
+    return (
+      f"text, {self._split}: {self._data.size} of {self._file_size} bytes, "
+      f"{self._order} order, sequence_length={self._sequence_length}, "
+      f"batch_size={self._batch_size}, seed={self._seed}"
+    )
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """The sha256 of `description` and the bytes of the split."""
+    digest = hashlib.sha256(self.description.encode())
+    digest.update(self._data)
+    return digest.hexdigest()
+
+  def batch(self, step: int) -> Batch:
+    """Cuts the sequences of one step out of the split.
+
+    Args:
+      step: Counted from 0.
+
+    Returns:
+      A Batch: inputs and targets [B, T], int32; weights [B, T], float32.
+    """
+    length = self._sequence_length
+    if self._order == "random":
+      generator = dataset.create_generator(self._seed, self._split, step)
+      starts = generator.integers(
+        0, self._data.size - length, size=self._batch_size
+      )
+    else:
+      numbers = step * self._batch_size + np.arange(self._batch_size)
+      starts = numbers % ((self._data.size - 1) // length) * length
+    windows = np.lib.stride_tricks.sliding_window_view(self._data, length + 1)
+    sequences = windows[starts].astype(np.int32)  # [B, T + 1].
+    inputs, targets = sequences[:, :-1], sequences[:, 1:]
+    return Batch(inputs, targets, np.ones(inputs.shape, np.float32))
+
+  def evaluation_batches(self) -> Iterator[Batch]:
+    """Yields the split from end to end, every byte but the first a target once.
+
+    Windows of T bytes follow one another, through a batch and from batch to
+    batch; with `batch_size` 1 a state can be carried through the whole split.
+    What the last batch lacks is padded with zeros of weight 0.
+
+    Yields:
+      Batches: inputs and targets [B, T], int32; weights [B, T], float32.
+    """
+    shape = (self._batch_size, self._sequence_length)
+    size = self._batch_size * self._sequence_length
+    for start in range(0, self._data.size - 1, size):
+      data = self._data[start : start + size + 1]
+      count = data.size - 1
+      inputs = np.zeros(size, np.int32)
+      targets = np.zeros(size, np.int32)
+      weights = np.zeros(size, np.float32)
+      inputs[:count], targets[:count], weights[:count] = data[:-1], data[1:], 1
+      yield Batch(
+        inputs.reshape(shape), targets.reshape(shape), weights.reshape(shape)
+      )

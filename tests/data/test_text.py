@@ -1,0 +1,185 @@
+"""Tests of texts of bytes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slim.data import Text
+from slim.data.text import load_text
+
+LENGTHS = dict(
+  size=st.integers(60, 900),
+  sequence_length=st.integers(1, 20),
+  batch_size=st.integers(1, 5),
+)
+
+
+def random_bytes(size):
+  """The same random bytes for the same size."""
+  return np.random.Generator(np.random.Philox(size)).integers(
+    256, size=size, dtype=np.uint8
+  )
+
+
+def create(data=None, **settings):
+  """Creates a small text with some settings changed."""
+  defaults = dict(
+    split="train", sequence_length=8, batch_size=3, seed=0, order="random"
+  )
+  data = random_bytes(500) if data is None else data
+  return Text(data, **defaults | settings)
+
+
+@given(step=st.integers(0, 1000), **LENGTHS)
+def test_consecutive_is_as_defined(step, size, sequence_length, batch_size):
+  """Without it sequences would skip, overlap, or not wrap around."""
+  text = create(
+    random_bytes(size),
+    sequence_length=sequence_length,
+    batch_size=batch_size,
+    order="consecutive",
+  )
+  part = random_bytes(size)[: size * 90 // 100]
+  batch = text.batch(step)
+  for row in range(batch_size):
+    number = step * batch_size + row
+    start = number % ((part.size - 1) // sequence_length) * sequence_length
+    stop = start + sequence_length
+    np.testing.assert_array_equal(batch.inputs[row], part[start:stop])
+    np.testing.assert_array_equal(
+      batch.targets[row], part[start + 1 : stop + 1]
+    )
+
+
+def test_consecutive_wraps_at_the_end():
+  """Without it the run would end, or walk past the text."""
+  # Of 30 bytes 27 are for training: 6 sequences of 4, and 2 bytes left over.
+  text = create(
+    np.arange(30, dtype=np.uint8),
+    sequence_length=4,
+    batch_size=4,
+    order="consecutive",
+  )
+  starts = [list(text.batch(step).inputs[:, 0]) for step in range(3)]
+  assert starts == [[0, 4, 8, 12], [16, 20, 0, 4], [8, 12, 16, 20]]
+
+
+def test_random_is_as_defined():
+  """Without it a saved run would resume on other sequences."""
+  part = random_bytes(500)[:450]
+  generator = np.random.Generator(np.random.Philox(key=5, counter=[0, 0, 0, 7]))
+  starts = generator.integers(0, 450 - 8, 3)
+  batch = create(seed=5).batch(7)
+  for row, start in enumerate(starts):
+    np.testing.assert_array_equal(batch.inputs[row], part[start : start + 8])
+    np.testing.assert_array_equal(
+      batch.targets[row], part[start + 1 : start + 9]
+    )
+
+
+def test_random_reaches_every_start():
+  """Without it the first or the last bytes would never be trained on."""
+  text = create(np.arange(40, dtype=np.uint8), batch_size=2000)
+  inputs, targets, _ = text.batch(0)
+  assert set(inputs[:, 0]) == set(range(36 - 8))
+  assert targets.max() == 35
+
+
+@pytest.mark.parametrize("order", ["random", "consecutive"])
+def test_batch_is_a_function_of_the_step(order):
+  """Without it a resumed run would see other sequences."""
+  text = create(order=order)
+  forward = [text.batch(step) for step in range(4)]
+  backward = [create(order=order).batch(step) for step in (3, 2, 1, 0)][::-1]
+  np.testing.assert_array_equal(forward, backward)
+
+
+@pytest.mark.parametrize("order", ["random", "consecutive"])
+def test_steps_and_splits_differ(order):
+  """Without it training would stand still, or see the validation text."""
+  first = create(order=order).batch(0).inputs
+  assert np.any(first != create(order=order).batch(1).inputs)
+  other = create(order=order, split="validation").batch(0).inputs
+  assert np.any(first != other)
+
+
+def test_seeds_differ():
+  """Without it every seed would be the same run."""
+  assert np.any(create().batch(0).inputs != create(seed=1).batch(0).inputs)
+
+
+@pytest.mark.parametrize("order", ["random", "consecutive"])
+def test_shapes_types_and_weights(order):
+  """Without it a training step would be compiled anew or lose tokens."""
+  text = create(order=order)
+  for batch in [text.batch(0), *text.evaluation_batches()]:
+    assert [array.shape for array in batch] == [(3, 8)] * 3
+    assert [array.dtype for array in batch] == [np.int32, np.int32, np.float32]
+  assert np.all(text.batch(0).weights == 1)
+
+
+@given(**LENGTHS)
+def test_evaluation_predicts_every_byte_once(size, sequence_length, batch_size):
+  """Without it the bits per character would not be the split's."""
+  text = create(
+    random_bytes(size), sequence_length=sequence_length, batch_size=batch_size
+  )
+  part = random_bytes(size)[: size * 90 // 100]
+  batches = list(text.evaluation_batches())
+  assert {batch.inputs.shape for batch in batches} == {
+    (batch_size, sequence_length)
+  }
+  assert len(batches) == -(-(part.size - 1) // (batch_size * sequence_length))
+  inputs, targets, weights = (
+    np.concatenate([array.ravel() for array in arrays])
+    for arrays in zip(*batches, strict=True)
+  )
+  assert set(weights[: part.size - 1]) == {1}
+  np.testing.assert_array_equal(inputs[weights == 1], part[:-1])
+  np.testing.assert_array_equal(targets[weights == 1], part[1:])
+  padding = weights[part.size - 1 :], inputs[part.size - 1 :]
+  assert not np.any(padding)
+
+
+def test_fingerprint_tells_settings_and_files_apart():
+  """Without it a run could be resumed on another text."""
+  changed = random_bytes(500)
+  changed[449] ^= 1
+  changes = [
+    {},
+    {"data": changed},
+    {"seed": 1},
+    {"split": "test"},
+    {"sequence_length": 9},
+    {"batch_size": 4},
+    {"order": "consecutive"},
+  ]
+  fingerprints = {create(**change).fingerprint for change in changes}
+  assert len(fingerprints) == len(changes)
+  assert create().fingerprint == create().fingerprint
+  assert "450 of 500 bytes" in create().description
+
+
+def test_a_file_may_change_while_it_is_in_use(tmp_path):
+  """Without it an edit would change a run between two steps."""
+  path = tmp_path / "input.txt"
+  random_bytes(500).tofile(path)
+  text = create(load_text(path))
+  before = text.batch(0)
+  with open(path, "r+b") as file:
+    file.write(bytes(500))
+  np.testing.assert_array_equal(text.batch(0), before)
+
+
+@pytest.mark.parametrize("split, size", [("train", 450), ("validation", 25)])
+def test_a_split_shorter_than_a_sequence_is_refused(split, size):
+  """Without it there would be no sequence to draw, and numpy's error."""
+  create(split=split, sequence_length=size - 1).batch(0)
+  message = (
+    f"sequence_length: {size} needs {size + 1} bytes in a split, but {split} "
+    f"has {size} of the file's 500; lower sequence_length or use a longer file"
+  )
+  with pytest.raises(ValueError) as error:
+    create(split=split, sequence_length=size)
+  assert str(error.value) == message
