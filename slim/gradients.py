@@ -9,6 +9,7 @@ All three return the same gradient, to rounding.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -55,9 +56,9 @@ def make_value_and_grad(
   if method not in METHODS:
     raise ValueError(f"method must be one of {METHODS}, got {method!r}")
 
-  def full(params, batch, keys):
+  def dense(params, batch, keys, remat):
     state = model.init_state(batch.inputs.shape[0])
-    logits, _ = model.apply(params, batch.inputs, state, keys)
+    logits, _ = model.apply(params, batch.inputs, state, keys, remat=remat)
     return token_sums(logits, batch.targets, batch.weights)
 
   def slim(params, batch, keys):
@@ -86,11 +87,8 @@ def make_value_and_grad(
     return jax.tree.map(jnp.sum, sums)
 
   loss = {
-    "full": full,
-    "remat": jax.checkpoint(
-      full,
-      policy=jax.checkpoint_policies.save_only_these_names("layer_output"),
-    ),
+    "full": partial(dense, remat=False),
+    "remat": partial(dense, remat=True),
     "slim": slim,
   }[method]
 

@@ -45,8 +45,9 @@ class LanguageModel(NamedTuple):
     init_state: `init_state(batch_size, compensated=False) -> state`, the state
       before the first token. A compensated state carries the rounding error
       of its sums, which `rewind` needs.
-    apply: `apply(params, tokens, state, dropout_keys=None) -> (logits, state)`
-      for tokens [B, T] and one PRNG key a sequence, `dropout_keys` [B].
+    apply: `apply(params, tokens, state, dropout_keys=None, *, remat=False) ->
+      (logits, state)` for tokens [B, T] and one PRNG key a sequence,
+      `dropout_keys` [B]. With `remat` the backward pass recomputes each layer.
     rewind: `rewind(params, tokens, state_after, dropout_keys=None) ->
       (state_before, logits, state_after)`: `apply`, for somebody who knows
       only the state after the tokens.

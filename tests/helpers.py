@@ -6,6 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+# The largest error of a gradient, as `relative_errors` defines it, between two
+# ways to compute the same thing in one precision; for outputs and states, too.
+TOLERANCES = {"float64": 1e-12, "float32": 5e-6}
+
 
 def relative_errors(a, b):
   """Measures how far gradients `a` are from `b`, parameter by parameter.

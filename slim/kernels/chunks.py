@@ -1,10 +1,11 @@
 """Where the chunks of a sequence lie: a short first one, then equal ones."""
 
-import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from slim.kernels.shapes import check_positive_int
 
 
 class Chunks(NamedTuple):
@@ -25,7 +26,7 @@ class Chunks(NamedTuple):
   @classmethod
   def of(cls, xs: Any, chunk_size: int, axis: int) -> "Chunks":
     """Cuts the sequence in `xs`; ValueError where it or C does not fit."""
-    size = _positive_int("chunk_size", chunk_size)
+    size = check_positive_int("chunk_size", chunk_size)
     lengths = {}
     for path, x in jax.tree_util.tree_leaves_with_path(xs):
       name = "xs" + jax.tree_util.keystr(path)
@@ -80,13 +81,3 @@ class Chunks(NamedTuple):
       return jnp.concatenate([first, later.reshape(shape)], self.axis)
 
     return jax.tree.map(concatenate, first, later)
-
-
-def _positive_int(name, value):
-  try:
-    number = 0 if isinstance(value, bool) else operator.index(value)
-  except TypeError:
-    number = 0
-  if number < 1:
-    raise ValueError(f"{name} must be a positive integer, got {value!r}")
-  return number

@@ -67,7 +67,7 @@ def zeros_like(x: jax.Array, dtype: Any = None) -> jax.Array:
 
 
 def _varying(x):
-  return getattr(jax.typeof(x), "vma", frozenset())
+  return jax.typeof(x).manual_axis_type.varying
 
 
 def _vary(x, axes):

@@ -183,7 +183,7 @@ def _check_shapes(q, k, v, state):
   check_shape("q", q, "BTHM", {})
   sizes = dict(zip("BTHM", q.shape, strict=True))
   check_shape("k", k, "BTHM", sizes)
-  sizes["V"] = v.shape[-1]
   check_shape("v", v, "BTHV", sizes)
+  sizes["V"] = v.shape[-1]
   check_shape("state.kv", state.kv, "BHMV", sizes)
   check_shape("state.k", state.k, "BHM", sizes)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.shapes import check_positive_int
+
 
 class PrefixSums(NamedTuple):
   """All that causal linear attention remembers of the tokens so far.
@@ -143,12 +145,8 @@ def sum_values(state: PrefixSums) -> PrefixSums:
 
 def blocks(x, block_size):
   """Cuts [B, T, H, M] into blocks [n, B, H, block_size, M], zero-padded."""
-  if not isinstance(block_size, int) or block_size < 1:
-    raise ValueError(
-      f"block_size must be a positive integer, got {block_size!r}"
-    )
   batch, length, heads, dim = x.shape
-  size = min(block_size, length)
+  size = min(check_positive_int("block_size", block_size), length)
   x = jnp.pad(x, ((0, 0), (0, -length % size), (0, 0), (0, 0)))
   return x.reshape(batch, -1, size, heads, dim).transpose(1, 0, 3, 2, 4)
 

@@ -51,7 +51,8 @@ def scan(
   Args:
     step: `step(params, state, chunk) -> (state, out)`. It keeps the structure,
       shapes and dtypes of the state.
-    params: Any pytree of arrays.
+    params: Any pytree of arrays. Inside `shard_map` their gradients are summed
+      over the devices once; those of what the step closes over, once a chunk.
     state: Any pytree of arrays, the state before the first token.
     xs: Pytree of arrays with T tokens along `axis`, which is cut into chunks.
     chunk_size: C, tokens; the last N - 1 chunks have C tokens, the first the

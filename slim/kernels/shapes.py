@@ -1,4 +1,7 @@
-"""One check, with one kind of message, for the shapes of arguments."""
+"""The checks of arguments, each with one kind of message."""
+
+import operator
+from typing import Any
 
 import jax
 
@@ -28,3 +31,25 @@ def check_shape(
       f"{name} must have shape [{', '.join(letters)}]"
       f"{f' with {known}' if known else ''}, got {tuple(x.shape)}"
     )
+
+
+def check_positive_int(name: str, value: Any) -> int:
+  """Refuses what is not a whole number from 1; takes NumPy's integers too.
+
+  Args:
+    name: Of the argument, for the message.
+    value: The number.
+
+  Returns:
+    The number as an int.
+
+  Raises:
+    ValueError: Naming the argument, what was expected and what was found.
+  """
+  try:
+    number = 0 if isinstance(value, bool) else operator.index(value)
+  except TypeError:
+    number = 0
+  if number < 1:
+    raise ValueError(f"{name} must be a positive integer, got {value!r}")
+  return number

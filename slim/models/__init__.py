@@ -5,11 +5,13 @@ from functools import partial
 import jax.numpy as jnp
 
 from slim.kernels import FEATURE_MAPS, init_prefix_sums, rewind_prefix_sums
-from slim.models.layers import wide
-from slim.models.performer import NORMS, Performer, PerformerState
+from slim.models.layers import Embedding, Logits, wide
+from slim.models.performer import NORMS, Block, Performer, PerformerState
 from slim.types import LanguageModel
 
 __all__ = ["create_model"]
+
+DTYPES = ("float32", "float64", "bfloat16")
 
 
 def create_model(
@@ -38,8 +40,8 @@ def create_model(
       "output" x + LN(f(x)). The paper's Copying task has "pre".
     output_projection: Whether a linear map follows the heads.
     dropout: Rate, on the embedding and on what each sublayer adds.
-    dtype: Of the computation; parameters, states and logits are float32 or
-      wider.
+    dtype: Of the computation: "float32", "float64" or "bfloat16". Parameters,
+      states and logits are float32 or wider.
 
   Returns:
     LanguageModel, which has a `rewind`.
@@ -53,28 +55,35 @@ def create_model(
   for name, value, known in (
     ("feature_map", feature_map, tuple(FEATURE_MAPS)),
     ("norm", norm, NORMS),
+    ("dtype", dtype, DTYPES),
   ):
     if value not in known:
       raise ValueError(f"{name} must be one of {known}, got {value!r}")
+  for name, value in (
+    ("vocab_size", vocab_size),
+    ("width", width),
+    ("num_layers", num_layers),
+    ("num_heads", num_heads),
+    ("mlp_width", mlp_width),
+  ):
+    if not isinstance(value, int) or value < 1:
+      raise ValueError(f"{name} must be a positive integer, got {value!r}")
+  # Of 4, as half of the width is sinusoids, and half of those are cosines.
   if width % num_heads or width % 4:
     raise ValueError(
       "width must be a multiple of num_heads and of 4, got "
       f"width={width}, num_heads={num_heads}"
     )
-  if not 0 <= dropout < 1:
-    raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+  if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+    raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
   dtype = jnp.dtype(dtype)
   network = Performer(
-    vocab_size=vocab_size,
-    width=width,
-    num_layers=num_layers,
-    num_heads=num_heads,
-    mlp_width=mlp_width,
-    feature_map=feature_map,
-    norm=norm,
-    output_projection=output_projection,
+    embedding=Embedding(vocab_size, width, dtype),
+    block=Block(
+      num_heads, mlp_width, feature_map, norm, output_projection, dtype
+    ),
+    logits=Logits(vocab_size, dtype),
     dropout=dropout,
-    dtype=dtype,
   )
 
   def init_state(batch_size, compensated=False):
@@ -93,24 +102,23 @@ def create_model(
     )
 
   def init(key):
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return network.init(key, tokens, init_state(1), None, _keep)["params"]
+    return network.init(key, init_state(1))
 
-  def apply(params, tokens, state, dropout_keys=None):
-    variables = {"params": params}
+  def apply(params, tokens, state, dropout_keys=None, *, remat=False):
     _, logits, after = network.apply(
-      variables, tokens, state, dropout_keys, _keep
+      params, tokens, state, dropout_keys, _keep, remat
     )
     return logits, after
 
   def rewind(params, tokens, state_after, dropout_keys=None):
     position = state_after.position - tokens.shape[1]
     return network.apply(
-      {"params": params},
+      params,
       tokens,
       state_after._replace(position=position),
       dropout_keys,
       rewind_prefix_sums,
+      remat=False,
     )
 
   return LanguageModel(init, init_state, apply, rewind)

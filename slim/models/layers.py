@@ -9,26 +9,6 @@ import numpy as np
 from flax import linen as nn
 
 
-def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
-  """y = x W + b, initialised U(±1/√fan_in), weight and bias, as PyTorch does.
-
-  Called within a compact method, it adds the layer `name` to that module.
-  """
-  bound = 1 / math.sqrt(x.shape[-1])
-
-  def uniform(key, shape, dtype):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return nn.Dense(
-    features,
-    dtype=dtype,
-    param_dtype=wide(dtype),
-    kernel_init=uniform,
-    bias_init=uniform,
-    name=name,
-  )(x)
-
-
 class MLP(nn.Module):
   """Two layers with an exact (erf) GELU between them."""
 
@@ -67,6 +47,61 @@ class Embedding(nn.Module):
     return jnp.concatenate([learned, fixed], -1)
 
 
+class Logits(nn.Module):
+  """A linear map to the vocabulary, in float32 or wider from there on."""
+
+  vocab_size: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, T, D] to [B, T, vocab_size]."""
+    return dense(x, self.vocab_size, self.dtype, "out").astype(wide(self.dtype))
+
+
+def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
+  """y = x W + b, initialised U(±1/√fan_in), weight and bias, as PyTorch does.
+
+  Called within a compact method, it adds the layer `name` to that module.
+  """
+  bound = 1 / math.sqrt(x.shape[-1])
+
+  def uniform(key, shape, dtype):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  layer = nn.Dense(
+    features,
+    dtype=dtype,
+    param_dtype=wide(dtype),
+    kernel_init=uniform,
+    bias_init=uniform,
+    name=name,
+  )
+  return _by_rows(layer, x)
+
+
+def layer_norm(x: jax.Array, dtype: Any, name: str) -> jax.Array:
+  """LayerNorm with learned scale and bias, ε = 1e-5.
+
+  Called within a compact method, it adds the layer `name` to that module.
+  """
+  layer = nn.LayerNorm(
+    epsilon=1e-5, dtype=dtype, param_dtype=wide(dtype), name=name
+  )
+  return _by_rows(layer, x)
+
+
+def _by_rows(layer, x):
+  """Applies a layer with batch and time as one axis.
+
+  The derivatives with respect to its parameters are sums over that axis. Over
+  two axes XLA's CPU compiler forms them slowly: 2 times (matrix products) and
+  15 times (LayerNorm, jax 0.10.2) slower than over one.
+  """
+  rows = layer(x.reshape(-1, x.shape[-1]))
+  return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
   """x Φ(x), with Φ the normal distribution function, exactly (by erf).
@@ -92,13 +127,6 @@ def _normal_cdf(x):
 def wide(dtype: Any) -> Any:
   """The dtype of parameters and states: float32, or wider if `dtype` is."""
   return jnp.promote_types(dtype, jnp.float32)
-
-
-def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
-  """LayerNorm with learned scale and bias, ε = 1e-5."""
-  return nn.LayerNorm(
-    epsilon=1e-5, dtype=dtype, param_dtype=wide(dtype), name=name
-  )
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:

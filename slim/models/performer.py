@@ -1,4 +1,8 @@
-"""The Performer language model: linear attention and an MLP, layer by layer."""
+"""The Performer language model: linear attention and an MLP, layer by layer.
+
+The layers are Linen modules; the model is plain functions over them, so that a
+transformation such as `jax.checkpoint` is applied from outside.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,11 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from slim.kernels import PrefixSums
 from slim.models.attention import LinearAttention
-from slim.models.layers import MLP, Embedding, dense, dropout, layer_norm
+from slim.models.layers import (
+  MLP,
+  Embedding,
+  Logits,
+  dropout,
+  layer_norm,
+)
+from slim.types import Params
 
 NORMS = ("pre", "post", "output")
 
@@ -27,40 +37,59 @@ class PerformerState(NamedTuple):
   layers: tuple[PrefixSums, ...]
 
 
-class Performer(nn.Module):
-  """The network; `create_model` wraps it in plain functions.
+class Performer(NamedTuple):
+  """The modules of the network; `create_model` makes a LanguageModel of it.
 
-  Each sublayer f, attention and MLP, is added to its input in one of three
-  ways: x + f(LN(x)) is "pre", LN(x + f(x)) "post", x + LN(f(x)) "output".
+  Attributes:
+    embedding: Of the tokens and their positions.
+    block: One layer; all layers are alike.
+    logits: The output layer.
+    dropout: Rate, on the embedding and on what each sublayer adds.
   """
 
-  vocab_size: int
-  width: int
-  num_layers: int
-  num_heads: int
-  mlp_width: int
-  feature_map: str
-  norm: str
-  output_projection: bool
+  embedding: Embedding
+  block: "Block"
+  logits: Logits
   dropout: float
-  dtype: Any
 
-  @nn.compact
-  def __call__(
+  def init(self, key: jax.Array, state: PerformerState) -> Params:
+    """Samples the parameters.
+
+    Args:
+      key: PRNG key.
+      state: PerformerState of one sequence and of all layers.
+
+    Returns:
+      A dict of dicts: "embedding", "layer_0" …, "logits".
+    """
+    first, last, *keys = jax.random.split(key, 2 + len(state.layers))
+    tokens, positions = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
+    x, variables = self.embedding.init_with_output(first, tokens, positions)
+    params = {"embedding": variables["params"]}
+    for i, (key, sums) in enumerate(zip(keys, state.layers, strict=True)):
+      variables = self.block.init(key, x, sums, lambda a, _: a, lambda x, _: x)
+      params[f"layer_{i}"] = variables["params"]
+    return params | {"logits": self.logits.init(last, x)["params"]}
+
+  def apply(
     self,
+    params: Params,
     tokens: jax.Array,
     state: PerformerState,
     keys: jax.Array | None,
     start: Callable[[PrefixSums, PrefixSums], PrefixSums],
+    remat: bool,
   ) -> tuple[PerformerState, jax.Array, PerformerState]:
     """Predicts the token that follows each.
 
     Args:
+      params: As `init` returns them.
       tokens: [B, T], int32.
       state: Its position is that of the first of the tokens; `start` tells the
         sums before the tokens from its layers.
       keys: [B], PRNG keys for dropout, or None for no dropout.
       start: See `LinearAttention`.
+      remat: Whether the backward pass recomputes each layer from its input.
 
     Returns:
       state_before: PerformerState before the tokens.
@@ -70,36 +99,29 @@ class Performer(nn.Module):
     positions = state.position + jnp.arange(tokens.shape[1])
 
     def drop(x, site):
-      folded = keys if keys is None else jax.vmap(fold, (0, None))(keys, site)
+      if keys is None:
+        return x
+      folded = jax.vmap(jax.random.fold_in, (0, None))(keys, site)
       return dropout(x, self.dropout, folded, positions)
 
-    fold = jax.random.fold_in
-    x = Embedding(self.vocab_size, self.width, self.dtype, name="embedding")(
-      tokens, positions
+    def layer(params, x, sums, index):
+      def drop_added(x, sublayer):
+        return drop(x, 1 + 2 * index + sublayer)
+
+      return self.block.apply({"params": params}, x, sums, start, drop_added)
+
+    if remat:
+      layer = jax.checkpoint(layer)
+    x = drop(
+      self.embedding.apply({"params": params["embedding"]}, tokens, positions),
+      0,
     )
-    x = drop(x, 0)
     before, after = [], []
-    for i, layer_state in enumerate(state.layers):
-      block = Block(
-        self.num_heads,
-        self.mlp_width,
-        self.feature_map,
-        self.norm,
-        self.output_projection,
-        self.dtype,
-        name=f"layer_{i}",
-      )
-      x, layer_before, layer_after = block(
-        x,
-        layer_state,
-        start,
-        lambda x, sublayer, i=i: drop(x, 1 + 2 * i + sublayer),
-      )
-      # The name by which the gradient method "remat" knows what to keep.
-      x = checkpoint_name(x, "layer_output")
-      before.append(layer_before)
-      after.append(layer_after)
-    logits = dense(x, self.vocab_size, self.dtype, "logits")
+    for i, sums in enumerate(state.layers):
+      x, sums_before, sums_after = layer(params[f"layer_{i}"], x, sums, i)
+      before.append(sums_before)
+      after.append(sums_after)
+    logits = self.logits.apply({"params": params["logits"]}, x)
     end = state.position + tokens.shape[1]
     return (
       PerformerState(state.position, tuple(before)),
@@ -109,7 +131,11 @@ class Performer(nn.Module):
 
 
 class Block(nn.Module):
-  """One layer: attention, then an MLP, each added to its input."""
+  """One layer: attention, then an MLP, each added to its input.
+
+  A sublayer f is added in one of three ways: x + f(LN(x)) is "pre",
+  LN(x + f(x)) "post", x + LN(f(x)) "output".
+  """
 
   num_heads: int
   mlp_width: int
@@ -132,8 +158,12 @@ class Block(nn.Module):
       name="attention",
     )
     mlp = MLP(self.mlp_width, self.dtype, name="mlp")
-    attention_norm = layer_norm(self.dtype, "attention_norm")
-    mlp_norm = layer_norm(self.dtype, "mlp_norm")
+
+    def attention_norm(x):
+      return layer_norm(x, self.dtype, "attention_norm")
+
+    def mlp_norm(x):
+      return layer_norm(x, self.dtype, "mlp_norm")
 
     if self.norm == "pre":
       y, before, after = attention(attention_norm(x), state, start)

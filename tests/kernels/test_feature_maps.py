@@ -1,0 +1,69 @@
+"""Feature maps: their values, their derivatives, and what attention needs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.kernels import FEATURE_MAPS, elu_plus_one, relu
+
+# Both sides of the kinks at 0, and far out.
+X = np.array([-90.0, -20.0, -1.5, -1e-4, 1e-4, 0.3, 2.0, 50.0])
+VALUES = {
+  "relu": np.maximum(X, 0) + 1e-3,
+  "elu_plus_one": np.where(X > 0, X + 1, np.exp(X)),
+  "square": X * X,
+}
+DERIVATIVES = {
+  "relu": np.where(X > 0, 1.0, 0.0),
+  "elu_plus_one": np.where(X > 0, 1.0, np.exp(X)),
+  "square": 2 * X,
+}
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+def test_values(x64, name):
+  """A map would not be the function that its name and docstring say."""
+  y = FEATURE_MAPS[name](jnp.asarray(X))
+  np.testing.assert_allclose(y, VALUES[name], rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+def test_derivatives(x64, name):
+  """A gradient would be wrong, or NaN where the branch not taken overflows."""
+  f = FEATURE_MAPS[name]
+  x = jnp.append(jnp.asarray(X), 1e4)
+  right = np.append(DERIVATIVES[name], 2e4 if name == "square" else 1.0)
+  np.testing.assert_allclose(jax.vmap(jax.grad(f))(x), right, rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+def test_features_are_never_negative(name):
+  """The normaliser would cancel, and the attention divide by nearly 0."""
+  x = jnp.concatenate([jnp.linspace(-200.0, 200.0, 4001), jnp.zeros(1)])
+  assert FEATURE_MAPS[name](x).min() >= 0
+
+
+def test_relu_is_lifted():
+  """With exact zeros the dense and the rewound pass divide 0 differently."""
+  assert relu(jnp.array([-3.0, 0.0])).tolist() == [np.float32(1e-3)] * 2
+
+
+def test_elu_plus_one_keeps_small_values():
+  """Formed as (exp(x) - 1) + 1, what is below 6e-8 would vanish."""
+  x = np.linspace(-80, -5, 76, dtype=np.float32)
+  y = elu_plus_one(jnp.asarray(x))
+  np.testing.assert_allclose(y, np.exp(x, dtype=np.float64), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+def test_a_token_is_mapped_alone_in_its_own_type(name, dtype):
+  """The value would depend on the cut into chunks, or the type change."""
+  f = FEATURE_MAPS[name]
+  x = jax.random.normal(jax.random.key(0), (2, 5, 1, 3), dtype)
+  whole = f(x)
+  assert whole.dtype == dtype
+  assert whole.shape == x.shape
+  alone = [f(x[:, t : t + 1]) for t in range(x.shape[1])]
+  np.testing.assert_array_equal(whole, jnp.concatenate(alone, 1))

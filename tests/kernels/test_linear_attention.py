@@ -1,0 +1,284 @@
+"""Linear attention: three forms, one function, one gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slim.kernels import (
+  PrefixSums,
+  chunked_linear_attention,
+  init_prefix_sums,
+  parallel_linear_attention,
+  recurrent_linear_attention,
+)
+from tests.helpers import TOLERANCES, assert_gradients_close, pairwise
+
+B, H, M, V = 2, 3, 4, 5
+
+
+def in_blocks_of(block_size):
+  """The chunked form, named for the identifier of a case."""
+  form = functools.partial(chunked_linear_attention, block_size=block_size)
+  form.__name__ = f"blocks_of_{block_size}"
+  return form
+
+
+FORMS = [
+  parallel_linear_attention,
+  recurrent_linear_attention,
+  *map(in_blocks_of, [1, 7, 64, 200]),
+]
+
+
+def random_arguments(length, dtype, compensated=False, sizes=(B, H, M, V)):
+  """q, k, v and a state; and cotangents of y and of the final state."""
+  random = np.random.default_rng(length)
+  batch, heads, features, width = sizes
+
+  def positive(*shape):
+    # Not near 0, where the gradient of q cancels: y hardly depends on its size.
+    return random.uniform(0.1, 1, size=shape).astype(dtype)
+
+  def normal(*shape):
+    return random.normal(size=shape).astype(dtype)
+
+  def sums(make):
+    shape = (batch, heads, features)
+    state = PrefixSums(make(*shape, width), make(*shape))
+    if not compensated:
+      return state
+    return state._replace(error=jax.tree.map(np.zeros_like, state))
+
+  tokens = (batch, length, heads)
+  args = (
+    positive(*tokens, features),
+    positive(*tokens, features),
+    normal(*tokens, width),
+    sums(positive),
+  )
+  return args, (normal(*tokens, width), sums(normal))
+
+
+def by_equation(q, k, v, state, y_ct, state_ct, eps):
+  """The equations of the module, token by token, and their derivatives.
+
+  Returns:
+    y, the final kv and k, and the gradients of q, k, v and the initial kv and
+    k, in float64.
+  """
+  q, k, v, y_ct = (np.moveaxis(np.float64(x), 1, 0) for x in (q, k, v, y_ct))
+  sums = [(np.float64(state.kv), np.float64(state.k))]
+  y = np.zeros_like(v)
+  for t in range(len(q)):
+    kv, z = sums[-1]
+    kv, z = kv + k[t][..., :, None] * v[t][..., None, :], z + k[t]
+    sums.append((kv, z))
+    num, den = (q[t][..., None] * kv).sum(-2), (q[t] * z).sum(-1) + eps
+    y[t] = num / den[..., None]
+  q_ct, k_ct, v_ct = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+  kv_ct, z_ct = np.float64(state_ct.kv), np.float64(state_ct.k)
+  for t in reversed(range(len(q))):
+    kv, z = sums[t + 1]
+    den = (q[t] * z).sum(-1) + eps
+    num_ct = y_ct[t] / den[..., None]
+    den_ct = -(y_ct[t] * y[t]).sum(-1) / den
+    q_ct[t] = (kv * num_ct[..., None, :]).sum(-1) + z * den_ct[..., None]
+    kv_ct = kv_ct + q[t][..., :, None] * num_ct[..., None, :]
+    z_ct = z_ct + q[t] * den_ct[..., None]
+    k_ct[t] = (kv_ct * v[t][..., None, :]).sum(-1) + z_ct
+    v_ct[t] = (kv_ct * k[t][..., :, None]).sum(-2)
+  y, *token_cts = (np.moveaxis(x, 0, 1) for x in (y, q_ct, k_ct, v_ct))
+  return (y, *sums[-1]), (*token_cts, kv_ct, z_ct)
+
+
+@functools.partial(jax.jit, static_argnames=("form", "eps"))
+def by_form(form, args, cts, eps=1e-16):
+  """The same as `by_equation`, from one of the forms."""
+  (y, state), vjp = jax.vjp(functools.partial(form, eps=eps), *args)
+  *token_cts, state_ct = vjp(cts)
+  return (y, state.kv, state.k), (*token_cts, state_ct.kv, state_ct.k)
+
+
+def assert_right(form, args, cts, tol, eps=1e-16):
+  """Compares outputs and gradients of a form with the equations."""
+  outputs, gradients = by_form(form, args, cts, eps)
+  right_outputs, right_gradients = by_equation(*args, *cts, eps)
+  for a, b in zip(outputs, right_outputs, strict=True):
+    assert_gradients_close(a, b, tol)
+  assert_gradients_close(gradients, right_gradients, tol)
+
+
+@pytest.mark.parametrize(
+  "case",
+  pairwise(
+    form=FORMS,
+    length=[1, 2, 63, 64, 65, 130],
+    dtype=list(TOLERANCES),
+    compensated=[False, True],
+  ),
+)
+def test_every_form_is_the_equation(x64, case):
+  """A form would compute another function, or another gradient."""
+  args, cts = random_arguments(
+    case["length"], case["dtype"], case["compensated"]
+  )
+  assert_right(case["form"], args, cts, TOLERANCES[case["dtype"]])
+
+
+@settings(max_examples=10)
+@given(
+  length=st.integers(1, 9),
+  block_size=st.integers(1, 11),
+  sizes=st.tuples(*[st.integers(1, 3)] * 4),
+)
+def test_blocks_of_any_size_are_the_equation(length, block_size, sizes):
+  """Some shape would be padded or broadcast wrongly, such as an axis of 1."""
+  with jax.enable_x64(True):
+    args, cts = random_arguments(length, "float64", sizes=sizes)
+    assert_right(in_blocks_of(block_size), args, cts, TOLERANCES["float64"])
+
+
+THREE_FORMS = [
+  parallel_linear_attention,
+  recurrent_linear_attention,
+  in_blocks_of(4),
+]
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+@pytest.mark.parametrize("then", THREE_FORMS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("first", THREE_FORMS, ids=lambda f: f.__name__)
+def test_a_sequence_can_be_cut_and_continued(x64, first, then, compensated):
+  """Generation could not continue from the state of a prompt."""
+
+  def cut(q, k, v, state, eps):
+    ys = []
+    for form, part in [(first, np.s_[:, :6]), (then, np.s_[:, 6:])]:
+      y, state = form(q[part], k[part], v[part], state, eps=eps)
+      ys.append(y)
+    return jnp.concatenate(ys, 1), state
+
+  args, cts = random_arguments(11, "float64", compensated)
+  assert_right(cut, args, cts, TOLERANCES["float64"])
+
+
+@pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
+def test_rounding_errors_in_the_state_count(form):
+  """What compensated sums know beyond float32 would not reach the output."""
+  args, _ = random_arguments(6, "float32", compensated=True)
+  *tokens, state = args
+  # Larger than rounding errors are, so that they show.
+  error = jax.tree.map(lambda x: np.full_like(x, 0.25), state.error)
+  moved = PrefixSums(state.kv - error.kv, state.k - error.k, error)
+  y, after = form(*tokens, moved)
+  right_y, right_after = form(*tokens, state)
+  np.testing.assert_allclose(y, right_y, rtol=1e-4)
+  assert_gradients_close(
+    [after.kv + after.error.kv, after.k + after.error.k],
+    [right_after.kv, right_after.k],
+    TOLERANCES["float32"],
+  )
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-16])
+@pytest.mark.parametrize("zero", ["q", "k", "both"])
+@pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
+def test_features_of_zero_are_no_nan(form, zero, eps):
+  """One dead token would turn the whole gradient into NaN."""
+  (q, k, v, state), cts = random_arguments(7, "float32")
+  state = jax.tree.map(np.zeros_like, state)
+  q = q * 0 if zero in ("q", "both") else q
+  k = k * 0 if zero in ("k", "both") else k
+  outputs, gradients = by_form(form, (q, k, v, state), cts, eps)
+  assert not outputs[0].any()
+  for x in jax.tree.leaves((outputs, gradients)):
+    assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize("length", [5, 7])
+def test_padding_does_not_divide_by_zero(length):
+  """With eps = 0 a ragged last block would make every gradient NaN."""
+  args, cts = random_arguments(length, "float32")
+  assert_right(in_blocks_of(4), args, cts, TOLERANCES["float32"], eps=0.0)
+
+
+@pytest.mark.parametrize("exponent", [-20, -12, 0, 12, 25])
+@pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
+def test_a_tiny_or_huge_normaliser_has_its_gradient(form, exponent):
+  """The square of the normaliser would overflow, or its inverse vanish."""
+  (q, k, v, state), cts = random_arguments(9, "float32")
+  # The normaliser is q · z. The final state's cotangent would drown k's.
+  q, k, state = jax.tree.map(
+    lambda x: np.float32(x * 10.0 ** (exponent / 2)), (q, k, state)
+  )
+  cts = (cts[0], jax.tree.map(np.zeros_like, cts[1]))
+  outputs, gradients = by_form(form, (q, k, v, state), cts, eps=0.0)
+  right_outputs, right_gradients = by_equation(q, k, v, state, *cts, eps=0.0)
+  pairs = zip(
+    (*outputs, *gradients), (*right_outputs, *right_gradients), strict=True
+  )
+  # Each by itself: their sizes differ by many orders of magnitude.
+  for a, b in pairs:
+    assert_gradients_close(a, b, TOLERANCES["float32"])
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+@pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
+def test_short_floats_have_a_float32_state(form, compensated):
+  """Sums in bfloat16 would stand still after 256 tokens."""
+  ones = jnp.ones((1, 301, 1, 1), jnp.bfloat16)
+  state = init_prefix_sums(1, 1, 1, 1, compensated=compensated)
+  y, after = form(ones, ones, ones, state)
+  assert y.dtype == jnp.bfloat16
+  assert {x.dtype for x in jax.tree.leaves(after)} == {jnp.dtype("float32")}
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+  assert (after.kv.item(), after.k.item()) == (301, 301)
+  assert (y == 1).all()
+
+
+@pytest.mark.parametrize(
+  ("name", "shape", "message"),
+  [
+    ("q", (2, 6, 3), r"q must have shape \[B, T, H, M\], got \(2, 6, 3\)"),
+    (
+      "q",
+      (2, 0, 3, 4),
+      r"q must have shape \[B, T, H, M\], got \(2, 0, 3, 4\)",
+    ),
+    ("k", (2, 6, 3, 5), "k must .* with B=2, T=6, H=3, M=4, got .*3, 5"),
+    ("k", (1, 6, 3, 4), r"k must .* with B=2, .* got \(1, 6, 3, 4\)"),
+    (
+      "v",
+      (2, 5, 3, 5),
+      r"v must have shape \[B, T, H, V\] .* got \(2, 5, 3, 5",
+    ),
+    ("v", (2, 6, 5), r"v must have shape \[B, T, H, V\] .* got \(2, 6, 5\)"),
+    ("v", (), r"v must have shape \[B, T, H, V\] .* got \(\)"),
+    ("kv", (2, 3, 4, 1), r"state.kv must .* H=3, M=4, V=5, got \(2, 3, 4, 1\)"),
+    ("sums", (2, 3, 1), r"state.k must .* with B=2, H=3, M=4, got \(2, 3, 1\)"),
+  ],
+  ids=str,
+)
+@pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
+def test_a_wrong_shape_is_refused(form, name, shape, message):
+  """It would be broadcast to a wrong result, or fail inside an einsum."""
+  (q, k, v, state), _ = random_arguments(6, "float32")
+  args = {"q": q, "k": k, "v": v, "kv": state.kv, "sums": state.k}
+  args[name] = np.ones(shape, np.float32)
+  state = PrefixSums(args["kv"], args["sums"])
+  with pytest.raises(ValueError, match=message):
+    form(args["q"], args["k"], args["v"], state)
+
+
+@pytest.mark.parametrize("block_size", [0, -1, True, 1.5])
+def test_a_bad_block_size_is_refused(block_size):
+  """The error would come from a reshape, and True would mean 1."""
+  args, _ = random_arguments(6, "float32")
+  message = f"block_size must be a positive integer, got {block_size!r}$"
+  with pytest.raises(ValueError, match=message):
+    chunked_linear_attention(*args, block_size=block_size)

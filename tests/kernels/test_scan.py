@@ -1,0 +1,198 @@
+"""A scan over chunks is the whole sequence at once, in value and gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slim.kernels import POLICIES, scan
+from tests.helpers import TOLERANCES, assert_gradients_close, pairwise
+from tests.kernels.toy import (
+  State,
+  by_scan,
+  dense,
+  gradients_and_outputs,
+  make_inputs,
+  make_toy,
+)
+
+T = 16
+
+
+@functools.cache
+def dense_result(dtype):
+  """What is right, computed once for all chunk sizes."""
+  return gradients_and_outputs(*make_inputs(T, dtype), dense)
+
+
+def assert_same(found, right, dtype):
+  """Compares gradients, and each of the outputs."""
+  assert_gradients_close(found[0], right[0], TOLERANCES[dtype])
+  for a, b in zip(*map(jax.tree.leaves, (found[1], right[1])), strict=True):
+    assert a.dtype == b.dtype
+    assert_gradients_close(a, b, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize(
+  "case",
+  pairwise(
+    policy=POLICIES,
+    chunk_size=[1, 5, 7, T - 1, T, T + 5],
+    dtype=list(TOLERANCES),
+  ),
+)
+def test_any_cut_is_the_whole(x64, case):
+  """The gradient would be truncated or wrong, or depend on the cut."""
+  dtype = case["dtype"]
+  run = by_scan(case["policy"], case["chunk_size"])
+  found = gradients_and_outputs(*make_inputs(T, dtype), run)
+  assert_same(found, dense_result(dtype), dtype)
+
+
+@settings(max_examples=4)
+@given(
+  length=st.integers(1, 9),
+  chunk_size=st.integers(1, 10),
+  batch_size=st.integers(1, 3),
+  axis=st.integers(0, 1),
+  policy=st.sampled_from(POLICIES),
+)
+def test_any_shape_is_the_whole(length, chunk_size, batch_size, axis, policy):
+  """Some length, batch or axis of time would be cut or joined wrongly."""
+  with jax.enable_x64(True):
+    inputs, data = make_inputs(length, "float64", batch_size, axis)
+    right = gradients_and_outputs(inputs, data, dense, axis)
+    run = by_scan(policy, chunk_size, axis)
+    found = gradients_and_outputs(inputs, data, run, axis)
+    assert_same(found, right, "float64")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_outs_of_chunks_are_joined_along_time(policy):
+  """A sum over each chunk would come back as anything but N sums."""
+  inputs, data = make_inputs(T, "float32")
+  step, rewind = make_toy(inputs["weights"], data.key)
+  state = State(inputs["total"], data.position)
+  xs = (inputs["x"], data.tokens)
+  run = by_scan(policy, 7)
+  final, (y, sums) = run(step, rewind, inputs["params"], state, xs)
+  assert (y.shape, sums.shape) == ((2, T, 3), (2, 3))
+  by_chunk = [y[:, :2], y[:, 2:9], y[:, 9:]]
+  right = jnp.stack([part.sum((1, 2)) for part in by_chunk], 1)
+  np.testing.assert_allclose(sums, right, rtol=1e-4, atol=1e-5)
+  assert final.position == 7 + T
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_is_not_used_has_a_gradient_of_zero(policy):
+  """A frozen or idle parameter would make the gradient fail."""
+  inputs, data = make_inputs(T, "float32")
+  step, rewind = make_toy(inputs["weights"], data.key)
+  state = State(inputs["total"], data.position)
+  xs = (inputs["x"], data.tokens)
+
+  def loss(params, idle):
+    run = by_scan(policy, 5)
+    state_after, _ = run(step, rewind, params | idle, state, xs)
+    return state_after.total.sum()
+
+  gradient = jax.grad(loss, 1)(inputs["params"], {"idle": jnp.ones(4)})
+  assert gradient["idle"].tolist() == [0.0] * 4
+
+
+def toy_arguments():
+  """A step that counts, which anything can be done wrong with."""
+  state = {"total": jnp.zeros(2)}
+
+  def step(params, state, chunk):
+    return {"total": state["total"] + params * chunk.sum(1)}, chunk
+
+  def rewind(params, after, chunk):
+    update = jax.lax.stop_gradient(params * chunk.sum(1))
+    before = {"total": after["total"] - update}
+    return before, *reversed(step(params, before, chunk))
+
+  return step, rewind, jnp.ones(()), state, jnp.ones((2, 8))
+
+
+def test_an_unknown_policy_is_refused():
+  """A misspelt policy would silently be another one."""
+  step, _, *args = toy_arguments()
+  message = r"policy must be one of \('store', 'rewind'\), got 'rewnid'"
+  with pytest.raises(ValueError, match=message):
+    scan(step, *args, chunk_size=3, policy="rewnid")
+
+
+@pytest.mark.parametrize("chunk_size", [3, 8])
+def test_rewind_needs_a_function_that_undoes(chunk_size):
+  """A step that cannot be undone would fail deep in the backward pass."""
+  step, _, *args = toy_arguments()
+  message = "policy 'rewind' needs `rewind`, .* choose policy 'store'"
+  with pytest.raises(ValueError, match=message):
+    scan(step, *args, chunk_size=chunk_size, policy="rewind")
+
+
+def test_a_bad_chunk_size_is_refused():
+  """The error would come from a slice, far from the setting."""
+  step, _, *args = toy_arguments()
+  message = "chunk_size must be a positive integer, got 0"
+  with pytest.raises(ValueError, match=message):
+    scan(step, *args, chunk_size=0)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (
+      lambda state: {"total": state["total"].astype(jnp.bfloat16)},
+      r"like {'total': 'float32\[2\]'}, got {'total': 'bfloat16\[2\]'}",
+    ),
+    (
+      lambda state: state | {"n": jnp.zeros(())},
+      r"like {'total': 'float32\[2\]'}, got {'n': 'float32\[\]', 'total'",
+    ),
+    (
+      lambda state: {"total": state["total"][:, None]},
+      r"like {'total': 'float32\[2\]'}, got {'total': 'float32\[2, 1\]'}",
+    ),
+  ],
+  ids=["dtype", "structure", "shape"],
+)
+def test_a_step_that_changes_its_state_is_refused(change, message):
+  """The error would speak of a carry that the user has never heard of."""
+  step, rewind, *args = toy_arguments()
+
+  def wrong(params, state, chunk):
+    state, out = step(params, state, chunk)
+    return change(state), out
+
+  with pytest.raises(ValueError, match=f"step must return a state {message}"):
+    scan(wrong, *args, chunk_size=3, policy="rewind", rewind=rewind)
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    lambda before, out, after: (before, after),
+    lambda before, out, after: (after, before, out),
+    lambda before, out, after: (before, out[:, :1], after),
+    lambda before, out, after: (before["total"], out, after),
+  ],
+  ids=["two", "order", "shape", "structure"],
+)
+def test_a_rewind_that_returns_anything_else_is_refused(wrong):
+  """The gradient would fail on its cotangents, or take one for another."""
+  step, rewind, *args = toy_arguments()
+  message = r"rewind must return \(state_before, out, state_after\) like .* got"
+  with pytest.raises(ValueError, match=message):
+    scan(
+      step,
+      *args,
+      chunk_size=3,
+      policy="rewind",
+      rewind=lambda *args: wrong(*rewind(*args)),
+    )

@@ -1,0 +1,112 @@
+"""The parts that all models share, against plain formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.models import layers
+
+
+def test_sinusoids_keep_their_bound():
+  """Without it the features of tokens far into a book would be noise."""
+  random = np.random.default_rng(0)
+  positions = np.concatenate(
+    [[0, 1, 63, 64, 10_000, 2**20 - 1, 2**20], random.integers(0, 2**20, 500)]
+  )
+  frequencies = 10_000.0 ** (-np.arange(32) / 32)
+  angles = positions[:, None] * frequencies
+  expected = np.concatenate([np.sin(angles), np.cos(angles)], -1)
+  found = layers.sinusoids(jnp.asarray(positions, jnp.int32), 64)
+  assert found.dtype == jnp.float32
+  # The bound of the docstring, and float32 rounding of an angle up to pi.
+  bound = 7.3e-10 * positions[:, None] + 6e-7
+  excess = np.abs(np.asarray(found, np.float64) - expected) - bound
+  assert excess.max() <= 0
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
+def test_gelu_is_exact(x64, derivative, order):
+  """Its hand-written derivative would train another function."""
+  mine, right = layers.gelu, lambda x: jax.nn.gelu(x, approximate=False)
+  for _ in range(order):
+    mine, right = derivative(mine), derivative(right)
+  x = jnp.concatenate([jnp.linspace(-8, 8, 1001), jnp.array([-30.0, 30.0])])
+  np.testing.assert_allclose(
+    jax.vmap(mine)(x), jax.vmap(right)(x), rtol=1e-12, atol=1e-12
+  )
+
+
+def keys_of(*seeds):
+  """One PRNG key a sequence."""
+  return jnp.stack([jax.random.key(seed) for seed in seeds])
+
+
+@pytest.mark.parametrize("sizes", [[1] * 12, [5, 7], [11, 1]])
+def test_dropout_does_not_see_the_cut(sizes):
+  """Each chunk size would train with other masks."""
+  keys, x = keys_of(1, 2), jnp.ones((2, 12, 16))
+  positions = 100 + jnp.arange(12)
+  pieces = zip(
+    jnp.split(x, np.cumsum(sizes)[:-1], axis=1),
+    jnp.split(positions, np.cumsum(sizes)[:-1]),
+    strict=True,
+  )
+  cut = [layers.dropout(x, 0.5, keys, position) for x, position in pieces]
+  whole = layers.dropout(x, 0.5, keys, positions)
+  np.testing.assert_array_equal(jnp.concatenate(cut, 1), whole)
+
+
+def test_dropout_differs_by_key_and_position():
+  """All tokens, or all sequences of a batch, would lose the same elements."""
+  x, positions = jnp.ones((3, 4, 64)), jnp.arange(4)
+  found = layers.dropout(x, 0.5, keys_of(1, 2, 1), positions)
+  np.testing.assert_array_equal(found[0], found[2])
+  rows = np.asarray(found[:2]).reshape(8, 64)
+  assert len({row.tobytes() for row in rows}) == 8
+
+
+def test_dropout_keeps_its_rate_and_the_expectation():
+  """Evaluation, without dropout, would see activations of another scale."""
+  x = jnp.full((8, 64, 128), 3.0)
+  keys = jax.random.split(jax.random.key(0), 8)
+  found = np.asarray(layers.dropout(x, 0.1, keys, jnp.arange(64)))
+  dropped = found == 0
+  five_sigma = 5 * np.sqrt(0.1 * 0.9 / x.size)
+  assert abs(dropped.mean() - 0.1) < five_sigma
+  np.testing.assert_allclose(found[~dropped], 3 / 0.9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate, keys", [(0.5, None), (0.0, keys_of(1, 2))])
+def test_no_dropout_is_the_identity(rate, keys):
+  """Evaluation would drop, or a rate of zero would cost time."""
+  x = jax.random.normal(jax.random.key(0), (2, 3, 8))
+  assert layers.dropout(x, rate, keys, jnp.arange(3)) is x
+
+
+def test_dense_layers_are_initialised_as_in_pytorch():
+  """The paper's learning rates would meet other weights."""
+  mlp = layers.MLP(hidden_dim=2048, dtype=jnp.float32)
+  params = mlp.init(jax.random.key(0), jnp.zeros((1, 1, 1024)))["params"]
+  for name, fan_in in (("in", 1024), ("out", 2048)):
+    for values in params[name].values():
+      # Of n draws from U(-1, 1) the mean is off by 1/√(3n), and the mean
+      # square, 1/3, by √(4/45n).
+      scaled = np.asarray(values, np.float64) * np.sqrt(fan_in)
+      assert 0.99 < np.abs(scaled).max() <= 1 + 1e-6
+      assert abs(scaled.mean()) < 5 / np.sqrt(3 * scaled.size)
+      error = np.square(scaled).mean() - 1 / 3
+      assert abs(error) < 5 * np.sqrt(4 / (45 * scaled.size))
+
+
+def test_embedding_is_initialised_as_in_pytorch():
+  """Tokens would be too faint, or too loud, beside their positions."""
+  embedding = layers.Embedding(vocab_size=256, width=512, dtype=jnp.float32)
+  tokens = jnp.zeros((1, 1), jnp.int32)
+  params = embedding.init(jax.random.key(0), tokens, jnp.arange(1))["params"]
+  table = np.asarray(params["table"], np.float64)
+  assert table.shape == (256, 256)
+  # The same for N(0, 1): 1/√n, and √(2/n) for the mean square.
+  assert abs(table.mean()) < 5 / np.sqrt(table.size)
+  assert abs(np.square(table).mean() - 1) < 5 * np.sqrt(2 / table.size)

@@ -1,0 +1,292 @@
+"""Every method of differentiation gives the gradient of every other."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from slim.gradients import make_value_and_grad
+from slim.models import create_model
+from slim.types import Batch
+from tests.helpers import (
+  assert_gradients_close,
+  pairwise,
+  relative_errors,
+)
+
+B, T, VOCAB_SIZE = 2, 190, 11
+KEYS = jax.random.split(jax.random.key(5), B)
+# What the compiler does to float64 is not what those tests ask; it takes half.
+FAST = {"xla_backend_optimization_level": 0}
+
+
+def create(**settings):
+  """A small model of two layers and two heads."""
+  sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "mlp_width": 32}
+  return create_model(vocab_size=VOCAB_SIZE, **{**sizes, **settings})
+
+
+@functools.cache
+def float64_case(dropout=0.0, **settings):
+  """A model in float64, and its parameters."""
+  model = create(dtype="float64", dropout=dropout, **settings)
+  return model, model.init(jax.random.key(0))
+
+
+@functools.cache
+def full_float64(dropout=0.0, **settings):
+  """The sums and the gradient to find, by plain differentiation."""
+  model, params = float64_case(dropout=dropout, **settings)
+  return run(model, params, make_batch(), method="full")
+
+
+def run(model, params, batch, keys=KEYS, **how):
+  """Compiles and differentiates once."""
+  value_and_grad = make_value_and_grad(model, **how)
+  return jax.jit(value_and_grad, compiler_options=FAST)(params, batch, keys)
+
+
+def make_batch():
+  """Any tokens, and weights some of which are zero."""
+  random = np.random.default_rng(0)
+  tokens = random.integers(0, VOCAB_SIZE, (B, T + 1), dtype=np.int32)
+  weights = random.random((B, T), dtype=np.float32)
+  weights[:, 40:60] = weights[0, :5] = 0
+  return Batch(tokens[:, :-1], tokens[:, 1:], weights)
+
+
+def assert_same(found, expected, tol=1e-12):
+  """Compares sums and gradients."""
+  np.testing.assert_allclose(found[0], expected[0], rtol=tol)
+  assert_gradients_close(found[1], expected[1], tol)
+
+
+@pytest.mark.parametrize(
+  "case",
+  pairwise(
+    chunk_size=[1, 7, 64, 95, T, T + 5],
+    policy=["store", "rewind"],
+    feature_map=["square", "relu", "elu_plus_one"],
+    norm=["output", "pre", "post"],
+    output_projection=[False, True],
+    dropout=[0.0, 0.1],
+  ),
+)
+def test_slim_is_full(x64, case):
+  """The one claim of the method: the gradient is exact, for every C."""
+  case = dict(case)
+  how = {name: case.pop(name) for name in ("chunk_size", "policy")}
+  model, params = float64_case(**case)
+  found = run(model, params, make_batch(), method="slim", **how)
+  assert_same(found, full_float64(**case))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_remat_is_full(x64, dropout):
+  """The baseline would be another model's."""
+  model, params = float64_case(dropout=dropout)
+  found = run(model, params, make_batch(), method="remat")
+  assert_same(found, full_float64(dropout=dropout))
+
+
+def test_dropout_changes_the_gradient(x64):
+  """Comparisons with dropout would compare runs without it."""
+  (_, dropped), (_, kept) = full_float64(dropout=0.1), full_float64()
+  assert min(relative_errors(dropped, kept).values()) > 1e-2
+
+
+def test_rows_are_alone(x64):
+  """One sequence would be trained by the masks or tokens of its neighbour."""
+  model, params = float64_case(dropout=0.1)
+  how = {"method": "slim", "chunk_size": 64}
+  batch = make_batch()
+  batch.weights[1] = 0
+  alone = jax.tree.map(lambda x: x[:1], batch)
+  expected = run(model, params, alone, KEYS[:1], **how)
+  batch.inputs[1] = 3
+  other = jnp.stack([KEYS[0], jax.random.key(99)])
+  assert_same(run(model, params, batch, other, **how), expected)
+
+
+@pytest.mark.parametrize("method", ["full", "slim"])
+def test_targets_without_weight_do_not_count(x64, method):
+  """The loss on the second half of a copy would learn from the first."""
+  model, params = float64_case()
+  chunk_size = 64 if method == "slim" else None
+  value_and_grad = jax.jit(
+    make_value_and_grad(model, method=method, chunk_size=chunk_size),
+    compiler_options=FAST,
+  )
+  batch = make_batch()
+  expected = value_and_grad(params, batch)
+  unseen = batch.weights == 0
+  other = np.where(unseen, (batch.targets + 1) % VOCAB_SIZE, batch.targets)
+  found = value_and_grad(params, batch._replace(targets=other))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_without_jit(x64):
+  """Debugging, one operation at a time, would be of something else."""
+  model, params = float64_case()
+  value_and_grad = make_value_and_grad(model, method="slim", chunk_size=95)
+  assert_same(value_and_grad(params, make_batch()), full_float64())
+
+
+@functools.cache
+def copying_case():
+  """A batch to copy, of many chunks, in float32."""
+  words = np.random.default_rng(0).integers(0, VOCAB_SIZE, (B, 500))
+  tokens = np.tile(words, 2).astype(np.int32)
+  weights = np.ones((B, 999), np.float32)
+  weights[:, :499] = 0
+  return Batch(tokens[:, :-1], tokens[:, 1:], weights)
+
+
+@functools.cache
+def float32_methods():
+  """A float32 model and its full gradient as a compiled function."""
+  model = create(norm="pre")
+  return model, jax.jit(make_value_and_grad(model, method="full"))
+
+
+@functools.cache
+def float32_params(trained):
+  """Parameters as initialised, or after 60 steps of Adam."""
+  model, full = float32_methods()
+  params = model.init(jax.random.key(0))
+  if not trained:
+    return params
+  optimizer = optax.adam(1e-2)
+
+  @jax.jit
+  def update(params, state, gradients):
+    updates, state = optimizer.update(gradients, state)
+    return optax.apply_updates(params, updates), state
+
+  state = optimizer.init(params)
+  for _ in range(60):
+    _, gradients = full(params, copying_case())
+    params, state = update(params, state, gradients)
+  return params
+
+
+@functools.cache
+def float32_right(trained):
+  """The gradient of the same weights in float64."""
+  with jax.enable_x64(True):
+    model = create(norm="pre", dtype="float64")
+    params = jax.tree.map(
+      lambda x: jnp.asarray(x, jnp.float64), float32_params(trained)
+    )
+    return run(model, params, copying_case(), None, method="full")[1]
+
+
+@pytest.mark.parametrize("policy", ["store", "rewind"])
+@pytest.mark.parametrize("chunk_size", [64, 95, 999])
+def test_float32_is_as_exact_as_full(chunk_size, policy):
+  """Rounding would grow with the length, as plain subtraction makes it."""
+  model, full = float32_methods()
+  slim = jax.jit(
+    make_value_and_grad(
+      model, method="slim", chunk_size=chunk_size, policy=policy
+    )
+  )
+  for trained in (False, True):
+    params, right = float32_params(trained), float32_right(trained)
+    _, by_full = full(params, copying_case())
+    _, by_slim = slim(params, copying_case())
+    assert_gradients_close(by_slim, by_full, 5e-6)
+    floor = 1e-6  # Where full is right by luck.
+    allowed = relative_errors(by_full, right)
+    for name, error in relative_errors(by_slim, right).items():
+      assert error <= max(1.5 * allowed[name], floor), (name, trained)
+
+
+def temporaries(model, length, compiler_options=None, **how):
+  """Bytes of activations that one value_and_grad needs, compiled, not run."""
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+  weights = jax.ShapeDtypeStruct((1, length), jnp.float32)
+  lowered = jax.jit(make_value_and_grad(model, **how)).lower(
+    params, Batch(tokens, tokens, weights)
+  )
+  compiled = lowered.compile(compiler_options)
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def bytes_a_token(**how):
+  """Growth of the activations, at C = 64 and D = 128 with two layers."""
+  model = create(width=128, mlp_width=512)
+  short, long = (temporaries(model, n, **how) for n in (4096, 65_536))
+  return (long - short) / (65_536 - 4096)
+
+
+def test_memory_of_rewind_does_not_grow():
+  """Any length would be any length that fits."""
+  assert bytes_a_token(method="slim", chunk_size=64) <= 16
+
+
+def test_memory_of_store_grows_by_the_states():
+  """The baseline would be weakened, or no longer hold a state a chunk."""
+  # Two layers of two heads, each with sums of 64 x 64 and of 64 features.
+  state = 2 * 2 * (64 * 64 + 64) * 4
+  growth = bytes_a_token(method="slim", chunk_size=64, policy="store")
+  assert state / 64 <= growth <= state / 64 + 32
+
+
+def test_memory_of_full_grows_with_all_activations():
+  """The other two would be measured against nothing."""
+  # At least the inputs of 2 x 6 linear maps, in float32.
+  assert bytes_a_token(method="full") > 2 * (5 * 128 + 512) * 4
+
+
+def test_memory_of_remat_grows_by_layer_outputs():
+  """A baseline that saves nothing would make the others look good."""
+  # Up to jax 0.11.0 the CPU compiler undoes remat, unless it is told not to.
+  older = jax.__version_info__ < (0, 11, 1)
+  options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+  few, many = (
+    temporaries(
+      create(width=128, mlp_width=512, num_layers=num_layers),
+      4096,
+      options if older else None,
+      method="remat",
+    )
+    for num_layers in (2, 8)
+  )
+  # A layer has an output of 4096 x 128, and beside it the gradient of its
+  # parameters; all of its activations are about 34 times the output.
+  assert (many - few) / 6 <= 4 * (4096 * 128 * 4)
+
+
+def test_unknown_method_is_refused():
+  """A misspelt method would be found after minutes of compilation."""
+  with pytest.raises(ValueError, match="method must be one of .*'slmi'"):
+    make_value_and_grad(create(), method="slmi")
+
+
+@pytest.mark.parametrize(
+  "how, message",
+  [
+    ({}, "chunk_size must be a positive integer, got None"),
+    ({"chunk_size": 0}, "chunk_size must be a positive integer, got 0"),
+    ({"chunk_size": -3}, "chunk_size must be a positive integer, got -3"),
+    ({"chunk_size": 2.5}, "chunk_size must be a positive integer, got 2.5"),
+    (
+      {"chunk_size": 7, "policy": "sqrt"},
+      "policy must be one of ('store', 'rewind'), got 'sqrt'",
+    ),
+  ],
+  ids=str,
+)
+def test_wrong_chunks_and_policies_are_refused(how, message):
+  """The error would be one of shapes, within the scan."""
+  model = create()
+  value_and_grad = make_value_and_grad(model, method="slim", **how)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  with pytest.raises(ValueError) as error:
+    jax.eval_shape(value_and_grad, params, make_batch())
+  assert str(error.value) == message
