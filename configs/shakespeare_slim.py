@@ -1,0 +1,42 @@
+"""Tiny Shakespeare, byte by byte, trained with SLiM.
+
+The file is the `input.txt` of the character-level RNN examples, 1,115,394
+bytes. From one seed --config.gradient.method=full gives the same curve.
+
+Command:   python -m slim.train --config=configs/shakespeare_slim.py \
+             --config.data.path=input.txt --workdir=runs/shakespeare
+Hardware:  not run yet.
+Time:      not run yet.
+Expected:  not run yet.
+"""
+
+import ml_collections
+
+from slim.config import base, is_smoke
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the settings; "smoke" trains for seconds.
+
+  Args:
+    arg: "" or "smoke".
+
+  Returns:
+    All settings, but for `config.data.path`, which has to be given.
+  """
+  smoke = is_smoke(arg)
+  config = base()
+  config.model.width = 64 if smoke else 256
+  config.model.num_layers = 2
+  config.model.num_heads = 2 if smoke else 4
+  config.data.name = "text"
+  config.data.sequence_length = 64 if smoke else 1024
+  config.gradient.method = "slim"
+  config.gradient.chunk_size = 16 if smoke else 256
+  config.optimizer.learning_rate = 1e-3
+  config.train.batch_size = 2 if smoke else 4
+  config.train.num_steps = 4 if smoke else 1_000
+  config.train.log_every = 2 if smoke else 50
+  config.train.eval_every = 2 if smoke else 250
+  config.train.checkpoint_every = 2 if smoke else 250
+  return config

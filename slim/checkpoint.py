@@ -1,0 +1,150 @@
+"""Checkpoints: what is needed to go on as if nothing had happened.
+
+A checkpoint holds the TrainState and a few facts in JSON: the fingerprint of
+the data and the sums of the report that is under way. Batches and dropout are
+functions of the step, so nothing else is needed.
+"""
+
+import logging
+import os
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+import tensorstore
+
+from slim.steps import TrainState
+
+_LOG = logging.getLogger("slim.checkpoint")
+
+
+class Checkpointer:
+  """Writes the checkpoints of a run, to `workdir/checkpoints/STEP`.
+
+  A checkpoint is written beside its place and renamed when it is whole, so a
+  run that is killed while it saves leaves the checkpoints before it.
+  """
+
+  def __init__(self, workdir: str, keep: int):
+    """Opens the folder, creating it if needed.
+
+    Args:
+      workdir: A folder.
+      keep: How many checkpoints, the newest ones, are kept.
+    """
+    self._manager = ocp.CheckpointManager(
+      _folder(workdir),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, cleanup_tmp_directories=True
+      ),
+    )
+
+  def save(self, state: TrainState, facts: dict[str, Any]) -> None:
+    """Starts to save; the next save, or `close`, waits until it is done.
+
+    Args:
+      state: Copied before this returns, so its buffers may be donated.
+      facts: Anything that JSON can hold.
+    """
+    self._manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)
+      ),
+    )
+
+  def close(self) -> None:
+    """Waits for the last save."""
+    self._manager.close()
+
+
+def restore_newest(
+  workdir: str, abstract_state: TrainState
+) -> tuple[TrainState, dict[str, Any]] | None:
+  """Restores the newest checkpoint that can be read; changes nothing on disk.
+
+  Args:
+    workdir: The folder of a run.
+    abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
+
+  Returns:
+    The state and the facts, or None if nothing has been saved yet. Damaged
+    checkpoints that are newer have been logged.
+
+  Raises:
+    ValueError: If there are checkpoints, and none of them can be read.
+  """
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  target = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+    abstract_state,
+  )
+  args = ocp.args.Composite(
+    state=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore()
+  )
+  # Without cleaning up: another run may be saving to this folder right now.
+  options = ocp.CheckpointManagerOptions(create=False)
+  with ocp.CheckpointManager(_folder(workdir), options=options) as manager:
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
+      try:
+        _read_through(os.path.join(_folder(workdir), str(step), "state"))
+        restored = manager.restore(step, args=args)
+        return restored.state, restored.facts
+      # Orbax raises a bare Exception for a damaged file of an array.
+      except Exception as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
+        _LOG.warning(
+          "the checkpoint of step %d is damaged, falling back to the one "
+          "before it: %s",
+          step,
+          reason,
+        )
+  if steps:
+    raise ValueError(
+      f"no readable checkpoint in {_folder(workdir)}: all of the steps {steps} "
+      "are damaged; train into another --workdir"
+    )
+  return None
+
+
+def set_aside_after(workdir: str, last_step: int) -> None:
+  """Moves checkpoints out of the way that a resumed run will save again.
+
+  They are damaged, or one of them would have been restored. They go to
+  `workdir/damaged_checkpoints`: nothing is deleted.
+
+  Args:
+    workdir: The folder of a run.
+    last_step: The step that was restored.
+  """
+  damaged = os.path.join(os.path.abspath(workdir), "damaged_checkpoints")
+  for name in os.listdir(_folder(workdir)):
+    if name.isdecimal() and int(name) > last_step:
+      os.makedirs(damaged, exist_ok=True)
+      shutil.move(os.path.join(_folder(workdir), name), damaged)
+
+
+def _read_through(folder: str) -> None:
+  """Raises ValueError if the arrays in a folder cannot be read.
+
+  Orbax reads all of them at once, and when one fails, the others print
+  tracebacks from threads, where nobody can catch them. So they are read before,
+  one after the other.
+  """
+  base = {"driver": "file", "path": f"{folder}/"}
+  store = {"driver": "ocdbt", "base": base}
+  keys = tensorstore.KvStore.open(store).result().list().result()
+  paths = [key.decode().removesuffix(".zarray") for key in keys]
+  paths = [path for path in paths if path.endswith("/")]
+  if not paths:
+    raise ValueError(f"there are no arrays in {folder}")
+  for path in paths:
+    spec = {"driver": "zarr", "kvstore": store | {"path": path}}
+    tensorstore.open(spec).result().read().result()
+
+
+def _folder(workdir: str) -> str:
+  """Returns where the checkpoints are; Orbax takes no relative path."""
+  return os.path.join(os.path.abspath(workdir), "checkpoints")

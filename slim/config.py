@@ -1,0 +1,267 @@
+"""Every setting of an experiment, with its unit and its allowed values.
+
+A file in `configs/` calls `base()` and changes what its experiment needs; the
+command line changes the rest with `--config.group.setting=value`.
+"""
+
+import contextlib
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+_CHOICES = {
+  "matmul_precision": ("default", "high", "highest"),
+  "model.dtype": ("float32", "bfloat16"),
+  "gradient.method": ("full", "remat", "slim", "full_then_slim"),
+  "gradient.policy": ("store", "rewind"),
+  "optimizer.schedule": ("constant", "cosine", "step"),
+}
+_NOT_NEGATIVE = (
+  "seed",
+  "optimizer.warmup_steps",
+  "optimizer.decay_factor",
+  "optimizer.weight_decay",
+)
+_UNIT_INTERVAL = ("model.dropout", "optimizer.beta1", "optimizer.beta2")
+
+
+def base() -> ml_collections.ConfigDict:
+  """Returns every setting at its default; no other place has defaults.
+
+  Returns:
+    A new `ConfigDict`. A setting that may be None is a placeholder, because a
+    plain None has no type and could not be set on the command line.
+  """
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # Of the weights, the data and the dropout; >= 0.
+  # Of float32 matrix products on accelerators: "highest" is float32, "high"
+  # and "default" are what the device takes for it (TF32, bfloat16).
+  config.matmul_precision = "highest"
+
+  config.model = model = ml_collections.ConfigDict()
+  model.width = 256  # D.
+  model.num_layers = 2  # Each of attention and an MLP.
+  model.num_heads = 4  # H; divides the width.
+  model.mlp_width = 4 * model.get_oneway_ref("width")  # F; follows the width.
+  model.feature_map = "square"  # "square", "relu" or "elu_plus_one".
+  # Where LayerNorm stands: before the sublayer ("pre"), after the residual sum
+  # ("post") or on what the sublayer adds to it ("output", as in the paper).
+  model.norm = "output"
+  model.output_projection = False  # A linear map after the heads.
+  # Of the computation, "float32" or "bfloat16"; parameters are float32.
+  model.dtype = "float32"
+  model.dropout = 0.0  # Probability that an activation is zeroed; [0, 1).
+
+  config.data = data = ml_collections.ConfigDict()
+  data.name = "copying"  # "copying", or "text": the bytes of a file.
+  data.path = config_dict.placeholder(str)  # Of the file; "text" only.
+  data.sequence_length = 512  # T, tokens; even for "copying".
+  data.vocab_size = 256  # Different tokens; at least 256 for "text".
+  # Training sequences of "text": crops at "random", or "consecutive" slices.
+  data.order = "random"
+
+  config.gradient = gradient = ml_collections.ConfigDict()
+  # "full": one backward pass over the sequence. "remat": the same, recomputing
+  # activations. "slim": chunk by chunk. "full_then_slim": the first half of the
+  # steps full, the second half slim.
+  gradient.method = "slim"
+  gradient.chunk_size = 128  # C, tokens; above T it is T. Not for "full".
+  # What "slim" keeps of the states between chunks: all ("store"), or only the
+  # last, from which the others are computed backwards ("rewind").
+  gradient.policy = "rewind"
+
+  config.optimizer = optimizer = ml_collections.ConfigDict()
+  optimizer.learning_rate = 1e-3  # The highest of the schedule; > 0.
+  # "constant"; "cosine": down to decay_factor * learning_rate at the last step;
+  # "step": multiplied by decay_factor from step decay_at on.
+  optimizer.schedule = "constant"
+  optimizer.warmup_steps = 0  # Steps of linear growth to learning_rate.
+  optimizer.decay_at = config_dict.placeholder(int)  # Step; "step" only.
+  optimizer.decay_factor = 0.1  # >= 0; "cosine" and "step".
+  optimizer.beta1 = 0.9  # Adam; [0, 1).
+  optimizer.beta2 = 0.999  # Adam; [0, 1).
+  optimizer.epsilon = 1e-8  # Adam; > 0.
+  # Largest norm of the whole gradient, in nats a token; None: no clipping.
+  optimizer.clip_norm = config_dict.placeholder(float)
+  optimizer.weight_decay = 0.0  # Decoupled, of matrices only; >= 0.
+
+  config.train = train = ml_collections.ConfigDict()
+  train.num_steps = 1000  # Updates of the weights.
+  train.batch_size = 16  # B, sequences an update.
+  train.accumulation_steps = 1  # Parts in which they are processed; divides B.
+  train.log_every = 50  # Steps.
+  train.eval_every = 500  # Steps; the last step is always evaluated.
+  # Batches an evaluation while training; None: the whole validation split.
+  train.eval_batches = config_dict.placeholder(int)
+  train.checkpoint_every = 500  # Steps; the last step is always saved.
+  train.keep_checkpoints = 3  # The newest ones; older ones are deleted.
+  return config
+
+
+def is_smoke(arg: str) -> bool:
+  """Reads the argument of a `get_config`, given as `--config=file.py:arg`.
+
+  Args:
+    arg: What follows the colon.
+
+  Returns:
+    Whether the variant "smoke", seconds on a CPU, is asked for.
+
+  Raises:
+    ValueError: If `arg` is neither "" nor "smoke".
+  """
+  if arg not in ("", "smoke"):
+    raise ValueError(
+      f"the config file takes the argument 'smoke' or none, got {arg!r}: "
+      "change single settings with --config.group.setting=value"
+    )
+  return arg == "smoke"
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the settings by their dotted names, in the order of definition.
+
+  Args:
+    config: Settings, or a group of settings.
+
+  Returns:
+    For instance `{"seed": 0, "model.width": 256, …}`.
+  """
+  flat = {}
+  for name in config:
+    value = config[name]
+    if isinstance(value, ml_collections.ConfigDict):
+      flat.update({f"{name}.{k}": v for k, v in flatten(value).items()})
+    else:
+      flat[name] = value
+  return flat
+
+
+def unknown_setting(name: str) -> ValueError:
+  """Returns the error for a setting that does not exist.
+
+  Args:
+    name: The dotted name, without "config.".
+
+  Returns:
+    A ValueError that names the nearest setting, or the settings of the group.
+  """
+  known = list(flatten(base()))
+  group, _, last = name.rpartition(".")
+  members = [k for k in known if k.startswith(f"{name}.")]
+  if members:
+    return ValueError(
+      f"config.{name} is a group of settings, not a setting: set one of "
+      + ", ".join(f"config.{k}" for k in members)
+    )
+  # By the last part, whoever forgets the group or takes another is told it.
+  by_last = {k.rpartition(".")[2]: k for k in known}
+  near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+  near += [by_last[k] for k in difflib.get_close_matches(last, by_last, n=1)]
+  if near:
+    hint = f"did you mean config.{near[0]}?"
+  else:
+    nearby = [k for k in known if k.startswith(f"{group}.")] or known
+    hint = "there are " + ", ".join(f"config.{k}" for k in nearby)
+  return ValueError(f"config.{name} is no setting: {hint}")
+
+
+@contextlib.contextmanager
+def naming(group: str) -> Iterator[None]:
+  """Lets an error about an argument name the setting that the user gave.
+
+  What is created from a group of settings has arguments of the same names, and
+  says "width must be …": inside this context "config.model.width must be …".
+
+  Args:
+    group: The group that the arguments come from.
+
+  Yields:
+    Nothing.
+
+  Raises:
+    ValueError: As raised inside, with "config.group." before it.
+  """
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"config.{group}.{error}") from error
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Raises if a setting cannot work, before anything is computed or written.
+
+  What only the model and the data can know, such as the names of feature maps
+  and the length of a file, they check themselves when they are created.
+
+  Args:
+    config: Settings, as `base()` has them.
+
+  Raises:
+    ValueError: One line: the setting, what it must be, and what it is.
+  """
+  default = base()
+  flat, types = flatten(config), _types(default)
+  for name in flat:
+    if name not in types:
+      raise unknown_setting(name)
+  for name, kind in types.items():
+    if name not in flat:
+      raise ValueError(f"config.{name} is missing: start from slim.config.base")
+    value = flat[name]
+    if value is None:
+      _require(flatten(default)[name] is None, name, f"{kind.__name__}", None)
+      continue
+    _require(type(value) is kind, name, f"of type {kind.__name__}", value)
+    if name in _CHOICES:
+      _require(value in _CHOICES[name], name, f"in {_CHOICES[name]}", value)
+    elif name in _UNIT_INTERVAL:
+      _require(0 <= value < 1, name, "in [0, 1)", value)
+    elif kind in (int, float):
+      zero = name in _NOT_NEGATIVE
+      ok = (value > 0 or (zero and value == 0)) and value < float("inf")
+      _require(ok, name, ">= 0" if zero else "> 0", value)
+  _validate_together(config)
+
+
+def _validate_together(config: ml_collections.ConfigDict) -> None:
+  """Raises if two settings do not fit each other."""
+  model, optimizer = config.model, config.optimizer
+  _require(
+    model.width % model.num_heads == 0,
+    "model.num_heads",
+    f"a divisor of config.model.width, which is {model.width}",
+    model.num_heads,
+  )
+  _require(
+    config.train.batch_size % config.train.accumulation_steps == 0,
+    "train.accumulation_steps",
+    f"a divisor of config.train.batch_size, which is {config.train.batch_size}",
+    config.train.accumulation_steps,
+  )
+  _require(
+    optimizer.decay_at is not None or optimizer.schedule != "step",
+    "optimizer.decay_at",
+    "a step number for config.optimizer.schedule='step'",
+    optimizer.decay_at,
+  )
+
+
+def _types(config: ml_collections.ConfigDict) -> dict[str, type]:
+  """Returns the type of each setting, also of those that are None."""
+  types = {}
+  for name in config:
+    if isinstance(config[name], ml_collections.ConfigDict):
+      types |= {f"{name}.{k}": t for k, t in _types(config[name]).items()}
+    else:
+      types[name] = config.get_type(name)
+  return types
+
+
+def _require(ok: bool, name: str, expected: str, value: Any) -> None:
+  """Raises ValueError about the setting `name` unless `ok`."""
+  if not ok:
+    raise ValueError(f"config.{name} must be {expected}, got {value!r}")

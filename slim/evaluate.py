@@ -1,0 +1,152 @@
+"""Evaluates a trained model: `python -m slim.evaluate --workdir=runs/x`.
+
+Either each window of T tokens starts from the zero state, as in training, or
+one state is carried from the first token of the split to the last.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from slim import command_line, metrics
+from slim.checkpoint import restore_newest
+from slim.experiment import (
+  create_experiment,
+  create_split,
+  evaluation_chunk,
+  init,
+)
+from slim.steps import make_evaluation_step
+from slim.types import Batch, Params, State, Sums
+from slim.workdir import read_config
+
+
+def sum_batches(
+  evaluation_step: Callable[[Params, State, Batch], tuple[Sums, State]],
+  params: Params,
+  initial_state: State,
+  batches: Iterable[Batch],
+  *,
+  chunk_size: int,
+  carry_state: bool,
+) -> Sums:
+  """Sums the loss and the hits over batches, chunk by chunk.
+
+  Args:
+    evaluation_step: Compiled, from `make_evaluation_step`.
+    params: Parameters.
+    initial_state: The state before the first token.
+    batches: Of one shape [B, T].
+    chunk_size: C, tokens; the memory needed is that of one chunk.
+    carry_state: Whether a batch continues where the one before it ended,
+      instead of starting from `initial_state`.
+
+  Returns:
+    Sums over all tokens, formed in float64.
+  """
+  parts = []
+  state = initial_state
+  for batch in batches:
+    if not carry_state:
+      state = initial_state
+    for start in range(0, batch.inputs.shape[1], chunk_size):
+      chunk = Batch(*(x[:, start : start + chunk_size] for x in batch))
+      sums, state = evaluation_step(params, state, chunk)
+      parts.append(sums)
+  # Read at the end only, so that the device never waits for the host.
+  parts = jax.device_get(parts)
+  return Sums(*(np.sum(x, dtype=np.float64) for x in zip(*parts, strict=True)))
+
+
+def evaluate_workdir(
+  workdir: str, split: str, carry_state: bool
+) -> dict[str, Any]:
+  """Evaluates the newest checkpoint of a run, and appends a record of it.
+
+  Args:
+    workdir: The folder of the run.
+    split: "train", "validation" or "test".
+    carry_state: One state through the whole split, instead of windows of T
+      tokens from the zero state.
+
+  Returns:
+    The record, as appended to `workdir/evaluations.jsonl`.
+
+  Raises:
+    ValueError: If there is nothing to evaluate, or the data cannot be read.
+  """
+  config = read_config(workdir)
+  if carry_state and config.data.name != "text":
+    raise ValueError(
+      "--carry_state needs config.data.name='text', whose windows continue one "
+      f"another, got {config.data.name!r}"
+    )
+  batch_size = 1 if carry_state else config.train.batch_size
+  dataset = create_split(config, split, batch_size)
+  experiment = create_experiment(config)
+  abstract_state = jax.eval_shape(lambda: init(experiment))
+  restored = restore_newest(workdir, abstract_state)
+  if restored is None:
+    raise ValueError(
+      f"--workdir {workdir} has no checkpoint yet: train first, or longer"
+    )
+  state, _ = restored
+  with jax.default_matmul_precision(config.matmul_precision):
+    sums = sum_batches(
+      jax.jit(make_evaluation_step(experiment.model)),
+      state.params,
+      experiment.model.init_state(batch_size),
+      dataset.evaluation_batches(),
+      chunk_size=evaluation_chunk(config),
+      carry_state=carry_state,
+    )
+  record = {
+    "step": int(state.step),
+    "split": split,
+    "carry_state": carry_state,
+    "sequence_length": config.data.sequence_length,
+    "tokens": int(sums.weight),
+  } | metrics.means("eval", sums)
+  with open(os.path.join(workdir, "evaluations.jsonl"), "a") as file:
+    file.write(json.dumps(record) + "\n")
+  return record
+
+
+def describe(record: dict[str, Any]) -> str:
+  """Returns a record in one line for people."""
+  state = (
+    "one state carried through the split"
+    if record["carry_state"]
+    else f"windows of {record['sequence_length']} tokens from the zero state"
+  )
+  return (
+    f"step {record['step']}  {record['split']} loss {record['eval/loss']:.4f}  "
+    f"bpc {record['eval/bpc']:.4f}  accuracy {record['eval/accuracy']:.2%}  "
+    f"({record['tokens']:,} tokens, {state})"
+  )
+
+
+def main() -> None:
+  """Runs the command line."""
+  workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
+  split = flags.DEFINE_enum(
+    "split", "validation", ["train", "validation", "test"], "Split of the data."
+  )
+  carry_state = flags.DEFINE_bool(
+    "carry_state", False, "Carry one state through the whole split."
+  )
+  flags.mark_flags_as_required(["workdir"])
+  command_line.run(
+    lambda: print(
+      describe(evaluate_workdir(workdir.value, split.value, carry_state.value))
+    )
+  )
+
+
+if __name__ == "__main__":
+  main()

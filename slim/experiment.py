@@ -1,0 +1,126 @@
+"""From settings to what they describe: here a ConfigDict ends.
+
+Everything below has ordinary arguments. Training, evaluation and tools all
+create an experiment here, so they cannot disagree about it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import optax
+
+from slim import config as config_lib
+from slim import data, models, steps
+from slim.gradients import make_value_and_grad
+from slim.optimizer import create_optimizer
+from slim.types import LanguageModel
+
+
+class Experiment(NamedTuple):
+  """A model and what trains it."""
+
+  model: LanguageModel
+  optimizer: optax.GradientTransformation
+  gradient_steps: dict[str, Callable]  # By method, see `method_at`.
+  init_key: jax.Array  # PRNG key of the parameters.
+
+
+def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
+  """Creates an experiment; nothing is computed yet.
+
+  Args:
+    config: All settings.
+
+  Returns:
+    The experiment.
+
+  Raises:
+    ValueError: If the settings of the model or of the gradient do not fit.
+  """
+  init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+  with config_lib.naming("model"):
+    model = models.create_model(
+      vocab_size=config.data.vocab_size, **config.model
+    )
+  gradient_steps = {}
+  for method in _methods(config):
+    with config_lib.naming("gradient"):
+      value_and_grad = make_value_and_grad(
+        model,
+        method=method,
+        chunk_size=config.gradient.chunk_size,
+        policy=config.gradient.policy,
+      )
+    gradient_steps[method] = steps.make_gradient_step(
+      value_and_grad,
+      accumulation_steps=config.train.accumulation_steps,
+      dropout_key=dropout_key if config.model.dropout else None,
+    )
+  optimizer = create_optimizer(
+    num_steps=config.train.num_steps, **config.optimizer
+  )
+  return Experiment(model, optimizer, gradient_steps, init_key)
+
+
+def init(experiment: Experiment) -> steps.TrainState:
+  """Returns the state before the first update; `jax.eval_shape` takes it."""
+  return steps.init_train_state(
+    experiment.model, experiment.optimizer, experiment.init_key
+  )
+
+
+def create_split(
+  config: ml_collections.ConfigDict, split: str, batch_size: int
+) -> data.Dataset:
+  """Creates a split of the data.
+
+  Args:
+    config: All settings.
+    split: "train", "validation" or "test".
+    batch_size: B, sequences.
+
+  Returns:
+    The dataset.
+
+  Raises:
+    ValueError: If the settings of the data, or the file, do not fit.
+  """
+  with config_lib.naming("data"):
+    return data.create_dataset(
+      split=split, batch_size=batch_size, seed=config.seed, **config.data
+    )
+
+
+def method_at(config: ml_collections.ConfigDict, step: int) -> str:
+  """Returns the gradient method of an update.
+
+  Args:
+    config: All settings.
+    step: The update, counted from 0.
+
+  Returns:
+    "full", "remat" or "slim".
+  """
+  methods = _methods(config)
+  return methods[0] if step < config.train.num_steps // 2 else methods[-1]
+
+
+def evaluation_chunk(config: ml_collections.ConfigDict) -> int:
+  """Returns how many tokens are evaluated at once.
+
+  Args:
+    config: All settings.
+
+  Returns:
+    C tokens where training has the memory for no more, T elsewhere.
+  """
+  if config.gradient.method == "slim":
+    return min(config.gradient.chunk_size, config.data.sequence_length)
+  return config.data.sequence_length
+
+
+def _methods(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns the gradient methods in the order of their use."""
+  return config.gradient.method.split("_then_")

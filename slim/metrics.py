@@ -1,0 +1,152 @@
+"""What a run reports: sums into means, one JSON line a record, and FLOPs."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from slim.types import Params, Sums
+
+
+def means(prefix: str, sums: Sums) -> dict[str, float]:
+  """Forms the means of a split or of a stretch of training.
+
+  Args:
+    prefix: "train" or "eval", the first part of the names.
+    sums: Totals over tokens; the weight is not 0.
+
+  Returns:
+    `prefix/loss`, nats a token; `prefix/bpc`, bits a character (a token);
+    `prefix/accuracy`, in [0, 1].
+  """
+  loss = float(sums.nll) / float(sums.weight)
+  return {
+    f"{prefix}/loss": loss,
+    f"{prefix}/bpc": loss / math.log(2),
+    f"{prefix}/accuracy": float(sums.correct) / float(sums.weight),
+  }
+
+
+class MetricsWriter:
+  """Appends records to `workdir/metrics.jsonl`, one JSON object a line."""
+
+  def __init__(self, workdir: str, last_step: int):
+    """Opens the file, and drops what a resumed run is going to repeat.
+
+    Args:
+      workdir: An existing folder.
+      last_step: The step that training continues from. Later records are
+        dropped, and so is a line that was being written when the run stopped.
+    """
+    path = os.path.join(workdir, "metrics.jsonl")
+    if os.path.exists(path):
+      kept = [r for r in read_records(path) if r["step"] <= last_step]
+      with open(f"{path}.tmp", "w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in kept)
+      os.replace(f"{path}.tmp", path)
+    self._file = open(path, "a", buffering=1)  # Written line by line.
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Appends a record.
+
+    Args:
+      step: Updates done so far.
+      values: Numbers by name.
+    """
+    self._file.write(json.dumps({"step": step} | values) + "\n")
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+def read_records(path: str) -> list[dict[str, Any]]:
+  """Reads records, leaving out a last line that was only half written.
+
+  Args:
+    path: A file of JSON lines.
+
+  Returns:
+    The records, in the order of the file.
+
+  Raises:
+    ValueError: If another line than the last is damaged.
+  """
+  with open(path) as file:
+    lines = file.readlines()
+  records = []
+  for number, line in enumerate(lines, 1):
+    try:
+      records.append(json.loads(line))
+    except ValueError as error:
+      if number < len(lines):
+        raise ValueError(
+          f"{path}: line {number} is no JSON record: repair or remove it"
+        ) from error
+  return records
+
+
+def parameter_table(params: Params) -> str:
+  """Counts the parameters, in total and of each top-level module.
+
+  Args:
+    params: The parameters as nested dictionaries.
+
+  Returns:
+    Lines of text, the total last.
+  """
+  modules = params["params"] if set(params) == {"params"} else params
+  rows = {
+    name: sum(x.size for x in jax.tree.leaves(module))
+    for name, module in modules.items()
+  }
+  rows["total"] = sum(rows.values())
+  width = max(map(len, rows))
+  return "\n".join(f"  {k:<{width}}  {n:>13,}" for k, n in rows.items())
+
+
+def count_matmul_flops(function: Callable[..., Any], *args: Any) -> int:
+  """Counts the floating-point operations of a function's matrix products.
+
+  2 operations for each multiplication with its addition. Loops count as often
+  as they run, of the branches of a `cond` the dearest; nothing is computed.
+
+  Args:
+    function: A traceable function.
+    *args: Its arguments: arrays, or `jax.ShapeDtypeStruct`s.
+
+  Returns:
+    The operations of one call. The body of a `while_loop` counts once: how
+    often it runs is not known before it has.
+  """
+  return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: Any) -> int:
+  """Returns the operations of a jaxpr and of all jaxprs inside it."""
+  total = 0
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    inner = [
+      _count(getattr(x, "jaxpr", x))  # A ClosedJaxpr holds a Jaxpr.
+      for x in jax.tree.leaves(
+        list(params.values()),
+        is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
+      )
+      if hasattr(x, "eqns") or hasattr(x, "jaxpr")
+    ]
+    if name == "dot_general":
+      (contracted, _), _ = params["dimension_numbers"]
+      shape = equation.invars[0].aval.shape
+      summed = math.prod(shape[axis] for axis in contracted)
+      total += 2 * summed * math.prod(equation.outvars[0].aval.shape)
+    elif name == "scan":
+      total += params["length"] * sum(inner)
+    elif name == "cond":
+      total += max(inner)
+    else:
+      total += sum(inner)
+  return total

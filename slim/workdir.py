@@ -1,0 +1,168 @@
+"""`workdir/config.json`: which experiment a folder belongs to.
+
+A folder holds one run. Whoever names it again continues that run, so its
+settings must be the same, but for the few that change no number of it.
+"""
+
+import json
+import os
+import platform
+import subprocess
+
+import jax
+import ml_collections
+
+import slim
+from slim import config as config_lib
+
+# May differ when a run is continued. `data.path` too: that the bytes are the
+# same is what the fingerprint in the checkpoint is for.
+_MAY_DIFFER = (
+  "data.path",
+  "train.checkpoint_every",
+  "train.eval_every",
+  "train.keep_checkpoints",
+  "train.log_every",
+)
+
+
+def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
+  """Refuses a folder that belongs to something else; writes nothing.
+
+  Args:
+    workdir: A folder, which need not exist.
+    config: The settings of the run that wants it.
+
+  Raises:
+    ValueError: If the folder is that of a run with other settings, or has
+      results of an unknown run in it.
+  """
+  if os.path.exists(workdir) and not os.path.isdir(workdir):
+    raise ValueError(f"--workdir must be a folder, got the file {workdir}")
+  if not os.path.exists(_path(workdir)):
+    for name in ("metrics.jsonl", "checkpoints"):
+      if os.path.exists(os.path.join(workdir, name)):
+        raise ValueError(
+          f"--workdir {workdir} has {name} but no config.json, so nobody knows "
+          "what run it is of: choose another --workdir"
+        )
+    return
+  stored = read_config(workdir)
+  old, new = config_lib.flatten(stored), config_lib.flatten(config)
+  found = differences(stored, config, ignored=_may_differ(config))
+  if found:
+    listed = ", ".join(
+      f"config.{name} ({old[name]!r} there, {new[name]!r} here)"
+      for name in found
+    )
+    raise ValueError(
+      f"--workdir {workdir} belongs to another config; different: {listed}: "
+      "choose another --workdir, or the same settings to continue that run"
+    )
+
+
+def differences(
+  a: ml_collections.ConfigDict,
+  b: ml_collections.ConfigDict,
+  *,
+  ignored: tuple[str, ...] = (),
+) -> list[str]:
+  """Compares settings.
+
+  Args:
+    a: Settings that have passed `slim.config.validate`.
+    b: Others.
+    ignored: Dotted names that are not compared.
+
+  Returns:
+    The dotted names of the settings that differ.
+  """
+  flat_a, flat_b = config_lib.flatten(a), config_lib.flatten(b)
+  return [
+    name
+    for name, value in flat_a.items()
+    if name not in ignored and value != flat_b[name]
+  ]
+
+
+def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
+  """Writes the settings and the versions of what runs them.
+
+  Args:
+    workdir: The folder, created if needed, that `check_workdir` has let pass.
+    config: All settings.
+  """
+  os.makedirs(workdir, exist_ok=True)
+  record = {
+    "config": config.to_dict(),
+    "versions": {
+      "slim": slim.__version__,
+      "jax": jax.__version__,
+      "python": platform.python_version(),
+    },
+    "git_commit": _git_commit(),
+  }
+  temporary = f"{_path(workdir)}.tmp"
+  with open(temporary, "w") as file:
+    json.dump(record, file, indent=2)
+  os.replace(temporary, _path(workdir))
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+  """Reads the settings of a run.
+
+  Args:
+    workdir: Its folder.
+
+  Returns:
+    All settings; one that is newer than the run has its default.
+
+  Raises:
+    ValueError: If there are none, or they are damaged or no longer valid.
+  """
+  try:
+    with open(_path(workdir)) as file:
+      stored = json.load(file)["config"]
+    config = config_lib.base()
+    config.update(stored)
+  except OSError as error:
+    raise ValueError(
+      f"--workdir must be the folder of a run, with a config.json: cannot read "
+      f"{_path(workdir)}: {error.strerror}"
+    ) from error
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{_path(workdir)} is damaged, not the settings of a run: choose another "
+      "--workdir"
+    ) from error
+  config_lib.validate(config)
+  return config.lock()
+
+
+def _may_differ(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """Returns the settings that change no number of this run when continued."""
+  # These two do other things at the same step when the run gets longer.
+  if (
+    config.optimizer.schedule == "cosine"
+    or config.gradient.method == "full_then_slim"
+  ):
+    return _MAY_DIFFER
+  return (*_MAY_DIFFER, "train.num_steps")
+
+
+def _path(workdir: str) -> str:
+  """Returns where the settings are."""
+  return os.path.join(workdir, "config.json")
+
+
+def _git_commit() -> str | None:
+  """Returns the commit that slim runs from, if it runs from a repository."""
+  command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+  folder = os.path.dirname(os.path.abspath(__file__))
+  try:
+    result = subprocess.run(
+      command, cwd=folder, capture_output=True, text=True, check=True
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return result.stdout.strip()

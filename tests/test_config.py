@@ -1,0 +1,148 @@
+"""The settings: complete, checked, and named in every error."""
+
+import importlib.util
+import pathlib
+import re
+
+import ml_collections
+import pytest
+
+from slim import config as config_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted((ROOT / "configs").glob("*.py"))
+
+
+def load(path):
+  """Imports a file of `configs/`."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("arg", ["", "smoke"])
+def test_config_files_are_valid(path, arg):
+  """Without it a published experiment could not run."""
+  config_lib.validate(load(path).get_config(arg))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_config_files_refuse_other_arguments(path):
+  """Without it a misspelt `:smoke` would train for days."""
+  with pytest.raises(ValueError, match="'smoke' or none, got 'smok'"):
+    load(path).get_config("smok")
+
+
+def test_every_setting_is_explained():
+  """Without it a setting would have no unit and no allowed values."""
+  text = (ROOT / "slim" / "config.py").read_text(encoding="utf-8")
+  body = text[text.index("  config = ml_coll") : text.index("  return config")]
+  lines = body.splitlines()
+  for name in config_lib.flatten(config_lib.base()):
+    last = name.rpartition(".")[2]
+    [number] = [i for i, x in enumerate(lines) if re.match(rf".*\.{last} =", x)]
+    comment = lines[number].count("#") or lines[number - 1].strip()[0] == "#"
+    assert comment, f"{name} has no comment"
+
+
+def test_mlp_width_follows_width():
+  """Without it a wider model would keep the narrow model's MLP."""
+  config = config_lib.base()
+  config.model.width = 128
+  assert config.model.mlp_width == 512
+
+
+@pytest.mark.parametrize(
+  ("name", "value", "expected"),
+  [
+    ("gradient.chunk_size", 0, "> 0, got 0"),
+    ("gradient.chunk_size", -8, "> 0, got -8"),
+    ("gradient.method", "dense", "in ('full', 'remat', 'slim', 'full_then_"),
+    ("gradient.policy", "keep", "in ('store', 'rewind'), got 'keep'"),
+    ("matmul_precision", "fp64", "in ('default', 'high', 'highest')"),
+    ("model.dtype", "float8", "in ('float32', 'bfloat16'), got 'float8'"),
+    ("model.dropout", 1.0, "in [0, 1), got 1.0"),
+    ("model.num_heads", 3, "a divisor of config.model.width, which is 256"),
+    ("optimizer.learning_rate", 0.0, "> 0, got 0.0"),
+    ("optimizer.learning_rate", float("nan"), "> 0, got nan"),
+    ("optimizer.learning_rate", float("inf"), "> 0, got inf"),
+    ("optimizer.weight_decay", -0.1, ">= 0, got -0.1"),
+    ("optimizer.schedule", "linear", "in ('constant', 'cosine', 'step')"),
+    ("optimizer.clip_norm", 0.0, "> 0, got 0.0"),
+    ("seed", -1, ">= 0, got -1"),
+    ("train.accumulation_steps", 3, "a divisor of config.train.batch_size"),
+    ("train.num_steps", 0, "> 0, got 0"),
+  ],
+)
+def test_validate_names_the_setting(name, value, expected):
+  """Without it a bad value would fail far away, or train wrongly."""
+  config = config_lib.base()
+  config.update_from_flattened_dict({name: value})
+  with pytest.raises(ValueError) as error:
+    config_lib.validate(config)
+  assert str(error.value).startswith(f"config.{name} must be {expected}")
+  assert "\n" not in str(error.value)
+
+
+def test_validate_step_schedule_needs_its_step():
+  """Without it the rate would drop at step None."""
+  config = config_lib.base()
+  config.optimizer.schedule = "step"
+  with pytest.raises(ValueError, match="config.optimizer.decay_at must be a"):
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+  ("name", "value", "message"),
+  [
+    ("gradient.chunk_size", 1.5, "must be of type int, got 1.5"),
+    ("gradient.chunk_size", True, "must be of type int, got True"),
+    ("gradient.chunk_size", None, "must be int, got None"),
+    ("gradient.chunksize", 3, "did you mean config.gradient.chunk_size"),
+  ],
+)
+def test_validate_checks_settings_made_by_hand(name, value, message):
+  """Without it a caller from Python could pass what no flag lets through."""
+  flat = config_lib.flatten(config_lib.base()) | {name: value}
+  nested = {}
+  for key, item in flat.items():
+    group, _, last = key.rpartition(".")
+    (nested.setdefault(group, {}) if group else nested)[last] = item
+  with pytest.raises(ValueError, match=re.escape(message)):
+    config_lib.validate(ml_collections.ConfigDict(nested))
+
+
+def test_validate_finds_missing_settings():
+  """Without it an old config would train with a default nobody wrote down."""
+  config = config_lib.base()
+  del config.gradient["policy"]
+  with pytest.raises(ValueError, match="config.gradient.policy is missing"):
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+  ("name", "hint"),
+  [
+    ("gradient.chunksize", "did you mean config.gradient.chunk_size?"),
+    ("chunk_size", "did you mean config.gradient.chunk_size?"),
+    ("modle.width", "did you mean config.model.width?"),
+    ("train.learning_rate", "did you mean config.optimizer.learning_rate?"),
+    ("gradient.zzz", "there are config.gradient.chunk_size, config.grad"),
+    ("gradient", "set one of config.gradient.chunk_size, config.gradient."),
+    ("zzz", "there are config.data.name, "),
+  ],
+)
+def test_unknown_settings_get_a_hint(name, hint):
+  """Without it a user would have to read the source to find a setting."""
+  message = str(config_lib.unknown_setting(name))
+  assert message.startswith(f"config.{name} is ")
+  assert hint in message
+
+
+def test_naming_puts_the_setting_before_an_error():
+  """Without it an error would name an argument that the user never gave."""
+  with pytest.raises(ValueError, match="^config.data.path: empty$"):
+    with config_lib.naming("data"):
+      raise ValueError("path: empty")

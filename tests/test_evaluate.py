@@ -1,0 +1,197 @@
+"""Evaluation: every token once, and what a state is carried through."""
+
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim import config, evaluate, experiment
+from slim.checkpoint import Checkpointer, restore_newest
+from slim.losses import token_sums
+from slim.types import Batch, Sums
+from slim.workdir import write_config
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def settings(path):
+  """Returns a run of seconds over a text."""
+  result = config.base()
+  result.model.width = 16
+  result.model.num_layers = 1
+  result.model.num_heads = 2
+  result.data.name = "text"
+  result.data.path = str(path)
+  result.data.sequence_length = 16
+  result.gradient.chunk_size = 5
+  result.train.batch_size = 4
+  return result
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A run that has just begun, and the folder that it is in."""
+  folder = tmp_path_factory.mktemp("run")
+  path = folder / "text.txt"
+  path.write_bytes(np.random.default_rng(0).bytes(4000))
+  configuration, workdir = settings(path), str(folder / "run")
+  write_config(workdir, configuration)
+  state = experiment.init(experiment.create_experiment(configuration))
+  checkpointer = Checkpointer(workdir, 1)
+  checkpointer.save(state._replace(step=jnp.int32(3)), {})
+  checkpointer.close()
+  return configuration, workdir, state
+
+
+def counting_step(params, state, batch):
+  """Adds up what it sees; the state counts the tokens before."""
+  del params
+  size = batch.inputs.shape[1]
+  seen = (batch.inputs * batch.weights).sum()
+  return Sums(seen, state, batch.weights.sum()), state + size
+
+
+def make_batches():
+  """Three batches of [2, 7], numbered through."""
+  tokens = np.arange(42, dtype=np.int32).reshape(3, 2, 7)
+  return [Batch(x, x, np.ones(x.shape, np.float32)) for x in tokens]
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 9])
+def test_every_token_counts_once(chunk_size):
+  """Without it the last, shorter chunk would be lost or counted twice."""
+  sums = evaluate.sum_batches(
+    counting_step,
+    None,
+    0,
+    make_batches(),
+    chunk_size=chunk_size,
+    carry_state=False,
+  )
+  assert sums.nll == sum(range(42))
+  assert sums.weight == 42
+
+
+@pytest.mark.parametrize(
+  ("carry_state", "expected"), [(False, 3 * 4), (True, 4 + 7 + 11 + 14 + 18)]
+)
+def test_states_start_anew_unless_carried(carry_state, expected):
+  """Without it the two kinds of evaluation would be one."""
+  sums = evaluate.sum_batches(
+    counting_step,
+    None,
+    0,
+    make_batches(),
+    chunk_size=4,
+    carry_state=carry_state,
+  )
+  assert sums.correct == expected  # Tokens before each chunk.
+
+
+def test_windows_give_the_loss_of_training(run):
+  """Without it train and eval would not be of the same thing."""
+  configuration, folder, state = run
+  record = evaluate.evaluate_workdir(folder, "validation", False)
+  parts = experiment.create_experiment(configuration)
+  dataset = experiment.create_split(configuration, "validation", 4)
+  total = np.zeros(3)
+  for batch in dataset.evaluation_batches():
+    logits, _ = parts.model.apply(
+      state.params, batch.inputs, parts.model.init_state(4)
+    )
+    total += token_sums(jnp.asarray(logits), batch.targets, batch.weights)
+  assert record["tokens"] == total[2] == 199
+  np.testing.assert_allclose(record["eval/loss"], total[0] / 199, rtol=1e-5)
+  np.testing.assert_allclose(record["eval/accuracy"], total[1] / 199)
+
+
+def test_carried_state_gives_the_loss_of_one_long_sequence(run):
+  """Without it a state would be lost where two windows meet."""
+  configuration, folder, state = run
+  record = evaluate.evaluate_workdir(folder, "test", True)
+  configuration = settings(configuration.data.path)
+  configuration.data.sequence_length = 199  # The split has 200 bytes.
+  parts = experiment.create_experiment(configuration)
+  dataset = experiment.create_split(configuration, "test", 1)
+  [batch] = dataset.evaluation_batches()
+  logits, _ = parts.model.apply(
+    state.params, batch.inputs, parts.model.init_state(1)
+  )
+  sums = token_sums(logits, batch.targets, batch.weights)
+  assert record["tokens"] == 199
+  np.testing.assert_allclose(record["eval/loss"], sums.nll / 199, rtol=1e-5)
+
+
+def test_the_record_says_which(run):
+  """Without it nobody could tell the two kinds of evaluation apart."""
+  _, folder, _ = run
+  path = pathlib.Path(folder) / "evaluations.jsonl"
+  path.unlink(missing_ok=True)
+  records = [
+    evaluate.evaluate_workdir(folder, split, carry)
+    for split, carry in itertools.product(["validation"], [False, True])
+  ]
+  assert [json.loads(x) for x in path.read_text().splitlines()] == records
+  assert [record["carry_state"] for record in records] == [False, True]
+  assert "windows of 16 tokens from the zero" in evaluate.describe(records[0])
+  assert "one state carried through" in evaluate.describe(records[1])
+
+
+def test_a_run_is_only_read(run):
+  """Without it evaluating a run could break it."""
+  _, folder, state = run
+  evaluate.evaluate_workdir(folder, "validation", False)
+  restored, _ = restore_newest(folder, jax.eval_shape(lambda: state))
+  jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
+  assert restored.step == 3
+
+
+def test_a_carried_state_needs_a_text(tmp_path):
+  """Without it a state would be carried between unrelated sequences."""
+  configuration = config.base()
+  write_config(str(tmp_path), configuration)
+  with pytest.raises(ValueError, match="needs config.data.name='text'"):
+    evaluate.evaluate_workdir(str(tmp_path), "validation", True)
+
+
+def test_a_run_without_checkpoint_is_an_error(tmp_path):
+  """Without it random weights would be evaluated."""
+  write_config(str(tmp_path), config.base())
+  with pytest.raises(ValueError, match="has no checkpoint yet"):
+    evaluate.evaluate_workdir(str(tmp_path), "validation", False)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "code", "output"),
+  [
+    (["--split=test", "--carry_state"], 0, "test loss "),
+    (["--split=all"], 1, "should be one of <train|validation|test>"),
+    (["--workdir=none"], 1, "--workdir must be the folder of a run"),
+  ],
+)
+def test_command_line(run, arguments, code, output):
+  """Without it the command of the README would not run."""
+  result = subprocess.run(
+    [
+      sys.executable,
+      "-m",
+      "slim.evaluate",
+      f"--workdir={run[1]}",
+      *arguments,
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == code, result.stderr
+  shown, silent = result.stdout, result.stderr
+  if code:
+    shown, silent = silent, shown
+  assert output in shown and shown.count("\n") == 1
+  assert not silent

@@ -1,0 +1,104 @@
+"""Records that survive a crash, and operations counted by hand."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from slim import metrics
+from slim.types import Sums
+
+
+def test_means_are_formed_from_sums():
+  """Without it padded tokens would count, or nats be reported as bits."""
+  values = metrics.means("eval", Sums(nll=6.0, correct=1.0, weight=4.0))
+  assert values == {
+    "eval/loss": 1.5,
+    "eval/bpc": 1.5 / math.log(2),
+    "eval/accuracy": 0.25,
+  }
+
+
+def test_writer_appends_one_record_a_line(tmp_path):
+  """Without it nobody could read the file while the run goes on."""
+  writer = metrics.MetricsWriter(str(tmp_path), 0)
+  writer.write(1, {"train/loss": 2.5})
+  writer.write(2, {"train/loss": 2.0})
+  text = (tmp_path / "metrics.jsonl").read_text()  # Before it is closed.
+  writer.close()
+  assert [json.loads(line) for line in text.splitlines()] == [
+    {"step": 1, "train/loss": 2.5},
+    {"step": 2, "train/loss": 2.0},
+  ]
+
+
+def test_writer_drops_what_will_be_repeated(tmp_path):
+  """Without it curves would double back after a resume, or half lines stay."""
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 5}\n{"step": 10}\n{"step": 15}\n{"step": 2')
+  writer = metrics.MetricsWriter(str(tmp_path), 10)
+  writer.write(15, {})
+  writer.close()
+  assert [r["step"] for r in metrics.read_records(str(path))] == [5, 10, 15]
+
+
+def test_damage_within_the_file_is_not_dropped_silently(tmp_path):
+  """Without it a record that was edited by hand would vanish."""
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 5}\n{"st\n{"step": 15}\n')
+  with pytest.raises(ValueError, match="line 2 is no JSON record"):
+    metrics.MetricsWriter(str(tmp_path), 10)
+  assert path.read_text() == '{"step": 5}\n{"st\n{"step": 15}\n'
+
+
+def test_parameter_table_counts_modules_and_total():
+  """Without it the size of a model would have to be guessed."""
+  params = {"b": {"w": jnp.zeros((3, 4)), "x": jnp.zeros(1)}, "a": jnp.zeros(2)}
+  rows = [line.split() for line in metrics.parameter_table(params).splitlines()]
+  assert rows == [["b", "13"], ["a", "2"], ["total", "15"]]
+  assert metrics.parameter_table({"params": params}) == (
+    metrics.parameter_table(params)
+  )
+
+
+def attention(x):
+  """Two products: [2, 3, 5] with itself, and the result with it again."""
+  return jnp.einsum("bts,bsd->btd", jnp.einsum("btd,bsd->bts", x, x), x)
+
+
+ATTENTION = 2 * (2 * 3 * 3 * 5) * 2
+
+
+@pytest.mark.parametrize(
+  ("function", "expected"),
+  [
+    (attention, ATTENTION),
+    (jax.jit(attention), ATTENTION),
+    (jax.checkpoint(attention), ATTENTION),
+    (jax.vmap(lambda x: x @ x.T), 2 * (2 * 3 * 3 * 5)),
+    (
+      lambda x: jax.lax.scan(lambda c, _: (attention(c), None), x, length=7),
+      7 * ATTENTION,
+    ),
+    (
+      lambda x: jax.lax.cond(x[0, 0, 0] > 0, attention, jax.jit(attention), x),
+      ATTENTION,
+    ),
+    (lambda x: x + 1, 0),
+  ],
+  ids=["plain", "jit", "checkpoint", "vmap", "scan", "cond", "none"],
+)
+def test_matmul_flops_are_counted(function, expected):
+  """Without it the reported FLOPs per second would be of something else."""
+  x = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
+  assert metrics.count_matmul_flops(function, x) == expected
+
+
+def test_matmul_flops_of_a_custom_vjp_are_counted():
+  """Without it a kernel with its own derivative would count as nothing."""
+  function = jax.custom_vjp(attention)
+  function.defvjp(lambda x: (attention(x), x), lambda x, ct: (ct,))
+  x = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
+  assert metrics.count_matmul_flops(function, x) == ATTENTION

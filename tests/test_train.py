@@ -1,0 +1,352 @@
+"""Training as a whole: resumed runs, and what bad input gets."""
+
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+from slim import checkpoint, config, experiment, metrics, steps, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory):
+  """Compiles equal programs once: most runs here differ in their data only."""
+  folder = str(tmp_path_factory.mktemp("cache"))
+  settings = {
+    "jax_compilation_cache_dir": folder,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  reset_cache()  # It looks at the settings only once.
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  reset_cache()
+
+
+def make(**settings):
+  """Returns a run of seconds; dots in names are written as __."""
+  defaults = dict(
+    model__width=16,
+    model__num_layers=1,
+    model__num_heads=2,
+    data__sequence_length=16,
+    data__vocab_size=8,
+    gradient__method="full",  # The fastest to compile.
+    gradient__chunk_size=5,
+    train__num_steps=6,
+    train__batch_size=4,
+    train__log_every=2,
+    train__eval_every=4,
+    train__eval_batches=1,
+    train__checkpoint_every=3,
+  )
+  result = config.base()
+  result.update_from_flattened_dict(
+    {k.replace("__", "."): v for k, v in (defaults | settings).items()}
+  )
+  return result.lock()
+
+
+def read(folder):
+  """Reads the records of a run, without what differs between two runs."""
+  records = metrics.read_records(os.path.join(folder, "metrics.jsonl"))
+  return [
+    {k: v for k, v in record.items() if not k.startswith("time/")}
+    for record in records
+  ]
+
+
+def assert_same(a, b):
+  """Asserts that two states are equal to the last bit."""
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+class StoppedError(Exception):
+  """Stands for a power cut."""
+
+
+def stop_at(monkeypatch, step):
+  """Lets the data of a step stop the run."""
+  original = experiment.create_split
+
+  class Stopping:
+    """A dataset that has no batch of the step."""
+
+    def __init__(self, dataset):
+      self._dataset = dataset
+
+    def __getattr__(self, name):
+      return getattr(self._dataset, name)
+
+    def batch(self, number):
+      """Raises at the step."""
+      if number == step:
+        raise StoppedError
+      return self._dataset.batch(number)
+
+  monkeypatch.setattr(
+    experiment, "create_split", lambda *args: Stopping(original(*args))
+  )
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    dict(gradient__method="slim"),
+    dict(
+      gradient__method="full_then_slim",
+      model__dropout=0.3,
+      train__accumulation_steps=2,
+      train__log_every=5,
+    ),
+  ],
+  ids=["plain", "everything"],
+)
+def test_a_stopped_run_continues_to_the_same_numbers(
+  tmp_path, monkeypatch, settings
+):
+  """Without it a run that was stopped would end with other weights."""
+  settings = make(**settings)
+  whole = train.train_and_evaluate(settings, str(tmp_path / "whole"))
+  assert whole.step == settings.train.num_steps
+  cut = str(tmp_path / "cut")
+  with monkeypatch.context() as context:
+    stop_at(context, 4)
+    with pytest.raises(StoppedError):
+      train.train_and_evaluate(settings, cut)
+  assert checkpoint.restore_newest(cut, jax.eval_shape(lambda: whole))[1]
+  continued = train.train_and_evaluate(settings, cut)
+  assert_same(continued, whole)
+  assert read(cut) == read(tmp_path / "whole")
+
+
+def test_a_longer_run_continues_a_finished_one(tmp_path):
+  """Without it more steps would mean to start again."""
+  whole = train.train_and_evaluate(
+    make(train__num_steps=6), str(tmp_path / "whole")
+  )
+  cut = str(tmp_path / "cut")
+  train.train_and_evaluate(make(train__num_steps=3), cut)
+  continued = train.train_and_evaluate(make(train__num_steps=6), cut)
+  assert_same(continued, whole)
+  last = [r for r in read(cut) if r["step"] == 6]
+  assert last == [r for r in read(tmp_path / "whole") if r["step"] == 6]
+
+
+def test_a_finished_run_is_left_alone(tmp_path, caplog):
+  """Without it the same command again would train, or fail."""
+  state = train.train_and_evaluate(make(), str(tmp_path))
+  before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+  with caplog.at_level(logging.INFO, "slim"):
+    again = train.train_and_evaluate(make(), str(tmp_path))
+  assert_same(again, state)
+  assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+  assert "already finished at step 6: nothing to do" in caplog.messages
+
+
+def test_accumulation_and_method_change_nothing(tmp_path):
+  """Without it how a gradient is computed would decide what is learned."""
+  reference = train.train_and_evaluate(make(), str(tmp_path / "0"))
+  for number, settings in enumerate(
+    [
+      dict(gradient__method="slim"),
+      dict(train__accumulation_steps=4),
+    ],
+    1,
+  ):
+    state = train.train_and_evaluate(make(**settings), str(tmp_path / "1"))
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4),
+      state.params,
+      reference.params,
+    )
+    (tmp_path / "1").rename(tmp_path / f"done {number}")
+
+
+def test_metrics_have_all_fields(tmp_path):
+  """Without it a plot would find no numbers."""
+  train.train_and_evaluate(make(), str(tmp_path))
+  records = metrics.read_records(str(tmp_path / "metrics.jsonl"))
+  reports = [r for r in records if "train/loss" in r]
+  evaluations = [r for r in records if "eval/loss" in r]
+  assert [r["step"] for r in reports] == [2, 4, 6]
+  assert [r["step"] for r in evaluations] == [4, 6]
+  for name in (
+    "train/bpc",
+    "time/tokens_per_second",
+    "time/model_flops_per_second",
+    "memory/activation_bytes",
+  ):
+    assert all(r[name] > 0 for r in reports)
+  assert all({"eval/bpc", "eval/accuracy"} <= set(r) for r in evaluations)
+  record = json.loads((tmp_path / "config.json").read_text())
+  assert record["config"] == make().to_dict()
+
+
+def test_the_log_says_what_trains_and_where_it_is(tmp_path, caplog):
+  """Without it a user would have to look for the results."""
+  with caplog.at_level(logging.INFO, "slim"):
+    train.train_and_evaluate(make(), str(tmp_path))
+  assert any("total" in message for message in caplog.messages)
+  assert caplog.messages[-1] == (
+    f"finished: checkpoint {tmp_path}/checkpoints/6, metrics "
+    f"{tmp_path}/metrics.jsonl, config {tmp_path}/config.json"
+  )
+
+
+def test_a_damaged_newest_checkpoint_falls_back(tmp_path, caplog):
+  """Without it a full disk at the last save would cost the whole run."""
+  state = train.train_and_evaluate(make(), str(tmp_path))
+  for file in (tmp_path / "checkpoints" / "6").rglob("*"):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[:20])
+  with caplog.at_level(logging.INFO, "slim"):
+    again = train.train_and_evaluate(make(), str(tmp_path))
+  assert_same(again, state)
+  line = "the checkpoint of step 6 is damaged, falling back"
+  assert sum(x.startswith(line) for x in caplog.messages) == 1
+  assert "continuing from the checkpoint of step 3" in caplog.messages
+  assert [r["step"] for r in read(tmp_path)] == [2, 4, 4, 6, 6]
+  assert (tmp_path / "damaged_checkpoints" / "6").is_dir()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
+  """Without it the last good checkpoint would be lost under bad ones."""
+  original = steps.make_update_step
+
+  def break_weights(optimizer):
+    update_step = original(optimizer)
+
+    def update(state, gradients, weight):
+      scale = jax.numpy.where(state.step == 3, jax.numpy.nan, 1.0)
+      return update_step(
+        state, jax.tree.map(lambda x: x * scale, gradients), weight
+      )
+
+    return update
+
+  monkeypatch.setattr(steps, "make_update_step", break_weights)
+  with pytest.raises(FloatingPointError, match="of step 4 .*learning_rate"):
+    train.train_and_evaluate(make(train__checkpoint_every=1), str(tmp_path))
+  saved = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+  assert max(map(int, saved)) == 3
+
+
+def test_other_data_is_refused(tmp_path):
+  """Without it a run would go on with a text that has changed under it."""
+  path = tmp_path / "text.txt"
+  path.write_bytes(bytes(range(256)) * 8)
+  settings = make(data__name="text", data__path=str(path), data__vocab_size=256)
+  folder = str(tmp_path / "run")
+  train.train_and_evaluate(settings, folder)
+  moved = tmp_path / "moved.txt"
+  path.rename(moved)
+  with settings.unlocked():
+    settings.data.path = str(moved)
+  train.train_and_evaluate(settings, folder)  # Same bytes, another place.
+  moved.write_bytes(bytes(range(1, 256)) * 9)
+  with pytest.raises(ValueError, match="config.data.path: the data is not"):
+    train.train_and_evaluate(settings, folder)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    (dict(gradient__chunk_size=-1), "config.gradient.chunk_size must be > 0"),
+    (dict(model__num_heads=3), "config.model.num_heads must be a divisor of"),
+    (dict(model__feature_map="cube"), "config.model.feature_map must be one"),
+    (dict(data__sequence_length=15), "config.data.sequence_length must be ev"),
+    (dict(data__name="x"), "config.data.name must be one of 'copying'"),
+    (dict(data__name="text", data__vocab_size=256), "config.data.path: 'text"),
+  ],
+)
+def test_a_refused_run_writes_nothing(tmp_path, settings, message):
+  """Without it the corrected command would meet another config there."""
+  with pytest.raises(ValueError) as error:
+    train.train_and_evaluate(make(**settings), str(tmp_path / "run"))
+  assert str(error.value).startswith(message)
+  assert not list(tmp_path.iterdir())
+
+
+def start(tmp_path, *arguments):
+  """Starts the command line, as a user does."""
+  return subprocess.Popen(
+    [
+      sys.executable,
+      "-m",
+      "slim.train",
+      f"--config={ROOT}/configs/quickstart.py:smoke",
+      f"--workdir={tmp_path}/run",
+      "--config.model.width=16",
+      "--config.data.sequence_length=16",
+      *arguments,
+    ],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
+  """Without it only runs that end politely could be resumed."""
+  arguments = ["--config.train.num_steps=100000", "--config.train.log_every=5"]
+  process = start(tmp_path, *arguments, "--config.train.checkpoint_every=10")
+  deadline = time.monotonic() + 120
+  saved = tmp_path / "run" / "checkpoints"
+  while time.monotonic() < deadline and process.poll() is None:
+    steps_saved = [p.name for p in saved.glob("*") if p.name.isdecimal()]
+    if len(steps_saved) >= 2:
+      break
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  _, errors = process.communicate()
+  assert process.returncode == -signal.SIGKILL, errors
+
+  number = max(int(p.name) for p in saved.glob("*") if p.name.isdecimal())
+  settings = train_settings(tmp_path / "run", number + 25)
+  continued = train.train_and_evaluate(settings, str(tmp_path / "run"))
+  whole = train.train_and_evaluate(settings, str(tmp_path / "whole"))
+  assert_same(continued, whole)
+  reports = [r for r in read(tmp_path / "whole") if "train/loss" in r]
+  assert reports == [r for r in read(tmp_path / "run") if "train/loss" in r]
+
+
+def train_settings(folder, num_steps):
+  """Reads the settings of a run, and sets when it ends."""
+  settings = config.base()
+  settings.update(json.loads((folder / "config.json").read_text())["config"])
+  settings.train.num_steps = num_steps
+  return settings
+
+
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    ("--config.gradient.chunksize=3", "did you mean config.gradient.chunk_s"),
+    ("--config.gradient.chunk_size=0", "config.gradient.chunk_size must be >"),
+  ],
+)
+def test_mistakes_end_in_one_line(tmp_path, argument, message):
+  """Without it a typing error would be answered by a traceback."""
+  process = start(tmp_path, argument)
+  output, errors = process.communicate(timeout=120)
+  assert process.returncode == 1
+  assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+  assert message in errors
+  assert not output
+  assert not list(tmp_path.iterdir())
