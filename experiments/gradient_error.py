@@ -1,0 +1,132 @@
+"""How far slim's gradient is from the dense one, and both from float64.
+
+For the configurations of the SLiM paper, at initialisation and on weights that
+were trained on the text before (500 steps of the paper's Adam on consecutive
+slices of 1,024 tokens; the runs are kept in --workdir and resumed). The error
+is the largest over parameters of |a - b| / max(|b|, 1e-3 |whole gradient|),
+Euclidean norms.
+
+  python experiments/gradient_error.py --text=FILE
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from configurations import CONFIGURATIONS, make_batch, make_model
+from record import print_table, save
+
+from slim.config import base
+from slim.gradients import make_value_and_grad
+from slim.train import train_and_evaluate
+
+_TEXT = flags.DEFINE_string("text", None, "File to train and measure on.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", "runs/gradient_error", "Where the trained weights are kept."
+)
+_STEPS = flags.DEFINE_integer("steps", 500, "Training steps.")
+_NAMES = flags.DEFINE_list("configurations", list(CONFIGURATIONS), "Which.")
+_CHUNK_SIZES = {"IV": (512,)}  # Of the others (64, 256, 1024).
+_QUICK = flags.DEFINE_bool("quick", False, "II alone, 20 steps: a minute.")
+_TRAIN_ONLY = flags.DEFINE_bool("train_only", False, "Only train the weights.")
+
+
+def main(argv: list[str]) -> None:
+  """Measures, prints and saves."""
+  del argv
+  names, steps = _NAMES.value, _STEPS.value
+  if _QUICK.value:
+    names, steps = ["II"], 20
+  rows = []
+  for name in names:
+    trained = train(name, steps)
+    if _TRAIN_ONLY.value:
+      continue
+    initial = make_model(name).init(jax.random.key(0))
+    for weights, params in (("initial", initial), (f"{steps} steps", trained)):
+      for row in measure(name, params):
+        rows.append({"configuration": name, "weights": weights, **row})
+      print_table(rows)
+  if rows:
+    save("gradient_error_quick" if _QUICK.value else "gradient_error", rows)
+
+
+def train(name: str, steps: int) -> Any:
+  """Trains a configuration on the text; resumes what was begun."""
+  configuration = CONFIGURATIONS[name]
+  config = base()
+  config.model.width = configuration.width
+  config.model.num_layers = configuration.num_layers
+  config.model.num_heads = configuration.width // 64
+  config.data.name = "text"
+  config.data.path = _TEXT.value
+  config.data.order = "consecutive"
+  config.data.sequence_length = 1024
+  config.gradient.chunk_size = 512
+  config.optimizer.learning_rate = 1e-4 if name == "II" else 2e-4
+  config.train.batch_size = 1
+  config.train.num_steps = steps
+  config.train.eval_every = steps
+  config.train.eval_batches = 4
+  config.train.log_every = 10
+  config.train.checkpoint_every = 100
+  config.train.keep_checkpoints = 1
+  folder = pathlib.Path(_WORKDIR.value) / f"{name}-{steps}"
+  return train_and_evaluate(config, str(folder)).params
+
+
+def measure(name: str, params: Any) -> list[dict[str, Any]]:
+  """Compares the gradients of one sequence for one set of weights."""
+  batch = make_batch(CONFIGURATIONS[name].sequence_length, _TEXT.value)
+  exact = gradient(name, "float64", params, batch, method="full")
+  full = gradient(name, "float32", params, batch, method="full")
+  full_error = largest_error(full, exact)
+  rows = []
+  for chunk_size in _CHUNK_SIZES.get(name, (64, 256, 1024)):
+    for policy in ("store", "rewind"):
+      slim = gradient(
+        name,
+        "float32",
+        params,
+        batch,
+        method="slim",
+        chunk_size=chunk_size,
+        policy=policy,
+      )
+      error = largest_error(slim, exact)
+      rows.append(
+        {
+          "policy": policy,
+          "chunk_size": chunk_size,
+          "slim_to_full": largest_error(slim, full),
+          "slim_to_float64": error,
+          "full_to_float64": full_error,
+          "ratio": error / full_error,
+        }
+      )
+  return rows
+
+
+def gradient(name, dtype, params, batch, **method):
+  """The gradient as a list of float64 arrays of NumPy."""
+  with jax.enable_x64(dtype == "float64"):
+    params = jax.tree.map(lambda x: np.asarray(x, dtype), params)
+    value_and_grad = make_value_and_grad(make_model(name, dtype), **method)
+    _, gradients = jax.jit(value_and_grad)(params, batch)
+    return [np.asarray(x, np.float64) for x in jax.tree.leaves(gradients)]
+
+
+def largest_error(a, b):
+  """The largest error of a parameter's gradient in `a`; `b` is right."""
+  floor = 1e-3 * np.sqrt(sum(np.sum(x**2) for x in b))
+  return max(
+    float(np.linalg.norm(x - y) / max(np.linalg.norm(y), floor))
+    for x, y in zip(a, b, strict=True)
+  )
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("text")
+  app.run(main)

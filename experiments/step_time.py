@@ -1,0 +1,105 @@
+"""Time of one gradient: full and slim, side by side in one process.
+
+Each repetition times a matrix product and every method in turn, so that all see
+the same machine; medians are quoted. Efficiency is the floating-point
+operations of the matrix products in the model, 3 F for full and 4 F for slim,
+over the time, as a share of the rate of that matrix product alone.
+
+  python experiments/step_time.py --configurations=II,III,IV
+"""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from baselines import scan_checkpoint_value_and_grad
+from configurations import CONFIGURATIONS, make_batch, make_model
+from record import print_table, save
+
+from slim.gradients import make_value_and_grad
+from slim.metrics import count_matmul_flops
+
+_NAMES = flags.DEFINE_list("configurations", ["II", "III", "IV"], "Which.")
+_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Timings of each.")
+_QUICK = flags.DEFINE_bool("quick", False, "II alone, 3 repetitions.")
+_CHUNK_SIZES = (512, 128)
+
+
+def main(argv: list[str]) -> None:
+  """Measures, prints and saves."""
+  del argv
+  quick = _QUICK.value
+  repetitions = 3 if quick else _REPETITIONS.value
+  rows = []
+  for name in ["II"] if quick else _NAMES.value:
+    rows += measure(name, repetitions)
+    print_table(rows)
+  save("step_time_quick" if quick else "step_time", rows)
+
+
+def measure(name: str, repetitions: int) -> list[dict[str, object]]:
+  """Times all methods of one configuration."""
+  model = make_model(name)
+  params = model.init(jax.random.key(0))
+  batch = make_batch(CONFIGURATIONS[name].sequence_length)
+  forward = count_matmul_flops(
+    model.apply, params, batch.inputs, model.init_state(1)
+  )
+  programs = {("full", None): make_value_and_grad(model, method="full")}
+  for chunk_size in _CHUNK_SIZES:
+    programs["lax.scan(jax.checkpoint)", chunk_size] = (
+      scan_checkpoint_value_and_grad(model, chunk_size)
+    )
+    for policy in ("store", "rewind"):
+      programs[f"slim, {policy}", chunk_size] = make_value_and_grad(
+        model, method="slim", chunk_size=chunk_size, policy=policy
+      )
+  calls = {
+    key: functools.partial(jax.jit(program), params, batch)
+    for key, program in programs.items()
+  }
+  calls["matmul"], matmul_flops = matrix_product(CONFIGURATIONS[name].width)
+  for call in calls.values():
+    jax.block_until_ready(call())
+  seconds = {key: [] for key in calls}
+  for _ in range(repetitions):
+    for key, call in calls.items():
+      start = time.perf_counter()
+      jax.block_until_ready(call())
+      seconds[key].append(time.perf_counter() - start)
+  median = {key: float(np.median(values)) for key, values in seconds.items()}
+  rate = matmul_flops / median.pop("matmul")
+  rows = []
+  for (method, chunk_size), value in median.items():
+    passes = 3 if method == "full" else 4
+    rows.append(
+      {
+        "configuration": name,
+        "method": method,
+        "chunk_size": chunk_size,
+        "seconds": value,
+        "over_full": value / median["full", None],
+        "efficiency": passes * forward / value / rate,
+        "matmul_GFLOP_per_second": rate / 1e9,
+      }
+    )
+  return rows
+
+
+def matrix_product(width):
+  """The product of the MLP over 1,024 tokens, ten times."""
+  x, w = jnp.ones((1024, width)), jnp.ones((width, 4 * width))
+  product = jax.jit(jnp.matmul)
+
+  def call():
+    for _ in range(10):
+      jax.block_until_ready(product(x, w))
+
+  return call, 10 * 2 * 1024 * width * 4 * width
+
+
+if __name__ == "__main__":
+  app.run(main)

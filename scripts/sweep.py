@@ -1,0 +1,63 @@
+"""Trains once for each value of a setting, and prints what it changed.
+
+Each run is a process of its own under --workdir; one that was stopped goes on.
+Arguments that this script does not know go to `slim.train` as they are.
+
+  python scripts/sweep.py --config=configs/quickstart.py \
+    --setting=gradient.chunk_size --values=16,32,64,128 --workdir=runs/sweep
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl import app, flags
+
+_SETTING = flags.DEFINE_string(
+  "setting", "gradient.chunk_size", "What to change, without 'config.'."
+)
+_VALUES = flags.DEFINE_list("values", None, "The values, with commas between.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs.")
+_COLUMNS = {
+  "eval/bpc": ("eval bpc", 1.0),
+  "eval/accuracy": ("accuracy", 1.0),
+  "time/tokens_per_second": ("tokens/s", 1.0),
+  "memory/activation_bytes": ("activations MiB", 2.0**-20),
+}
+
+
+def main(argv: list[str]) -> None:
+  """Runs the sweep."""
+  rows = []
+  for value in _VALUES.value:
+    folder = pathlib.Path(_WORKDIR.value) / f"{_SETTING.value}={value}"
+    command = [
+      *(sys.executable, "-m", "slim.train", *argv[1:]),
+      *(f"--config.{_SETTING.value}={value}", f"--workdir={folder}"),
+    ]
+    if subprocess.run(command, check=False).returncode:
+      sys.exit(f"error: {_SETTING.value}={value} did not train, see above")
+    rows.append((value, _last_values(folder / "metrics.jsonl")))
+  width = max(len(_SETTING.value), 16)
+  print(
+    _SETTING.value.rjust(width), *(f"{x:>16}" for x, _ in _COLUMNS.values())
+  )
+  for value, found in rows:
+    cells = (
+      f"{found[key] * unit:16,.4f}" for key, (_, unit) in _COLUMNS.items()
+    )
+    print(value.rjust(width), *cells)
+
+
+def _last_values(path):
+  """The last value of each metric in metrics.jsonl."""
+  found = {}
+  for line in path.read_text().splitlines():
+    found.update(json.loads(line))
+  return found
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["values", "workdir"])
+  app.run(main, flags_parser=lambda argv: flags.FLAGS(argv, known_only=True))
