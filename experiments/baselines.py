@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from slim.losses import token_sums
+from slim.losses import cross_entropy_sums
 from slim.types import Batch, LanguageModel, Sums
 
 
@@ -32,7 +32,7 @@ def scan_checkpoint_value_and_grad(
       @jax.checkpoint
       def step(state, chunk):
         logits, state = model.apply(params, chunk.inputs, state)
-        return state, token_sums(logits, chunk.targets, chunk.weights)
+        return state, cross_entropy_sums(logits, chunk.targets, chunk.weights)
 
       state = model.init_state(batch.inputs.shape[0])
       _, sums = jax.lax.scan(step, state, jax.tree.map(cut, batch))

@@ -23,7 +23,7 @@ from slim.gradients import make_value_and_grad
 from slim.metrics import count_matmul_flops
 
 _NAMES = flags.DEFINE_list("configurations", ["II", "III", "IV"], "Which.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Timings of each.")
+_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Timings of each.")
 _QUICK = flags.DEFINE_bool("quick", False, "II alone, 3 repetitions.")
 _CHUNK_SIZES = (512, 128)
 
@@ -33,11 +33,10 @@ def main(argv: list[str]) -> None:
   del argv
   quick = _QUICK.value
   repetitions = 3 if quick else _REPETITIONS.value
-  rows = []
   for name in ["II"] if quick else _NAMES.value:
-    rows += measure(name, repetitions)
+    rows = measure(name, repetitions)
     print_table(rows)
-  save("step_time_quick" if quick else "step_time", rows)
+    save(f"step_time_{name}{'_quick' if quick else ''}", rows)
 
 
 def measure(name: str, repetitions: int) -> list[dict[str, object]]:

@@ -5,6 +5,7 @@ the data and the sums of the report that is under way. Batches and dropout are
 functions of the step, so nothing else is needed.
 """
 
+import itertools
 import logging
 import os
 import shutil
@@ -73,7 +74,8 @@ def restore_newest(
     checkpoints that are newer have been logged.
 
   Raises:
-    ValueError: If there are checkpoints, and none of them can be read.
+    ValueError: If there are checkpoints, and none of them can be read, or the
+      newest is that of another model.
   """
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   target = jax.tree.map(
@@ -95,6 +97,12 @@ def restore_newest(
       # Orbax raises a bare Exception for a damaged file of an array.
       except Exception as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
+        if "tructure" in reason:  # Whole, but of other arrays.
+          raise ValueError(
+            f"the checkpoint of step {step} in {_folder(workdir)} has other "
+            "parameters than this version of slim: continue with the version "
+            "in its config.json"
+          ) from error
         _LOG.warning(
           "the checkpoint of step %d is damaged, falling back to the one "
           "before it: %s",
@@ -123,7 +131,13 @@ def set_aside_after(workdir: str, last_step: int) -> None:
   for name in os.listdir(_folder(workdir)):
     if name.isdecimal() and int(name) > last_step:
       os.makedirs(damaged, exist_ok=True)
-      shutil.move(os.path.join(_folder(workdir), name), damaged)
+      # The same step may be damaged again in a later run.
+      free = next(
+        path
+        for i in itertools.count()
+        if not os.path.exists(path := os.path.join(damaged, f"{name}.{i}"))
+      )
+      shutil.move(os.path.join(_folder(workdir), name), free)
 
 
 def _read_through(folder: str) -> None:

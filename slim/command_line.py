@@ -49,7 +49,7 @@ def parse_flags(
   except OSError as error:
     line = str(error).strip().splitlines()[-1].strip()
     sys.exit(f"error: --config: the file cannot be read: {line}")
-  except (flags.Error, ValueError) as error:
+  except (flags.Error, ValueError, AttributeError, TypeError) as error:
     # An error inside the config file comes with its traceback before it.
     line = str(error).strip().splitlines()[-1]
     sys.exit(f"error: {line.removeprefix('ValueError: ')}")
@@ -71,13 +71,14 @@ def run_main(main: Callable[[], None]) -> None:
     main: The program.
 
   Raises:
-    SystemExit: With a one-line message, if `main` raises a ValueError or, when
-      the loss is no number any more, a FloatingPointError.
+    SystemExit: With a one-line message, if `main` raises a ValueError, an
+      OSError (a folder that cannot be written) or, when the loss is no number
+      any more, a FloatingPointError.
   """
   _log_to_stderr()
   try:
     main()
-  except (ValueError, FloatingPointError) as error:
+  except (ValueError, FloatingPointError, OSError) as error:
     absl_logging.debug("The error in full:", exc_info=True)
     sys.exit(f"error: {str(error).splitlines()[0]}")
 

@@ -29,14 +29,14 @@ _UNIT_INTERVAL = ("model.dropout", "optimizer.beta1", "optimizer.beta2")
 
 
 def base() -> ml_collections.ConfigDict:
-  """Returns every setting at its default; no other place has defaults.
+  """Returns every setting at its default.
 
   Returns:
     A new `ConfigDict`. A setting that may be None is a placeholder, because a
     plain None has no type and could not be set on the command line.
   """
   config = ml_collections.ConfigDict()
-  config.seed = 0  # Of the weights, the data and the dropout; >= 0.
+  config.seed = 0  # Of the weights, the data and the dropout; 0 to 2^32 - 1.
   # Of float32 matrix products on accelerators: "highest" is float32, "high"
   # and "default" are what the device takes for it (TF32, bfloat16).
   config.matmul_precision = "highest"
@@ -230,6 +230,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def _validate_together(config: ml_collections.ConfigDict) -> None:
   """Raises if two settings do not fit each other."""
   model, optimizer = config.model, config.optimizer
+  _require(config.seed < 2**32, "seed", "below 2^32", config.seed)
   _require(
     model.width % model.num_heads == 0,
     "model.num_heads",

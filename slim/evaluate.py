@@ -95,7 +95,13 @@ def evaluate_workdir(
     raise ValueError(
       f"--workdir {workdir} has no checkpoint yet: train first, or longer"
     )
-  state, _ = restored
+  state, facts = restored
+  trained_on = create_split(config, "train", config.train.batch_size)
+  if facts["data_fingerprint"] != trained_on.fingerprint:
+    raise ValueError(
+      f"config.data.path: {config.data.path} is not what the run in {workdir} "
+      "was trained on any more: restore the file"
+    )
   with jax.default_matmul_precision(config.matmul_precision):
     sums = sum_batches(
       jax.jit(make_evaluation_step(experiment.model)),

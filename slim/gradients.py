@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from slim.kernels import scan
-from slim.losses import token_sums
+from slim.kernels import POLICIES, scan
+from slim.kernels.shapes import check_positive_int
+from slim.losses import cross_entropy_sums
 from slim.types import Batch, LanguageModel, Sums
 
 METHODS = ("full", "remat", "slim")
@@ -55,11 +56,19 @@ def make_value_and_grad(
   """
   if method not in METHODS:
     raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+  if method == "slim":
+    check_positive_int("chunk_size", chunk_size)
+    if policy not in POLICIES:
+      raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
+    if policy == "rewind" and model.rewind is None:
+      raise ValueError(
+        "policy must be 'store' for a model that cannot be undone, got 'rewind'"
+      )
 
   def dense(params, batch, keys, remat):
     state = model.init_state(batch.inputs.shape[0])
     logits, _ = model.apply(params, batch.inputs, state, keys, remat=remat)
-    return token_sums(logits, batch.targets, batch.weights)
+    return cross_entropy_sums(logits, batch.targets, batch.weights)
 
   def slim(params, batch, keys):
     def step(params, state, chunk):
@@ -82,7 +91,7 @@ def make_value_and_grad(
       batch,
       chunk_size=chunk_size,
       policy=policy,
-      rewind=rewind,
+      rewind=rewind if policy == "rewind" else None,
     )
     return jax.tree.map(jnp.sum, sums)
 
@@ -105,5 +114,5 @@ def make_value_and_grad(
 
 def _chunk_sums(logits, chunk):
   """The sums of a chunk, with a time axis of length 1."""
-  sums = token_sums(logits, chunk.targets, chunk.weights)
+  sums = cross_entropy_sums(logits, chunk.targets, chunk.weights)
   return jax.tree.map(lambda x: x.reshape(1, 1), sums)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from slim.types import Sums
 
 
-def token_sums(
+def cross_entropy_sums(
   logits: jax.Array, targets: jax.Array, weights: jax.Array
 ) -> Sums:
   """Sums the cross-entropy and the hits of a piece of the batch.

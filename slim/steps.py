@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from slim.losses import token_sums
+from slim.losses import cross_entropy_sums
 from slim.types import Batch, LanguageModel, Params, State, Sums
 
 
@@ -126,7 +126,7 @@ def make_evaluation_step(
 
   def evaluation_step(params, state, batch):
     logits, state = model.apply(params, batch.inputs, state)
-    return token_sums(logits, batch.targets, batch.weights), state
+    return cross_entropy_sums(logits, batch.targets, batch.weights), state
 
   return evaluation_step
 

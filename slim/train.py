@@ -1,6 +1,7 @@
 """Trains a model: `python -m slim.train --config=… --workdir=…`.
 
 The same command again continues a run that was stopped, to the same numbers.
+One device is used.
 """
 
 import contextlib
@@ -17,18 +18,19 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from slim import checkpoint, command_line, experiment, metrics, steps, workdir
+from slim import checkpoint, command_line, experiment, metrics, steps
 from slim import config as config_lib
 from slim.data import Dataset
 from slim.evaluate import sum_batches
 from slim.progress import Progress
 from slim.types import Params, Sums
+from slim.workdir import check_workdir, write_config
 
 _LOG = logging.getLogger("slim.train")
 
 
 class _Programs(NamedTuple):
-  """What is compiled before the first step."""
+  """The programs of a run; the evaluation compiles at its first call."""
 
   gradient_steps: dict[str, tuple[Callable[..., Any], int]]  # By method.
   update_step: Callable[..., Any]
@@ -37,46 +39,46 @@ class _Programs(NamedTuple):
 
 
 def train_and_evaluate(
-  config: ml_collections.ConfigDict, folder: str
+  config: ml_collections.ConfigDict, workdir: str
 ) -> steps.TrainState:
   """Trains to the last step, from the newest checkpoint if there is one.
 
   Args:
     config: Settings as `slim.config.base` has them.
-    folder: The working directory: config.json, metrics.jsonl, checkpoints.
+    workdir: The working directory: config.json, metrics.jsonl, checkpoints.
 
   Returns:
     The state after the last step.
 
   Raises:
-    ValueError: If a setting, the data or the folder does not fit; before that
+    ValueError: If a setting, the data or the workdir does not fit; before that
       nothing has been written.
     FloatingPointError: If the loss or the gradient is no finite number.
   """
   config_lib.validate(config)
   with jax.default_matmul_precision(config.matmul_precision):
-    return _train(config, folder)
+    return _train(config, workdir)
 
 
-def _train(config, folder):
+def _train(config, workdir):
   """Creates, restores and compiles, and only then writes and trains."""
   batch_size = config.train.batch_size
   train_data = experiment.create_split(config, "train", batch_size)
   validation_data = experiment.create_split(config, "validation", batch_size)
   parts = experiment.create_experiment(config)
-  workdir.check_workdir(folder, config)
+  check_workdir(workdir, config)
   init = functools.partial(experiment.init, parts)
   abstract_state = jax.eval_shape(init)
   _log_start(abstract_state.params)
 
   state, window = None, Sums(0.0, 0.0, 0.0)
-  restored = checkpoint.restore_newest(folder, abstract_state)
+  restored = checkpoint.restore_newest(workdir, abstract_state)
   if restored:
     state, facts = restored
     window = Sums(*facts["window"])
     if facts["data_fingerprint"] != train_data.fingerprint:
       raise ValueError(
-        f"config.data.path: the data is not what the run in {folder} was "
+        f"config.data.path: the data is not what the run in {workdir} was "
         "trained on: restore the file or choose another --workdir"
       )
     if state.step >= config.train.num_steps:
@@ -87,13 +89,13 @@ def _train(config, folder):
   programs = _compile(config, parts, abstract_state, validation_data, start)
   state = state or jax.jit(init)()
 
-  workdir.write_config(folder, config)
+  write_config(workdir, config)
   if restored:
-    checkpoint.set_aside_after(folder, start)
+    checkpoint.set_aside_after(workdir, start)
   with (
-    contextlib.closing(metrics.MetricsWriter(folder, start)) as writer,
+    contextlib.closing(metrics.MetricsWriter(workdir, start)) as writer,
     contextlib.closing(
-      checkpoint.Checkpointer(folder, config.train.keep_checkpoints)
+      checkpoint.Checkpointer(workdir, config.train.keep_checkpoints)
     ) as checkpointer,
   ):
     progress = Progress(
@@ -110,9 +112,9 @@ def _train(config, folder):
     )
   _LOG.info(
     "finished: checkpoint %s, metrics %s, config %s",
-    os.path.join(folder, "checkpoints", str(config.train.num_steps)),
-    os.path.join(folder, "metrics.jsonl"),
-    os.path.join(folder, "config.json"),
+    os.path.join(workdir, "checkpoints", str(config.train.num_steps)),
+    os.path.join(workdir, "metrics.jsonl"),
+    os.path.join(workdir, "config.json"),
   )
   return state
 
@@ -209,7 +211,10 @@ def _log_start(params: Params) -> None:
   """Logs what trains where."""
   device = jax.devices()[0]
   _LOG.info(
-    "%d x %s, jax %s", jax.device_count(), device.device_kind, jax.__version__
+    "training on one of %d devices: %s, jax %s",
+    jax.device_count(),
+    device.device_kind,
+    jax.__version__,
   )
   _LOG.info("parameters:\n%s", metrics.parameter_table(params))
 
@@ -217,9 +222,9 @@ def _log_start(params: Params) -> None:
 def main() -> None:
   """Runs the command line."""
   config = config_flags.DEFINE_config_file("config", None, "File in configs/.")
-  folder = flags.DEFINE_string("workdir", None, "Folder of the run.")
+  workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
   flags.mark_flags_as_required(["config", "workdir"])
-  command_line.run(lambda: train_and_evaluate(config.value, folder.value))
+  command_line.run(lambda: train_and_evaluate(config.value, workdir.value))
 
 
 if __name__ == "__main__":

@@ -50,10 +50,10 @@ class LanguageModel(NamedTuple):
       `dropout_keys` [B]. With `remat` the backward pass recomputes each layer.
     rewind: `rewind(params, tokens, state_after, dropout_keys=None) ->
       (state_before, logits, state_after)`: `apply`, for somebody who knows
-      only the state after the tokens.
+      only the state after the tokens. None if the model cannot be undone.
   """
 
   init: Callable[..., Params]
   init_state: Callable[..., State]
   apply: Callable[..., tuple[jax.Array, State]]
-  rewind: Callable[..., tuple[State, jax.Array, State]]
+  rewind: Callable[..., tuple[State, jax.Array, State]] | None

@@ -150,10 +150,21 @@ def test_damaged_checkpoints_are_set_aside(tmp_path):
   save(str(tmp_path), 5, 7)
   damage(tmp_path, 7)
   checkpoint.set_aside_after(str(tmp_path), 5)
-  assert (tmp_path / "damaged_checkpoints" / "7").is_dir()
+  assert (tmp_path / "damaged_checkpoints" / "7.0").is_dir()
   save(str(tmp_path), 7)
   restore = functools.partial(checkpoint.restore_newest, str(tmp_path))
   assert restore(ABSTRACT)[0].step == 7
+  # The same step, damaged again.
+  checkpoint.set_aside_after(str(tmp_path), 5)
+  assert (tmp_path / "damaged_checkpoints" / "7.1").is_dir()
+
+
+def test_another_model_is_not_damage(tmp_path):
+  """Without it good checkpoints would be set aside, and the run lost."""
+  save(str(tmp_path), 5)
+  other = ABSTRACT._replace(params={"new": ABSTRACT.params})
+  with pytest.raises(ValueError, match="step 5 .* has other parameters"):
+    checkpoint.restore_newest(str(tmp_path), other)
 
 
 def test_a_save_under_way_is_left_alone_by_readers(tmp_path):

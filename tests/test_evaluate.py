@@ -13,7 +13,7 @@ import pytest
 
 from slim import config, evaluate, experiment
 from slim.checkpoint import Checkpointer, restore_newest
-from slim.losses import token_sums
+from slim.losses import cross_entropy_sums
 from slim.types import Batch, Sums
 from slim.workdir import write_config
 
@@ -105,7 +105,9 @@ def test_windows_give_the_loss_of_training(run):
     logits, _ = parts.model.apply(
       state.params, batch.inputs, parts.model.init_state(4)
     )
-    total += token_sums(jnp.asarray(logits), batch.targets, batch.weights)
+    total += cross_entropy_sums(
+      jnp.asarray(logits), batch.targets, batch.weights
+    )
   assert record["tokens"] == total[2] == 199
   np.testing.assert_allclose(record["eval/loss"], total[0] / 199, rtol=1e-5)
   np.testing.assert_allclose(record["eval/accuracy"], total[1] / 199)
@@ -123,7 +125,7 @@ def test_carried_state_gives_the_loss_of_one_long_sequence(run):
   logits, _ = parts.model.apply(
     state.params, batch.inputs, parts.model.init_state(1)
   )
-  sums = token_sums(logits, batch.targets, batch.weights)
+  sums = cross_entropy_sums(logits, batch.targets, batch.weights)
   assert record["tokens"] == 199
   np.testing.assert_allclose(record["eval/loss"], sums.nll / 199, rtol=1e-5)
 

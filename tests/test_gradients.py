@@ -284,9 +284,55 @@ def test_unknown_method_is_refused():
 )
 def test_wrong_chunks_and_policies_are_refused(how, message):
   """The error would be one of shapes, within the scan."""
-  model = create()
-  value_and_grad = make_value_and_grad(model, method="slim", **how)
-  params = jax.eval_shape(model.init, jax.random.key(0))
   with pytest.raises(ValueError) as error:
-    jax.eval_shape(value_and_grad, params, make_batch())
+    make_value_and_grad(create(), method="slim", **how)
   assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+  "how",
+  [
+    {"method": "full"},
+    {"method": "remat"},
+    {"method": "slim", "chunk_size": 7, "policy": "rewind"},
+    {"method": "slim", "chunk_size": 7, "policy": "store"},
+    {"method": "slim", "chunk_size": 99, "policy": "rewind"},
+  ],
+  ids=lambda how: "-".join(map(str, how.values())),
+)
+def test_data_parallel_gradients(how):
+  """Sequences could not be spread over devices, or the sums would differ."""
+  model = create(dropout=0.1)
+  params = model.init(jax.random.key(0))
+  tokens = np.arange(2 * 21, dtype=np.int32).reshape(2, 21) % VOCAB_SIZE
+  batch = Batch(tokens, tokens[:, ::-1], np.ones((2, 21), np.float32))
+  value_and_grad = make_value_and_grad(model, **how)
+
+  def on_one_device(params, batch, keys):
+    params = jax.tree.map(
+      lambda x: jax.lax.pcast(x, ("data",), to="varying"), params
+    )
+    found = value_and_grad(params, batch, keys)
+    return jax.tree.map(lambda x: jax.lax.psum(x, "data"), found)
+
+  spread, whole = jax.P("data"), jax.P()
+  devices = jax.make_mesh(
+    (2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  found = jax.jit(
+    jax.shard_map(
+      on_one_device,
+      mesh=devices,
+      in_specs=(whole, spread, spread),
+      out_specs=whole,
+    )
+  )(params, batch, KEYS)
+  expected = jax.jit(value_and_grad)(params, batch, KEYS)
+  assert_same(found, expected, 5e-6)
+
+
+def test_a_model_that_cannot_be_undone_is_refused():
+  """It would end in a traceback from inside the kernel."""
+  model = create()._replace(rewind=None)
+  with pytest.raises(ValueError, match="policy must be 'store' for a model"):
+    make_value_and_grad(model, method="slim", chunk_size=7, policy="rewind")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.losses import token_sums
+from slim.losses import cross_entropy_sums
 
 B, T, VOCAB_SIZE = 2, 7, 13
 
@@ -47,7 +47,7 @@ def plain_sums(logits, targets, weights):
 
 def test_sums_are_those_of_numpy(logits, targets, weights):
   """Every number that is reported rests on these."""
-  found = token_sums(logits, targets, weights)
+  found = cross_entropy_sums(logits, targets, weights)
   expected = plain_sums(logits, targets, weights)
   assert 0 < expected[1] < expected[2]
   np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -58,10 +58,10 @@ def test_weight_of_zero_hides_a_token(logits, targets, weights):
   """Tokens outside the copied half would be trained on."""
   other = jnp.where(weights == 0, (targets + 1) % VOCAB_SIZE, targets)
   noise = jnp.where(weights == 0, 7.0, 0)[..., None] * logits
-  assert token_sums(logits + noise, other, weights) == token_sums(
-    logits, targets, weights
-  )
-  assert token_sums(logits, targets, 0 * weights) == (0, 0, 0)
+  assert cross_entropy_sums(
+    logits + noise, other, weights
+  ) == cross_entropy_sums(logits, targets, weights)
+  assert cross_entropy_sums(logits, targets, 0 * weights) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("scale", [1e4, -1e4])
@@ -69,7 +69,7 @@ def test_large_logits_are_finite(logits, targets, weights, scale):
   """A confident model would make the loss, or its gradient, infinite."""
 
   def nll(logits):
-    return token_sums(logits, targets, weights).nll
+    return cross_entropy_sums(logits, targets, weights).nll
 
   value, gradient = jax.value_and_grad(nll)(scale * logits)
   expected = plain_sums(scale * logits, targets, weights)[0]
@@ -79,13 +79,17 @@ def test_large_logits_are_finite(logits, targets, weights, scale):
 
 def test_weights_are_constants(logits, targets, weights):
   """A model that computes its weights could lower the loss by them."""
-  gradient = jax.grad(lambda weights: token_sums(logits, targets, weights).nll)
+  gradient = jax.grad(
+    lambda weights: cross_entropy_sums(logits, targets, weights).nll
+  )
   np.testing.assert_array_equal(gradient(weights), np.zeros((B, T)))
 
 
 def test_gradient_is_that_of_the_softmax(logits, targets, weights):
   """w (softmax - onehot), the gradient that everything else starts from."""
-  gradient = jax.grad(lambda logits: token_sums(logits, targets, weights).nll)
+  gradient = jax.grad(
+    lambda logits: cross_entropy_sums(logits, targets, weights).nll
+  )
   onehot = jax.nn.one_hot(targets, VOCAB_SIZE)
   expected = weights[..., None] * (jax.nn.softmax(logits) - onehot)
   np.testing.assert_allclose(gradient(logits), expected, atol=1e-6)
@@ -95,7 +99,7 @@ def test_bfloat16_logits_are_summed_in_float32():
   """A sum in bfloat16 stops growing at 256 tokens."""
   logits = jnp.zeros((1, 5000, 4), jnp.bfloat16)
   targets, weights = jnp.zeros((1, 5000), jnp.int32), jnp.ones((1, 5000))
-  found = token_sums(logits, targets, weights)
+  found = cross_entropy_sums(logits, targets, weights)
   assert {x.dtype for x in found} == {jnp.dtype(jnp.float32)}
   expected = (5000 * np.log(4), 5000, 5000)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -105,6 +109,6 @@ def test_float64_logits_are_summed_in_float64(x64, targets, weights):
   """Comparisons to 1e-12 would end at the loss."""
   logits = jax.random.normal(jax.random.key(0), (B, T, VOCAB_SIZE))
   assert logits.dtype == jnp.float64
-  found = token_sums(logits, targets, weights)
+  found = cross_entropy_sums(logits, targets, weights)
   expected = plain_sums(logits, targets, weights)
   np.testing.assert_allclose(found, expected, rtol=1e-14)

@@ -45,6 +45,16 @@ class Chunks(NamedTuple):
     num_later = -(-length // size) - 1
     return cls(length - num_later * size, size, num_later, axis)
 
+  def check_out(self, out: Any) -> None:
+    """Refuses an output without a time axis; ValueError."""
+    for path, x in jax.tree_util.tree_leaves_with_path(out):
+      if len(x.shape) <= self.axis:
+        raise ValueError(
+          f"the out{jax.tree_util.keystr(path)} that step returns must have a "
+          f"time axis {self.axis}, got shape {x.shape}; give a sum over the "
+          "chunk a time axis of length 1, as in x.reshape(1, 1)"
+        )
+
   def first(self, xs: Any, start: jax.Array | int = 0) -> Any:
     """The first chunk of each array; `start` is 0, known now or later."""
     return self._cut(xs, start, self.first_size)

@@ -9,9 +9,12 @@
 sequence and continued from the state it returns, by the same form or another.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.hoisting import vary_alike
 from slim.kernels.prefix_sums import (
   PrefixSums,
   add_sums,
@@ -55,7 +58,7 @@ def parallel_linear_attention(
   References:
     Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equation 9.
   """
-  _check_shapes(q, k, v, state)
+  q, k, v, state = _checked(q, k, v, state)
   start = sum_values(state)
   scores = einsum("bshm,bthm->bhst", q, k)
   scores = jnp.where(_causal_mask(q.shape[1]), scores, 0)
@@ -87,7 +90,7 @@ def recurrent_linear_attention(
     Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equations
     16-20.
   """
-  _check_shapes(q, k, v, state)
+  q, k, v, state = _checked(q, k, v, state)
 
   def step(state, token):
     q, k, v = token  # [B, H, M], [B, H, M], [B, H, V].
@@ -139,7 +142,7 @@ def chunked_linear_attention(
   References:
     Hua et al., 2022, https://arxiv.org/abs/2202.10447, section 3.2 (chunks).
   """
-  _check_shapes(q, k, v, state)
+  q, k, v, state = _checked(q, k, v, state)
   num_tokens = v.shape[1]
   qb, kb, vb = (blocks(x, block_size) for x in (q, k, v))
   kv, k_sums = block_sums(kb, vb)
@@ -179,7 +182,8 @@ def _normalise(num, den, eps):
   return (num / scale[..., None]) / (den / scale)[..., None]
 
 
-def _check_shapes(q, k, v, state):
+def _checked(q, k, v, state):
+  """Refuses shapes and dtypes that do not fit; casts for `shard_map`."""
   check_shape("q", q, "BTHM", {})
   sizes = dict(zip("BTHM", q.shape, strict=True))
   check_shape("k", k, "BTHM", sizes)
@@ -187,3 +191,13 @@ def _check_shapes(q, k, v, state):
   sizes["V"] = v.shape[-1]
   check_shape("state.kv", state.kv, "BHMV", sizes)
   check_shape("state.k", state.k, "BHM", sizes)
+  dtype = functools.reduce(
+    jnp.promote_types, (q.dtype, k.dtype, v.dtype, jnp.float32)
+  )
+  if jnp.promote_types(state.kv.dtype, dtype) != state.kv.dtype:
+    raise ValueError(
+      f"state must have dtype {dtype} or wider for these q, k and v, got "
+      f"{state.kv.dtype}; see the dtype of init_prefix_sums"
+    )
+  # Inside shard_map a state made there is replicated, and the tokens are not.
+  return vary_alike((q, k, v, state))

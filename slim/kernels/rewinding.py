@@ -14,6 +14,7 @@ import numpy as np
 
 from slim.kernels.chunks import Chunks
 from slim.kernels.hoisting import Hoisted, hoist, zeros_like
+from slim.kernels.shapes import check_alike
 
 
 class _Functions(NamedTuple):
@@ -58,10 +59,8 @@ def rewinding_scan(
   first, first_consts = hoist(forward, params, state, chunks.first(xs))
   later, later_consts = hoist(forward, params, state, chunk)
   rewound, rewind_consts = hoist(rewind, params, state, chunk)
-  _check_alike("step must return a state", first.out[2], state)
-  _check_alike("step must return a state", later.out[2], state)
-  _check_alike(
-    "rewind must return (state_before, out, state_after)",
+  check_alike(
+    "what rewind returns, (state_before, out, state_after),",
     rewound.out,
     later.out,
   )
@@ -77,19 +76,25 @@ def rewinding_scan(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(functions, consts, params, state, xs):
+  return _walk(functions, consts, params, state, xs)
+
+
+def _walk(functions, consts, params, state, xs):
   chunks, first, later, _ = functions
   _, first_out, state = first(consts[0], params, state, chunks.first(xs))
 
-  def walk(state, i):
+  def forward(state, i):
     _, out, after = later(consts[1], params, state, chunks.later(xs, i))
     return after, out
 
-  state, later_outs = jax.lax.scan(walk, state, jnp.arange(chunks.num_later))
+  state, later_outs = jax.lax.scan(forward, state, jnp.arange(chunks.num_later))
   return state, first_out, later_outs
 
 
 def _scan_fwd(functions, consts, params, state, xs):
-  outputs = _scan(functions, consts, params, state, xs)
+  # Not _scan: its custom derivative would refuse forward over reverse mode in
+  # words of its own, before _first_order_only is reached.
+  outputs = _walk(functions, consts, params, state, xs)
   return outputs, (consts, params, state, outputs[0], xs)
 
 
@@ -136,7 +141,7 @@ def _scan_bwd(functions, residuals, cotangents):
     first,
     consts[0],
     state,
-    chunks.first(xs, start=_zero_after(state_ct)),
+    chunks.first(xs, start=_zero_after((state_ct, totals))),
     first_ct,
     state_ct,
   )
@@ -152,7 +157,7 @@ def _scan_bwd(functions, residuals, cotangents):
 _scan.defvjp(_scan_fwd, _scan_bwd)
 
 
-def _zero_after(arrays):
+def _zero_after(tree):
   """An index of 0 that no compiler knows before it knows the arrays.
 
   Cut there, the first chunk depends on the loop. Otherwise its forward pass
@@ -160,10 +165,9 @@ def _zero_after(arrays):
   the loop runs. (An optimization barrier does nothing on x86 CPUs with
   jax <= 0.11.0.)
   """
-  if not arrays:
-    return 0
-  # Negative indices are clamped to 0.
-  return jnp.where(jnp.isnan(arrays[0].ravel()[0]), -1, 0)
+  unknown = [jnp.isnan(x.ravel()[0]) for x in jax.tree.leaves(tree) if x.size]
+  # A negative index is clamped to 0.
+  return jnp.where(jnp.stack(unknown).any(), -1, 0) if unknown else 0
 
 
 def _add(total, x):
@@ -205,14 +209,3 @@ def _refuse(primals, tangents):
     "scan with policy 'rewind' has first derivatives only; for a second "
     "derivative choose policy 'store'"
   )
-
-
-def _check_alike(name, found, expected):
-  """Refuses a pytree whose structure, shapes or dtypes are not as expected."""
-
-  def describe(tree):
-    return jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)
-
-  found, expected = describe(found), describe(expected)
-  if found != expected:
-    raise ValueError(f"{name} like {expected}, got {found}")

@@ -23,6 +23,7 @@ import jax
 from slim.kernels.chunks import Chunks
 from slim.kernels.hoisting import vary_alike
 from slim.kernels.rewinding import rewinding_scan
+from slim.kernels.shapes import check_alike
 
 POLICIES = ("store", "rewind")
 
@@ -90,9 +91,12 @@ def scan(
       "step that cannot be undone choose policy 'store'"
     )
   chunks = Chunks.of(xs, chunk_size, axis)
+  params, state, xs = vary_alike((params, state, xs))
+  after, out = jax.eval_shape(step, params, state, chunks.first(xs))
+  check_alike("the state that step returns", after, state)
+  chunks.check_out(out)
   if chunks.num_later == 0:
     return step(params, state, xs)
-  params, state, xs = vary_alike((params, state, xs))
   if policy == "rewind":
     return rewinding_scan(step, rewind, params, state, xs, chunks)
   return _storing_scan(step, params, state, xs, chunks)

@@ -53,3 +53,36 @@ def check_positive_int(name: str, value: Any) -> int:
   if number < 1:
     raise ValueError(f"{name} must be a positive integer, got {value!r}")
   return number
+
+
+def check_alike(name: str, found: Any, expected: Any) -> None:
+  """Refuses a pytree whose structure, shapes or dtypes are not as expected.
+
+  Args:
+    name: Of what was found, for the message.
+    found: Pytree of arrays or of their shapes.
+    expected: Likewise.
+
+  Raises:
+    ValueError: Naming what was expected and what was found.
+  """
+
+  def leaves(tree):
+    types = [
+      jax.typeof(x) if _is_value(x) else x for x in jax.tree.leaves(tree)
+    ]
+    return [f"{x.dtype}{list(x.shape)}" for x in types]
+
+  structures = jax.tree.structure(found), jax.tree.structure(expected)
+  if structures[0] != structures[1]:
+    raise ValueError(
+      f"{name} must have the structure {structures[1]}, got {structures[0]}"
+    )
+  if leaves(found) != leaves(expected):
+    raise ValueError(
+      f"{name} must have leaves {leaves(expected)}, got {leaves(found)}"
+    )
+
+
+def _is_value(x):
+  return not isinstance(x, jax.ShapeDtypeStruct)

@@ -5,6 +5,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from slim.kernels import FEATURE_MAPS, init_prefix_sums, rewind_prefix_sums
+from slim.kernels.shapes import check_positive_int
 from slim.models.layers import Embedding, Logits, wide
 from slim.models.performer import NORMS, Block, Performer, PerformerState
 from slim.types import LanguageModel
@@ -66,8 +67,7 @@ def create_model(
     ("num_heads", num_heads),
     ("mlp_width", mlp_width),
   ):
-    if not isinstance(value, int) or value < 1:
-      raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    check_positive_int(name, value)
   # Of 4, as half of the width is sinusoids, and half of those are cosines.
   if width % num_heads or width % 4:
     raise ValueError(

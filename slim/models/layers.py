@@ -104,24 +104,28 @@ def _by_rows(layer, x):
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-  """x Φ(x), with Φ the normal distribution function, exactly (by erf).
+  """x Φ(x), with Φ the normal distribution function by erf, as in PyTorch.
 
-  `jax.nn.gelu` keeps five arrays for its derivative, Φ(x) + x φ(x), where this
-  keeps the derivative itself.
+  Right to 3e-7 in float32, absolutely: below -4, where the value vanishes, its
+  relative error grows. By erfc, as in `jax.nn.gelu`, the tail would be right
+  and a step 8 % slower. That function also keeps five arrays for its
+  derivative, Φ(x) + x φ(x), where this keeps the derivative itself.
   """
-  return x * _normal_cdf(x)
+  return _gelu_and_slope(x)[0]
 
 
 @gelu.defjvp
 def _gelu_jvp(primals, tangents):
   (x,), (x_dot,) = primals, tangents
-  cdf = _normal_cdf(x)
-  density = jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-  return x * cdf, (cdf + x * density) * x_dot
+  y, slope = _gelu_and_slope(x)
+  return y, slope * x_dot
 
 
-def _normal_cdf(x):
-  return 0.5 + 0.5 * jax.lax.erf(x / math.sqrt(2))
+def _gelu_and_slope(x):
+  z = x.astype(wide(x.dtype))
+  cdf = 0.5 + 0.5 * jax.lax.erf(z / math.sqrt(2))
+  density = jnp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+  return (z * cdf).astype(x.dtype), (cdf + z * density).astype(x.dtype)
 
 
 def wide(dtype: Any) -> Any:

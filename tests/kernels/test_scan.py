@@ -149,20 +149,24 @@ def test_a_bad_chunk_size_is_refused():
   [
     (
       lambda state: {"total": state["total"].astype(jnp.bfloat16)},
-      r"like {'total': 'float32\[2\]'}, got {'total': 'bfloat16\[2\]'}",
+      r"must have leaves \['float32\[2\]'\], got \['bfloat16\[2\]'\]",
     ),
     (
       lambda state: state | {"n": jnp.zeros(())},
-      r"like {'total': 'float32\[2\]'}, got {'n': 'float32\[\]', 'total'",
+      r"must have the structure .*'total': \*}\), got .*'n': \*, 'total'",
     ),
     (
       lambda state: {"total": state["total"][:, None]},
-      r"like {'total': 'float32\[2\]'}, got {'total': 'float32\[2, 1\]'}",
+      r"must have leaves \['float32\[2\]'\], got \['float32\[2, 1\]'\]",
     ),
   ],
   ids=["dtype", "structure", "shape"],
 )
-def test_a_step_that_changes_its_state_is_refused(change, message):
+@pytest.mark.parametrize("chunk_size", [3, 100])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_step_that_changes_its_state_is_refused(
+  change, message, policy, chunk_size
+):
   """The error would speak of a carry that the user has never heard of."""
   step, rewind, *args = toy_arguments()
 
@@ -170,8 +174,8 @@ def test_a_step_that_changes_its_state_is_refused(change, message):
     state, out = step(params, state, chunk)
     return change(state), out
 
-  with pytest.raises(ValueError, match=f"step must return a state {message}"):
-    scan(wrong, *args, chunk_size=3, policy="rewind", rewind=rewind)
+  with pytest.raises(ValueError, match=f"state that step returns {message}"):
+    scan(wrong, *args, chunk_size=chunk_size, policy=policy, rewind=rewind)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,9 @@ def test_a_step_that_changes_its_state_is_refused(change, message):
 def test_a_rewind_that_returns_anything_else_is_refused(wrong):
   """The gradient would fail on its cotangents, or take one for another."""
   step, rewind, *args = toy_arguments()
-  message = r"rewind must return \(state_before, out, state_after\) like .* got"
+  message = (
+    r"what rewind returns, \(state_before, out, state_after\), must have"
+  )
   with pytest.raises(ValueError, match=message):
     scan(
       step,
@@ -195,4 +201,27 @@ def test_a_rewind_that_returns_anything_else_is_refused(wrong):
       chunk_size=3,
       policy="rewind",
       rewind=lambda *args: wrong(*rewind(*args)),
+    )
+
+
+@pytest.mark.parametrize("chunk_size", [3, 100])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_out_without_time_is_refused(policy, chunk_size):
+  """A scalar loss would work for some chunk sizes and not for others."""
+
+  def step(params, state, chunk):
+    return state, jnp.sum(params * chunk)
+
+  def rewind(params, state, chunk):
+    return state, jnp.sum(params * chunk), state
+
+  with pytest.raises(ValueError, match=r"time axis 1, got shape \(\)"):
+    scan(
+      step,
+      jnp.ones(()),
+      jnp.zeros(()),
+      jnp.ones((2, 10)),
+      chunk_size=chunk_size,
+      policy=policy,
+      rewind=rewind,
     )

@@ -159,7 +159,8 @@ def test_gradients_of_short_floats_are_summed_in_float32():
   assert gradient == 1024
 
 
-def test_a_second_derivative_through_rewind_is_refused():
+@pytest.mark.parametrize("second", [jax.grad, jax.jacfwd])
+def test_a_second_derivative_through_rewind_is_refused(second):
   """It would be wrong without a word: the update is a constant there."""
   inputs, data = make_inputs(T, "float32")
 
@@ -174,7 +175,7 @@ def test_a_second_derivative_through_rewind_is_refused():
     "choose policy 'store'"
   )
   with pytest.raises(ValueError, match=message):
-    jax.grad(slope)(inputs["total"])
+    second(slope)(inputs["total"])
 
 
 def test_a_second_derivative_through_store(x64):
