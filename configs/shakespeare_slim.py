@@ -5,9 +5,10 @@ bytes. From one seed --config.gradient.method=full gives the same curve.
 
 Command:   python -m slim.train --config=configs/shakespeare_slim.py \
              --config.data.path=input.txt --workdir=runs/shakespeare
-Hardware:  not run yet.
-Time:      not run yet.
-Expected:  not run yet.
+Hardware:  2 cores of an AMD EPYC.
+Time:      4 minutes at 17,000 tokens a second, when nothing else runs.
+Expected:  eval/bpc 3.53 (2026-11-22, jax 0.10.2): untuned, and too few steps
+           to get beyond the statistics of letter pairs.
 """
 
 import ml_collections

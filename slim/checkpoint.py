@@ -121,7 +121,7 @@ def set_aside_after(workdir: str, last_step: int) -> None:
   """Moves checkpoints out of the way that a resumed run will save again.
 
   They are damaged, or one of them would have been restored. They go to
-  `workdir/damaged_checkpoints`: nothing is deleted.
+  `workdir/damaged_checkpoints/STEP.0`, or `.1` …: nothing is deleted.
 
   Args:
     workdir: The folder of a run.

@@ -44,7 +44,9 @@ def run(tmp_path_factory):
   write_config(workdir, configuration)
   state = experiment.init(experiment.create_experiment(configuration))
   checkpointer = Checkpointer(workdir, 1)
-  checkpointer.save(state._replace(step=jnp.int32(3)), {})
+  trained_on = experiment.create_split(configuration, "train", 4)
+  facts = {"data_fingerprint": trained_on.fingerprint}
+  checkpointer.save(state._replace(step=jnp.int32(3)), facts)
   checkpointer.close()
   return configuration, workdir, state
 
@@ -197,3 +199,15 @@ def test_command_line(run, arguments, code, output):
     shown, silent = silent, shown
   assert output in shown and shown.count("\n") == 1
   assert not silent
+
+
+def test_another_text_is_refused(run, tmp_path, monkeypatch):
+  """Bytes that were trained on would be scored as held out."""
+  configuration, workdir, _ = run
+  other = tmp_path / "other.txt"
+  other.write_bytes(np.random.default_rng(1).bytes(4000))
+  changed = configuration.copy_and_resolve_references()
+  changed.data.path = str(other)
+  monkeypatch.setattr(evaluate, "read_config", lambda workdir: changed)
+  with pytest.raises(ValueError, match="other.txt is not what the run in"):
+    evaluate.evaluate_workdir(workdir, "test", carry_state=False)

@@ -221,7 +221,7 @@ def test_a_damaged_newest_checkpoint_falls_back(tmp_path, caplog):
   assert sum(x.startswith(line) for x in caplog.messages) == 1
   assert "continuing from the checkpoint of step 3" in caplog.messages
   assert [r["step"] for r in read(tmp_path)] == [2, 4, 4, 6, 6]
-  assert (tmp_path / "damaged_checkpoints" / "6").is_dir()
+  assert (tmp_path / "damaged_checkpoints" / "6.0").is_dir()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
