@@ -6,9 +6,8 @@ bytes. From one seed --config.gradient.method=full gives the same curve.
 Command:   python -m slim.train --config=configs/shakespeare_slim.py \
              --config.data.path=input.txt --workdir=runs/shakespeare
 Hardware:  2 cores of an AMD EPYC.
-Time:      4 minutes at 17,000 tokens a second, when nothing else runs.
-Expected:  eval/bpc 3.53 (2026-11-22, jax 0.10.2): untuned, and too few steps
-           to get beyond the statistics of letter pairs.
+Time:      not timed on its own yet.
+Expected:  eval/bpc 3.53 (2026-11-22, jax 0.10.2): untuned, a plateau.
 """
 
 import ml_collections
