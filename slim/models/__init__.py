@@ -4,8 +4,9 @@ from functools import partial
 
 import jax.numpy as jnp
 
-from slim.kernels import FEATURE_MAPS, init_prefix_sums, rewind_prefix_sums
+from slim.kernels import FEATURE_MAPS, rewind_prefix_sums
 from slim.kernels.shapes import check_positive_int
+from slim.models.attention import init_attention_state
 from slim.models.layers import Embedding, Logits, wide
 from slim.models.performer import NORMS, Block, Performer, PerformerState
 from slim.types import LanguageModel
@@ -87,13 +88,11 @@ def create_model(
   )
 
   def init_state(batch_size, compensated=False):
-    head_dim = width // num_heads
     make = partial(
-      init_prefix_sums,
+      init_attention_state,
       batch_size,
       num_heads,
-      head_dim,
-      head_dim,
+      width // num_heads,
       dtype=wide(dtype),
       compensated=compensated,
     )

@@ -1,18 +1,50 @@
 """Attention as a Linen module over the kernels."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from slim.kernels import (
   FEATURE_MAPS,
   PrefixSums,
   chunked_linear_attention,
+  init_prefix_sums,
   token_sums,
 )
 from slim.models.layers import dense
+
+
+class AttentionState(NamedTuple):
+  """What a layer of linear attention remembers of the tokens so far.
+
+  Attributes:
+    sums: PrefixSums of the values less `origin`.
+    origin: [B, H, V], the value of the first token. Attention weighs values
+      with weights that sum to 1, so it may measure them from anywhere; but the
+      gradient of a query is a difference, Σ_s k_s (v_s - y), in which what all
+      values have in common would leave its rounding error behind.
+  """
+
+  sums: PrefixSums
+  origin: jax.Array
+
+
+def init_attention_state(
+  batch_size: int, num_heads: int, head_dim: int, *, dtype, compensated: bool
+) -> AttentionState:
+  """Makes the state before the first token; see `init_prefix_sums`."""
+  sums = init_prefix_sums(
+    batch_size,
+    num_heads,
+    head_dim,
+    head_dim,
+    dtype=dtype,
+    compensated=compensated,
+  )
+  return AttentionState(sums, jnp.zeros_like(sums.k))
 
 
 class LinearAttention(nn.Module):
@@ -34,20 +66,20 @@ class LinearAttention(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    state: PrefixSums,
+    state: AttentionState,
     start: Callable[[PrefixSums, PrefixSums], PrefixSums],
-  ) -> tuple[jax.Array, PrefixSums, PrefixSums]:
+  ) -> tuple[jax.Array, AttentionState, AttentionState]:
     """Attends from each token to those before it and to itself.
 
     Args:
       x: [B, T, D].
-      state: Sums from which `start` tells those before these tokens.
-      start: `start(state, update) -> state_before`, with the sums of these
-        tokens as the update: keeps the state, or takes the update out of it.
+      state: The sums from which `start` tells those before these tokens.
+      start: `start(sums, update) -> sums_before`, with the sums of these
+        tokens as the update: keeps the sums, or takes the update out of them.
 
     Returns:
       y: [B, T, D].
-      state_before: PrefixSums of the tokens before these.
+      state_before: AttentionState of the tokens before these.
       state_after: The same with these.
     """
     width = x.shape[-1]
@@ -59,9 +91,15 @@ class LinearAttention(nn.Module):
     )
     feature_map = FEATURE_MAPS[self.feature_map]
     q, k = feature_map(q), feature_map(k)
-    before = start(state, token_sums(k, v))
+    # Nothing depends on the origin but the rounding, so it is a constant.
+    is_first = ~jnp.any(state.sums.k > 0, -1, keepdims=True)
+    origin = jax.lax.stop_gradient(
+      jnp.where(is_first, v[:, 0].astype(state.origin.dtype), state.origin)
+    )
+    v = (v - origin[:, None]).astype(self.dtype)
+    before = start(state.sums, token_sums(k, v))
     y, after = chunked_linear_attention(q, k, v, before)
-    y = y.reshape(x.shape)
+    y = (y + origin[:, None]).astype(self.dtype).reshape(x.shape)
     if self.output_projection:
       y = dense(y, width, self.dtype, "out")
-    return y, before, after
+    return y, AttentionState(before, origin), AttentionState(after, origin)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from slim.kernels import PrefixSums
-from slim.models.attention import LinearAttention
+from slim.models.attention import AttentionState, LinearAttention
 from slim.models.layers import (
   MLP,
   Embedding,
+  LayerNorm,
   Logits,
   dropout,
-  layer_norm,
 )
 from slim.types import Params
 
@@ -30,11 +30,11 @@ class PerformerState(NamedTuple):
 
   Attributes:
     position: [], int32: how many tokens there were.
-    layers: One PrefixSums a layer.
+    layers: One AttentionState a layer.
   """
 
   position: jax.Array
-  layers: tuple[PrefixSums, ...]
+  layers: tuple[AttentionState, ...]
 
 
 class Performer(NamedTuple):
@@ -66,8 +66,8 @@ class Performer(NamedTuple):
     tokens, positions = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
     x, variables = self.embedding.init_with_output(first, tokens, positions)
     params = {"embedding": variables["params"]}
-    for i, (key, sums) in enumerate(zip(keys, state.layers, strict=True)):
-      variables = self.block.init(key, x, sums, lambda a, _: a, lambda x, _: x)
+    for i, (key, one) in enumerate(zip(keys, state.layers, strict=True)):
+      variables = self.block.init(key, x, one, lambda a, _: a, lambda x, _: x)
       params[f"layer_{i}"] = variables["params"]
     return params | {"logits": self.logits.init(last, x)["params"]}
 
@@ -104,11 +104,11 @@ class Performer(NamedTuple):
       folded = jax.vmap(jax.random.fold_in, (0, None))(keys, site)
       return dropout(x, self.dropout, folded, positions)
 
-    def layer(params, x, sums, index):
+    def layer(params, x, state, index):
       def drop_added(x, sublayer):
         return drop(x, 1 + 2 * index + sublayer)
 
-      return self.block.apply({"params": params}, x, sums, start, drop_added)
+      return self.block.apply({"params": params}, x, state, start, drop_added)
 
     if remat:
       layer = jax.checkpoint(layer)
@@ -117,10 +117,10 @@ class Performer(NamedTuple):
       0,
     )
     before, after = [], []
-    for i, sums in enumerate(state.layers):
-      x, sums_before, sums_after = layer(params[f"layer_{i}"], x, sums, i)
-      before.append(sums_before)
-      after.append(sums_after)
+    for i, one in enumerate(state.layers):
+      x, one_before, one_after = layer(params[f"layer_{i}"], x, one, i)
+      before.append(one_before)
+      after.append(one_after)
     logits = self.logits.apply({"params": params["logits"]}, x)
     end = state.position + tokens.shape[1]
     return (
@@ -159,12 +159,8 @@ class Block(nn.Module):
     )
     mlp = MLP(self.mlp_width, self.dtype, name="mlp")
 
-    def attention_norm(x):
-      return layer_norm(x, self.dtype, "attention_norm")
-
-    def mlp_norm(x):
-      return layer_norm(x, self.dtype, "mlp_norm")
-
+    attention_norm = LayerNorm(self.dtype, name="attention_norm")
+    mlp_norm = LayerNorm(self.dtype, name="mlp_norm")
     if self.norm == "pre":
       y, before, after = attention(attention_norm(x), state, start)
       x = x + drop(y, 0)

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from slim.models import layers
+from tests.helpers import assert_gradients_close
 
 
 def test_sinusoids_keep_their_bound():
@@ -36,6 +38,27 @@ def test_gelu_is_exact(x64, derivative, order):
   np.testing.assert_allclose(
     jax.vmap(mine)(x), jax.vmap(right)(x), rtol=1e-12, atol=1e-12
   )
+
+
+@pytest.mark.parametrize("derivative", [jax.jacrev, jax.jacfwd])
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_layer_norm_is_exact(x64, derivative, order):
+  """Its hand-written derivative would train another function."""
+  norm = nn.LayerNorm(
+    epsilon=1e-5,
+    use_scale=False,
+    use_bias=False,
+    use_fast_variance=False,
+    dtype=jnp.float64,
+  )
+  mine, right = layers.standardise, lambda x: norm.apply({}, x)
+  for _ in range(order):
+    mine, right = derivative(mine), derivative(right)
+  random = np.random.default_rng(0)
+  # One row so flat that the 1e-5 counts, one far from zero.
+  for scale, shift in ((1.0, 0.0), (1e-3, 0.0), (1.0, 1e3)):
+    x = jnp.asarray(shift + scale * random.normal(size=16))
+    assert_gradients_close(mine(x), right(x), 1e-11)
 
 
 def keys_of(*seeds):
