@@ -7,12 +7,12 @@ is given, and compares the losses that were logged.
 """
 
 import importlib.util
-import json
 import pathlib
 
 from absl import app, flags
 from record import print_table, save
 
+from slim.metrics import read_records
 from slim.train import train_and_evaluate
 
 _TEXT = flags.DEFINE_string("text", None, "Tiny Shakespeare, or any text.")
@@ -40,8 +40,7 @@ def main(argv: list[str]) -> None:
     config.train.eval_every = max(1, _STEPS.value // 4)
     folder = pathlib.Path(_WORKDIR.value) / f"{method}-{_STEPS.value}"
     train_and_evaluate(config, str(folder))
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    curves[method] = [json.loads(line) for line in lines]
+    curves[method] = read_records(str(folder / "metrics.jsonl"))
   rows = []
   for records in zip(*curves.values(), strict=True):
     by_method = dict(zip(curves, records, strict=True))

@@ -7,12 +7,13 @@ Arguments that this script does not know go to `slim.train` as they are.
     --setting=gradient.chunk_size --values=16,32,64,128 --workdir=runs/sweep
 """
 
-import json
 import pathlib
 import subprocess
 import sys
 
 from absl import app, flags
+
+from slim.metrics import read_records
 
 _SETTING = flags.DEFINE_string(
   "setting", "gradient.chunk_size", "What to change, without 'config.'."
@@ -53,8 +54,8 @@ def main(argv: list[str]) -> None:
 def _last_values(path):
   """The last value of each metric in metrics.jsonl."""
   found = {}
-  for line in path.read_text().splitlines():
-    found.update(json.loads(line))
+  for record in read_records(str(path)):
+    found.update(record)
   return found
 
 
