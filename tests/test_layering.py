@@ -69,13 +69,16 @@ LAYERS |= dict.fromkeys(
     "slim/experiment.py",
     "slim/generate.py",
     "slim/memory.py",
+    "slim/programs.py",
     "slim/train.py",
   ],
   {"absl", "jax", "ml_collections", "numpy", "optax", "slim"},
 )
 
 # What may be imported inside a function only, where it is used.
-LAZY = {"slim/data/": {"tensorflow_datasets"}}
+LAZY = {
+  "slim/data/": {"tensorflow_datasets"},
+}
 
 
 def list_files():
