@@ -98,6 +98,9 @@ def base() -> ml_collections.ConfigDict:
   train.eval_batches = config_dict.placeholder(int)
   train.checkpoint_every = 500  # Steps; the last step is always saved.
   train.keep_checkpoints = 3  # The newest ones; older ones are deleted.
+  # A file of `python -m slim.export` with the weights to start from; None: they
+  # are sampled. Settings of the model must agree, but for dropout and dtype.
+  train.init_from = config_dict.placeholder(str)
   return config
 
 

@@ -5,7 +5,6 @@ One device is used.
 """
 
 import contextlib
-import functools
 import logging
 import os
 
@@ -54,8 +53,7 @@ def _train(config, workdir):
   validation_data = experiment.create_split(config, "validation", batch_size)
   parts = experiment.create_experiment(config)
   check_workdir(workdir, config)
-  init = functools.partial(experiment.init, parts)
-  abstract_state = jax.eval_shape(init)
+  abstract_state = jax.eval_shape(lambda: experiment.init(parts))
 
   restored = checkpoint.restore_newest(workdir, abstract_state)
   if restored:
@@ -71,7 +69,7 @@ def _train(config, workdir):
       return state
     _LOG.info("continuing from the checkpoint of step %d", int(state.step))
   else:
-    state = jax.jit(init)()
+    state = experiment.first_state(config, parts)
     window = Sums(0.0, 0.0, 0.0)
   start = int(state.step)
   _log_start(state.params)

@@ -59,6 +59,15 @@ LAYERS = {
   "slim/config.py": {"ml_collections"},
   "slim/command_line.py": {"absl", "ml_collections", "slim.config"},
   "slim/workdir.py": {"jax", "ml_collections", "slim.config"},
+  "slim/weights.py": {
+    "jax",
+    "ml_collections",
+    "numpy",
+    "safetensors",
+    "slim.config",
+    "slim.types",
+    "slim.workdir",
+  },
 }
 # What turns settings into objects, the programs, and what looks at whole
 # programs see everything.
@@ -67,6 +76,7 @@ LAYERS |= dict.fromkeys(
     "slim/certify.py",
     "slim/evaluate.py",
     "slim/experiment.py",
+    "slim/export.py",
     "slim/generate.py",
     "slim/memory.py",
     "slim/programs.py",

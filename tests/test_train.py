@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from slim import checkpoint, config, experiment, metrics, steps, train
+from slim import (
+  checkpoint,
+  config,
+  experiment,
+  metrics,
+  steps,
+  train,
+  workdir,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -193,8 +201,8 @@ def test_metrics_have_all_fields(tmp_path):
   ):
     assert all(r[name] > 0 for r in reports)
   assert all({"eval/bpc", "eval/accuracy"} <= set(r) for r in evaluations)
-  record = json.loads((tmp_path / "config.json").read_text())
-  assert record["config"] == make().to_dict()
+  stored = workdir.read_config(str(tmp_path))
+  assert config.flatten(stored) == config.flatten(make())
 
 
 def test_the_log_says_what_trains_and_where_it_is(tmp_path, caplog):
@@ -272,6 +280,7 @@ def test_other_data_is_refused(tmp_path):
     (dict(data__sequence_length=15), "config.data.sequence_length must be ev"),
     (dict(data__name="x"), "config.data.name must be one of 'copying'"),
     (dict(data__name="text", data__vocab_size=256), "config.data.path: 'text"),
+    (dict(train__init_from="x"), "config.train.init_from: x must be a safete"),
   ],
 )
 def test_a_refused_run_writes_nothing(tmp_path, settings, message):

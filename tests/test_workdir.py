@@ -75,6 +75,13 @@ def test_num_steps_must_agree_where_steps_depend_on_it(tmp_path, settings):
     workdir.check_workdir(str(tmp_path), make(**settings, train__num_steps=7))
 
 
+def test_a_run_from_other_weights_is_another_run(tmp_path):
+  """Without it a command that names weights would go on without them."""
+  workdir.write_config(str(tmp_path), make())
+  with pytest.raises(ValueError, match="init_from .None there, 'x.safetens"):
+    workdir.check_workdir(str(tmp_path), make(train__init_from="x.safetensors"))
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints"])
 def test_results_of_an_unknown_run_are_not_touched(tmp_path, name):
   """Without it a run would write over results that it did not make."""
