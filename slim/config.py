@@ -101,6 +101,8 @@ def base() -> ml_collections.ConfigDict:
   # A file of `python -m slim.export` with the weights to start from; None: they
   # are sampled. Settings of the model must agree, but for dropout and dtype.
   train.init_from = config_dict.placeholder(str)
+  # Whether to write metrics.jsonl as TensorBoard's event files, too.
+  train.tensorboard = False
   return config
 
 

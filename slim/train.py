@@ -53,6 +53,8 @@ def _train(config, workdir):
   validation_data = experiment.create_split(config, "validation", batch_size)
   parts = experiment.create_experiment(config)
   check_workdir(workdir, config)
+  if config.train.tensorboard:
+    metrics.import_tensorboardx()  # If it is missing, nothing is written yet.
   abstract_state = jax.eval_shape(lambda: experiment.init(parts))
 
   restored = checkpoint.restore_newest(workdir, abstract_state)
@@ -81,7 +83,9 @@ def _train(config, workdir):
   if restored:
     checkpoint.set_aside_after(workdir, start)
   with (
-    contextlib.closing(metrics.MetricsWriter(workdir, start)) as writer,
+    contextlib.closing(
+      metrics.MetricsWriter(workdir, start, config.train.tensorboard)
+    ) as writer,
     contextlib.closing(
       checkpoint.Checkpointer(workdir, config.train.keep_checkpoints)
     ) as checkpointer,

@@ -23,6 +23,7 @@ _MAY_DIFFER = (
   "train.eval_every",
   "train.keep_checkpoints",
   "train.log_every",
+  "train.tensorboard",
 )
 
 

@@ -88,6 +88,7 @@ LAYERS |= dict.fromkeys(
 # What may be imported inside a function only, where it is used.
 LAZY = {
   "slim/data/": {"tensorflow_datasets"},
+  "slim/metrics.py": {"tensorboardX"},
 }
 
 

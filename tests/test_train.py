@@ -291,6 +291,27 @@ def test_a_refused_run_writes_nothing(tmp_path, settings, message):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_package_writes_nothing(tmp_path, monkeypatch):
+  """Without it the corrected command would meet a run half begun."""
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  with pytest.raises(ValueError, match="^config.train.tensorboard needs the"):
+    train.train_and_evaluate(make(train__tensorboard=True), str(tmp_path / "x"))
+  assert not list(tmp_path.iterdir())
+  train.train_and_evaluate(make(), str(tmp_path / "x"))
+
+
+def test_looking_at_a_run_changes_no_number(tmp_path):
+  """Without it a run would have to be repeated to be looked at."""
+  plain = train.train_and_evaluate(make(), str(tmp_path / "plain"))
+  settings = dict(train__tensorboard=True)
+  watched = train.train_and_evaluate(make(**settings), str(tmp_path / "x"))
+  assert_same(plain, watched)
+  assert read(tmp_path / "plain") == read(tmp_path / "x")
+  names = {path.name for path in (tmp_path / "plain").iterdir()}
+  assert names == {"checkpoints", "config.json", "metrics.jsonl"}
+  assert list((tmp_path / "x").glob("events.out.tfevents.*"))
+
+
 def start(tmp_path, *arguments):
   """Starts the command line, as a user does."""
   return subprocess.Popen(

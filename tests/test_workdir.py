@@ -53,6 +53,7 @@ def test_other_settings_are_refused(tmp_path):
     dict(train__keep_checkpoints=7),
     dict(train__log_every=7),
     dict(train__num_steps=7),
+    dict(train__tensorboard=True),
   ],
 )
 def test_settings_that_change_no_number_may_differ(tmp_path, settings):
