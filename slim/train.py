@@ -16,6 +16,7 @@ from ml_collections import config_flags
 
 from slim import checkpoint, command_line, experiment, metrics, steps
 from slim import config as config_lib
+from slim.profiler import Profiler
 from slim.programs import compile_programs
 from slim.progress import Progress
 from slim.types import Params, Sums
@@ -99,7 +100,12 @@ def _train(config, workdir):
       flops_per_step=programs.flops_per_step,
       window=window,
     )
-    state = _loop(config, state, train_data, programs, progress, checkpointer)
+    with contextlib.closing(
+      Profiler(workdir, config.profile.steps, start, progress)
+    ) as profiler:
+      state = _loop(
+        config, state, train_data, programs, progress, profiler, checkpointer
+      )
   _LOG.info(
     "finished: checkpoint %s, metrics %s, config %s",
     os.path.join(workdir, "checkpoints", str(config.train.num_steps)),
@@ -109,7 +115,7 @@ def _train(config, workdir):
   return state
 
 
-def _loop(config, state, data, programs, progress, checkpointer):
+def _loop(config, state, data, programs, progress, profiler, checkpointer):
   """Updates to the last step; evaluates, reports and saves on the way."""
   train = config.train
   for step in range(int(state.step), train.num_steps):
@@ -117,11 +123,12 @@ def _loop(config, state, data, programs, progress, checkpointer):
       experiment.method_at(config, step)
     ]
     done = step + 1
-    batch = data.batch(step)
-    sums, gradients = gradient_step(state.params, batch, np.int32(step))
-    state, norm = programs.update_step(state, gradients, sums.weight)
-    del gradients  # Or they would be held while the next ones are computed.
-    progress.add(done, sums, norm, activation_bytes)
+    with profiler.step(done):
+      batch = data.batch(step)
+      sums, gradients = gradient_step(state.params, batch, np.int32(step))
+      state, norm = programs.update_step(state, gradients, sums.weight)
+      del gradients  # Or they would be held while the next ones are computed.
+      progress.add(done, sums, norm, activation_bytes)
 
     last = done == train.num_steps
     evaluating = last or done % train.eval_every == 0

@@ -48,13 +48,14 @@ def test_overrides_are_applied(parse):
   config = parse(
     "--config=x.py:smoke --config.model.width=64 --config.data.path=a "
     "--config.optimizer.clip_norm 2 --noconfig.model.output_projection "
-    "--config.train.tensorboard=True "
+    "--config.profile.steps=10,20 --config.train.tensorboard=True "
     "--config.train.init_from=a.safetensors"
   )
   assert config.seed == 7
   assert config.model.mlp_width == 256
   assert config.data.path == "a"
   assert config.optimizer.clip_norm == 2.0
+  assert config.profile.steps == (10, 20)
   assert config.train.tensorboard is True
   assert config.train.init_from == "a.safetensors"
 

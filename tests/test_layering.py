@@ -36,6 +36,7 @@ LAYERS = {
   },
   "slim/metrics.py": {"jax", "numpy", "slim.kernels", "slim.types"},
   "slim/progress.py": {"jax", "slim.metrics", "slim.types"},
+  "slim/profiler.py": {"jax", "slim.progress"},
   "slim/optimizer.py": {"jax", "optax"},
   "slim/sharding.py": {"jax", "numpy", "slim.types"},
   "slim/steps.py": {

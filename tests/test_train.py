@@ -1,5 +1,6 @@
 """Training as a whole: resumed runs, and what bad input gets."""
 
+import gzip
 import json
 import logging
 import os
@@ -280,6 +281,7 @@ def test_other_data_is_refused(tmp_path):
     (dict(data__sequence_length=15), "config.data.sequence_length must be ev"),
     (dict(data__name="x"), "config.data.name must be one of 'copying'"),
     (dict(data__name="text", data__vocab_size=256), "config.data.path: 'text"),
+    (dict(profile__steps=(5, 7)), "config.profile.steps must be FIRST,LAST"),
     (dict(train__init_from="x"), "config.train.init_from: x must be a safete"),
   ],
 )
@@ -300,16 +302,25 @@ def test_a_missing_package_writes_nothing(tmp_path, monkeypatch):
   train.train_and_evaluate(make(), str(tmp_path / "x"))
 
 
-def test_looking_at_a_run_changes_no_number(tmp_path):
+def test_looking_at_a_run_changes_no_number(tmp_path, monkeypatch, caplog):
   """Without it a run would have to be repeated to be looked at."""
   plain = train.train_and_evaluate(make(), str(tmp_path / "plain"))
-  settings = dict(train__tensorboard=True)
-  watched = train.train_and_evaluate(make(**settings), str(tmp_path / "x"))
+  settings = dict(profile__steps=(4, 6), train__tensorboard=True)
+  with caplog.at_level(logging.INFO, "slim"):
+    watched = train.train_and_evaluate(make(**settings), str(tmp_path / "x"))
   assert_same(plain, watched)
   assert read(tmp_path / "plain") == read(tmp_path / "x")
   names = {path.name for path in (tmp_path / "plain").iterdir()}
   assert names == {"checkpoints", "config.json", "metrics.jsonl"}
   assert list((tmp_path / "x").glob("events.out.tfevents.*"))
+  assert f"trace of training steps: {tmp_path}/x/profile" in caplog.messages
+  [path] = (tmp_path / "x" / "profile").rglob("*.trace.json.gz")
+  traced = [
+    int(event["args"]["step_num"])
+    for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    if event.get("name") == "train"
+  ]
+  assert traced == [4, 5, 6]
 
 
 def start(tmp_path, *arguments):

@@ -19,7 +19,9 @@ def make(**settings):
 
 def test_settings_are_written_and_read_back(tmp_path):
   """Without it an evaluation would build another model."""
-  config = make(model__width=64, optimizer__clip_norm=0.5)
+  config = make(
+    model__width=64, optimizer__clip_norm=0.5, profile__steps=(10, 20)
+  )
   workdir.write_config(str(tmp_path / "new"), config)
   stored = workdir.read_config(str(tmp_path / "new"))
   assert config_lib.flatten(stored) == config_lib.flatten(config)
@@ -48,6 +50,7 @@ def test_other_settings_are_refused(tmp_path):
   "settings",
   [
     dict(data__path="moved.txt"),
+    dict(profile__steps=(1, 2)),
     dict(train__checkpoint_every=7),
     dict(train__eval_every=7),
     dict(train__keep_checkpoints=7),
