@@ -98,6 +98,16 @@ def base() -> ml_collections.ConfigDict:
   train.eval_batches = config_dict.placeholder(int)
   train.checkpoint_every = 500  # Steps; the last step is always saved.
   train.keep_checkpoints = 3  # The newest ones; older ones are deleted.
+  # A file of `python -m slim.export` with the weights to start from; None: they
+  # are sampled. Settings of the model must agree, but for dropout and dtype.
+  train.init_from = config_dict.placeholder(str)
+  # Whether to write metrics.jsonl as TensorBoard's event files, too.
+  train.tensorboard = False
+
+  config.profile = profile = ml_collections.ConfigDict()
+  # First and last step of a trace by jax.profiler, such as 10,20, counted as in
+  # the log: the first update is step 1. (): no trace.
+  profile.steps = ()
   return config
 
 
@@ -248,6 +258,17 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
     "optimizer.decay_at",
     "a step number for config.optimizer.schedule='step'",
     optimizer.decay_at,
+  )
+  traced, last = config.profile.steps, config.train.num_steps
+  _require(
+    traced == ()
+    or (
+      tuple(map(type, traced)) == (int, int)
+      and 1 <= traced[0] <= traced[1] <= last
+    ),
+    "profile.steps",
+    f"FIRST,LAST with 1 <= FIRST <= LAST <= {last}, the last step, or ()",
+    traced,
   )
 
 

@@ -14,12 +14,11 @@ import numpy as np
 from absl import flags
 
 from slim import command_line, metrics
-from slim.checkpoint import restore_newest
 from slim.experiment import (
   create_experiment,
   create_split,
   evaluation_chunk,
-  init,
+  restore_run,
 )
 from slim.steps import make_evaluation_step
 from slim.types import Batch, Params, State, Sums
@@ -89,13 +88,7 @@ def evaluate_workdir(
   batch_size = 1 if carry_state else config.train.batch_size
   dataset = create_split(config, split, batch_size)
   experiment = create_experiment(config)
-  abstract_state = jax.eval_shape(lambda: init(experiment))
-  restored = restore_newest(workdir, abstract_state)
-  if restored is None:
-    raise ValueError(
-      f"--workdir {workdir} has no checkpoint yet: train first, or longer"
-    )
-  state, facts = restored
+  state, facts = restore_run(workdir, experiment)
   trained_on = create_split(config, "train", config.train.batch_size)
   if facts["data_fingerprint"] != trained_on.fingerprint:
     raise ValueError(

@@ -5,14 +5,14 @@ create an experiment here, so they cannot disagree about it.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import optax
 
+from slim import checkpoint, data, models, steps, weights
 from slim import config as config_lib
-from slim import data, models, steps
 from slim.gradients import make_value_and_grad
 from slim.optimizer import create_optimizer
 from slim.types import LanguageModel
@@ -66,9 +66,55 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
 
 def init(experiment: Experiment) -> steps.TrainState:
   """Returns the state before the first update; `jax.eval_shape` takes it."""
-  return steps.init_train_state(
-    experiment.model, experiment.optimizer, experiment.init_key
-  )
+  params = experiment.model.init(experiment.init_key)
+  return steps.init_train_state(params, experiment.optimizer)
+
+
+def first_state(
+  config: ml_collections.ConfigDict, experiment: Experiment
+) -> steps.TrainState:
+  """Computes the state that a new run starts from.
+
+  Args:
+    config: All settings.
+    experiment: The experiment of these settings.
+
+  Returns:
+    The state before the first update, with new parameters or with those in the
+    file `train.init_from`.
+
+  Raises:
+    ValueError: If the file cannot be read, or is of another model.
+  """
+  sample = jax.jit(lambda: init(experiment))
+  if config.train.init_from is None:
+    return sample()
+  params = weights.load_initial_params(config, jax.eval_shape(sample).params)
+  return steps.init_train_state(params, experiment.optimizer)
+
+
+def restore_run(
+  workdir: str, experiment: Experiment
+) -> tuple[steps.TrainState, dict[str, Any]]:
+  """Restores what a run has learned.
+
+  Args:
+    workdir: The folder of the run.
+    experiment: The experiment of its settings.
+
+  Returns:
+    The state and the facts of its newest checkpoint.
+
+  Raises:
+    ValueError: If there is none, or it cannot be read.
+  """
+  abstract_state = jax.eval_shape(lambda: init(experiment))
+  restored = checkpoint.restore_newest(workdir, abstract_state)
+  if restored is None:
+    raise ValueError(
+      f"--workdir {workdir} has no checkpoint yet: train first, or longer"
+    )
+  return restored
 
 
 def create_split(

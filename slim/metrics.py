@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -31,15 +32,24 @@ def means(prefix: str, sums: Sums) -> dict[str, float]:
 
 
 class MetricsWriter:
-  """Appends records to `workdir/metrics.jsonl`, one JSON object a line."""
+  """Appends records to `workdir/metrics.jsonl`, one JSON object a line.
 
-  def __init__(self, workdir: str, last_step: int):
+  TensorBoard's event files are a copy of these for looking at. A process that
+  is killed may lose the last seconds of the copy.
+  """
+
+  def __init__(self, workdir: str, last_step: int, tensorboard: bool = False):
     """Opens the file, and drops what a resumed run is going to repeat.
 
     Args:
       workdir: An existing folder.
       last_step: The step that training continues from. Later records are
-        dropped, and so is a line that was being written when the run stopped.
+        dropped, and so is a line that was being written when the run stopped;
+        TensorBoard is told to hide later events.
+      tensorboard: Whether to write event files to the folder, too.
+
+    Raises:
+      ValueError: If a record is damaged, or tensorboardX is missing.
     """
     path = os.path.join(workdir, "metrics.jsonl")
     if os.path.exists(path):
@@ -48,6 +58,15 @@ class MetricsWriter:
         file.writelines(json.dumps(record) + "\n" for record in kept)
       os.replace(f"{path}.tmp", path)
     self._file = open(path, "a", buffering=1)  # Written line by line.
+    self._events = None
+    if tensorboard:
+      self._events = import_tensorboardx().SummaryWriter(
+        workdir,
+        purge_step=last_step + 1,
+        flush_secs=5,
+        # Or a run that is resumed within a second would write over the file.
+        filename_suffix=f".{last_step}",
+      )
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Appends a record.
@@ -57,10 +76,34 @@ class MetricsWriter:
       values: Numbers by name.
     """
     self._file.write(json.dumps({"step": step} | values) + "\n")
+    if self._events:
+      for name, value in values.items():
+        self._events.add_scalar(name, value, step)
 
   def close(self) -> None:
-    """Closes the file."""
+    """Closes the files."""
     self._file.close()
+    if self._events:
+      self._events.close()
+
+
+def import_tensorboardx() -> types.ModuleType:
+  """Imports the package that writes event files, which is no dependency.
+
+  Returns:
+    tensorboardX.
+
+  Raises:
+    ValueError: If it is missing.
+  """
+  try:
+    import tensorboardX
+  except ImportError as error:
+    raise ValueError(
+      "config.train.tensorboard needs the package tensorboardX, got "
+      f"'{error}': `pip install tensorboardX`, or leave the setting out"
+    ) from error
+  return tensorboardX
 
 
 def read_records(path: str) -> list[dict[str, Any]]:

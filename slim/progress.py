@@ -83,6 +83,23 @@ class Progress:
     if previous:
       self._read(*previous)
 
+  def report_evaluation(self, step: int, values: dict[str, float]) -> None:
+    """Writes a record of an evaluation, and logs a line.
+
+    Args:
+      step: Updates done.
+      values: Loss, bpc and accuracy, from `metrics.means("eval", …)`.
+    """
+    self._writer.write(step, values)
+    _LOG.info(
+      "step %d/%d  validation loss %.4f  bpc %.4f  accuracy %.2f %%",
+      step,
+      self._num_steps,
+      values["eval/loss"],
+      values["eval/bpc"],
+      100 * values["eval/accuracy"],
+    )
+
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
     """Keeps what is done inside out of the reported speed."""

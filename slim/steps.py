@@ -25,19 +25,17 @@ class TrainState(NamedTuple):
 
 
 def init_train_state(
-  model: LanguageModel, optimizer: optax.GradientTransformation, key: jax.Array
+  params: Params, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """Starts from new parameters.
+  """Starts to train parameters.
 
   Args:
-    model: The model.
-    optimizer: What updates its parameters.
-    key: A PRNG key.
+    params: The parameters.
+    optimizer: What updates them.
 
   Returns:
     The state before the first update.
   """
-  params = model.init(key)
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 

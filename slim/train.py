@@ -5,12 +5,8 @@ One device is used.
 """
 
 import contextlib
-import functools
-import itertools
 import logging
 import os
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -20,22 +16,13 @@ from ml_collections import config_flags
 
 from slim import checkpoint, command_line, experiment, metrics, steps
 from slim import config as config_lib
-from slim.data import Dataset
-from slim.evaluate import sum_batches
+from slim.profiler import Profiler
+from slim.programs import compile_programs
 from slim.progress import Progress
 from slim.types import Params, Sums
 from slim.workdir import check_workdir, write_config
 
 _LOG = logging.getLogger("slim.train")
-
-
-class _Programs(NamedTuple):
-  """The programs of a run; the evaluation compiles at its first call."""
-
-  gradient_steps: dict[str, tuple[Callable[..., Any], int]]  # By method.
-  update_step: Callable[..., Any]
-  evaluate: Callable[[Params], dict[str, float]]
-  flops_per_step: int  # Of the model: the same for every gradient method.
 
 
 def train_and_evaluate(
@@ -67,11 +54,10 @@ def _train(config, workdir):
   validation_data = experiment.create_split(config, "validation", batch_size)
   parts = experiment.create_experiment(config)
   check_workdir(workdir, config)
-  init = functools.partial(experiment.init, parts)
-  abstract_state = jax.eval_shape(init)
-  _log_start(abstract_state.params)
+  if config.train.tensorboard:
+    metrics.import_tensorboardx()  # If it is missing, nothing is written yet.
+  abstract_state = jax.eval_shape(lambda: experiment.init(parts))
 
-  state, window = None, Sums(0.0, 0.0, 0.0)
   restored = checkpoint.restore_newest(workdir, abstract_state)
   if restored:
     state, facts = restored
@@ -85,15 +71,22 @@ def _train(config, workdir):
       _LOG.info("already finished at step %d: nothing to do", int(state.step))
       return state
     _LOG.info("continuing from the checkpoint of step %d", int(state.step))
-  start = int(state.step) if state else 0
-  programs = _compile(config, parts, abstract_state, validation_data, start)
-  state = state or jax.jit(init)()
+  else:
+    state = experiment.first_state(config, parts)
+    window = Sums(0.0, 0.0, 0.0)
+  start = int(state.step)
+  _log_start(state.params)
+  programs = compile_programs(
+    config, parts, abstract_state, validation_data, start
+  )
 
   write_config(workdir, config)
   if restored:
     checkpoint.set_aside_after(workdir, start)
   with (
-    contextlib.closing(metrics.MetricsWriter(workdir, start)) as writer,
+    contextlib.closing(
+      metrics.MetricsWriter(workdir, start, config.train.tensorboard)
+    ) as writer,
     contextlib.closing(
       checkpoint.Checkpointer(workdir, config.train.keep_checkpoints)
     ) as checkpointer,
@@ -107,9 +100,12 @@ def _train(config, workdir):
       flops_per_step=programs.flops_per_step,
       window=window,
     )
-    state = _loop(
-      config, state, train_data, programs, progress, writer, checkpointer
-    )
+    with contextlib.closing(
+      Profiler(workdir, config.profile.steps, start, progress)
+    ) as profiler:
+      state = _loop(
+        config, state, train_data, programs, progress, profiler, checkpointer
+      )
   _LOG.info(
     "finished: checkpoint %s, metrics %s, config %s",
     os.path.join(workdir, "checkpoints", str(config.train.num_steps)),
@@ -119,19 +115,20 @@ def _train(config, workdir):
   return state
 
 
-def _loop(config, state, data, programs, progress, writer, checkpointer):
+def _loop(config, state, data, programs, progress, profiler, checkpointer):
   """Updates to the last step; evaluates, reports and saves on the way."""
   train = config.train
   for step in range(int(state.step), train.num_steps):
     gradient_step, activation_bytes = programs.gradient_steps[
       experiment.method_at(config, step)
     ]
-    batch = data.batch(step)
-    sums, gradients = gradient_step(state.params, batch, np.int32(step))
-    state, norm = programs.update_step(state, gradients, sums.weight)
-    del gradients  # Or they would be held while the next ones are computed.
     done = step + 1
-    progress.add(done, sums, norm, activation_bytes)
+    with profiler.step(done):
+      batch = data.batch(step)
+      sums, gradients = gradient_step(state.params, batch, np.int32(step))
+      state, norm = programs.update_step(state, gradients, sums.weight)
+      del gradients  # Or they would be held while the next ones are computed.
+      progress.add(done, sums, norm, activation_bytes)
 
     last = done == train.num_steps
     evaluating = last or done % train.eval_every == 0
@@ -141,16 +138,7 @@ def _loop(config, state, data, programs, progress, writer, checkpointer):
     progress.flush()  # What is not finite is neither evaluated nor saved.
     with progress.paused():
       if evaluating:
-        values = programs.evaluate(state.params)
-        writer.write(done, values)
-        _LOG.info(
-          "step %d/%d  validation loss %.4f  bpc %.4f  accuracy %.2f %%",
-          done,
-          train.num_steps,
-          values["eval/loss"],
-          values["eval/bpc"],
-          100 * values["eval/accuracy"],
-        )
+        progress.report_evaluation(done, programs.evaluate(state.params))
       if saving:
         facts = {
           "data_fingerprint": data.fingerprint,
@@ -158,53 +146,6 @@ def _loop(config, state, data, programs, progress, writer, checkpointer):
         }
         checkpointer.save(state, facts)
   return state
-
-
-def _compile(
-  config: ml_collections.ConfigDict,
-  parts: experiment.Experiment,
-  abstract_state: steps.TrainState,
-  validation_data: Dataset,
-  start: int,
-) -> _Programs:
-  """Compiles all that the steps from `start` on need."""
-  shapes = jax.eval_shape(lambda: validation_data.batch(0))
-  methods = {
-    experiment.method_at(config, start),
-    experiment.method_at(config, config.train.num_steps - 1),
-  }
-  initial_state = parts.model.init_state(config.train.batch_size)
-  evaluation_step = jax.jit(steps.make_evaluation_step(parts.model))
-
-  def evaluate(params):
-    batches = validation_data.evaluation_batches()
-    sums = sum_batches(
-      evaluation_step,
-      params,
-      initial_state,
-      itertools.islice(batches, config.train.eval_batches),
-      chunk_size=experiment.evaluation_chunk(config),
-      carry_state=False,
-    )
-    return metrics.means("eval", sums)
-
-  return _Programs(
-    gradient_steps={
-      method: steps.compile_gradient_step(
-        parts.gradient_steps[method], abstract_state.params, shapes
-      )
-      for method in methods
-    },
-    update_step=steps.compile_update_step(
-      steps.make_update_step(parts.optimizer), abstract_state
-    ),
-    evaluate=evaluate,
-    # A backward pass costs two forward ones; recomputing is not counted.
-    flops_per_step=3
-    * metrics.count_matmul_flops(
-      parts.model.apply, abstract_state.params, shapes.inputs, initial_state
-    ),
-  )
 
 
 def _log_start(params: Params) -> None:

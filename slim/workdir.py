@@ -19,10 +19,12 @@ from slim import config as config_lib
 # same is what the fingerprint in the checkpoint is for.
 _MAY_DIFFER = (
   "data.path",
+  "profile.steps",
   "train.checkpoint_every",
   "train.eval_every",
   "train.keep_checkpoints",
   "train.log_every",
+  "train.tensorboard",
 )
 
 

@@ -11,20 +11,14 @@ import orbax.checkpoint as ocp
 import pytest
 
 from slim import checkpoint, steps
-from slim.types import LanguageModel
 
 OPTIMIZER = optax.adam(0.1)
 
 
 def init(seed=0):
   """Returns a state with some structure."""
-  model = LanguageModel(
-    lambda key: {"layer": {"w": jax.random.normal(key, (64, 64))}},
-    None,
-    None,
-    None,
-  )
-  return steps.init_train_state(model, OPTIMIZER, jax.random.key(seed))
+  w = jax.random.normal(jax.random.key(seed), (64, 64))
+  return steps.init_train_state({"layer": {"w": w}}, OPTIMIZER)
 
 
 ABSTRACT = jax.eval_shape(init)

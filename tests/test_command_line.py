@@ -47,12 +47,17 @@ def test_overrides_are_applied(parse):
   """Without it the command line would be ignored."""
   config = parse(
     "--config=x.py:smoke --config.model.width=64 --config.data.path=a "
-    "--config.optimizer.clip_norm 2 --noconfig.model.output_projection"
+    "--config.optimizer.clip_norm 2 --noconfig.model.output_projection "
+    "--config.profile.steps=10,20 --config.train.tensorboard=True "
+    "--config.train.init_from=a.safetensors"
   )
   assert config.seed == 7
   assert config.model.mlp_width == 256
   assert config.data.path == "a"
   assert config.optimizer.clip_norm == 2.0
+  assert config.profile.steps == (10, 20)
+  assert config.train.tensorboard is True
+  assert config.train.init_from == "a.safetensors"
 
 
 @loads_config

@@ -74,6 +74,12 @@ def test_mlp_width_follows_width():
     ("seed", -1, ">= 0, got -1"),
     ("train.accumulation_steps", 3, "a divisor of config.train.batch_size"),
     ("train.num_steps", 0, "> 0, got 0"),
+    ("profile.steps", (10,), "FIRST,LAST with 1 <= FIRST <= LAST <= 1000, th"),
+    ("profile.steps", (0, 1), "FIRST,LAST with 1 <= FIRST <= LAST <= 1000, "),
+    ("profile.steps", (3, 2), "FIRST,LAST with 1 <= FIRST <= LAST <= 1000, "),
+    ("profile.steps", (1, 1001), "FIRST,LAST with 1 <= FIRST <= LAST <= 100"),
+    ("profile.steps", (1, 1.5), "FIRST,LAST with 1 <= FIRST <= LAST <= 1000"),
+    ("profile.steps", ("1", "2"), "FIRST,LAST with 1 <= FIRST <= LAST <= 10"),
   ],
 )
 def test_validate_names_the_setting(name, value, expected):

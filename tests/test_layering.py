@@ -36,6 +36,7 @@ LAYERS = {
   },
   "slim/metrics.py": {"jax", "numpy", "slim.kernels", "slim.types"},
   "slim/progress.py": {"jax", "slim.metrics", "slim.types"},
+  "slim/profiler.py": {"jax", "slim.progress"},
   "slim/optimizer.py": {"jax", "optax"},
   "slim/sharding.py": {"jax", "numpy", "slim.types"},
   "slim/steps.py": {
@@ -59,6 +60,15 @@ LAYERS = {
   "slim/config.py": {"ml_collections"},
   "slim/command_line.py": {"absl", "ml_collections", "slim.config"},
   "slim/workdir.py": {"jax", "ml_collections", "slim.config"},
+  "slim/weights.py": {
+    "jax",
+    "ml_collections",
+    "numpy",
+    "safetensors",
+    "slim.config",
+    "slim.types",
+    "slim.workdir",
+  },
 }
 # What turns settings into objects, the programs, and what looks at whole
 # programs see everything.
@@ -67,15 +77,20 @@ LAYERS |= dict.fromkeys(
     "slim/certify.py",
     "slim/evaluate.py",
     "slim/experiment.py",
+    "slim/export.py",
     "slim/generate.py",
     "slim/memory.py",
+    "slim/programs.py",
     "slim/train.py",
   ],
   {"absl", "jax", "ml_collections", "numpy", "optax", "slim"},
 )
 
 # What may be imported inside a function only, where it is used.
-LAZY = {"slim/data/": {"tensorflow_datasets"}}
+LAZY = {
+  "slim/data/": {"tensorflow_datasets"},
+  "slim/metrics.py": {"tensorboardX"},
+}
 
 
 def list_files():

@@ -2,10 +2,12 @@
 
 import json
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
+from tensorboardX.proto import event_pb2
 
 from slim import metrics
 from slim.types import Sums
@@ -42,6 +44,71 @@ def test_writer_drops_what_will_be_repeated(tmp_path):
   writer.write(15, {})
   writer.close()
   assert [r["step"] for r in metrics.read_records(str(path))] == [5, 10, 15]
+
+
+def read_events(folder):
+  """Reads what TensorBoard would: all events, in the order of the files."""
+  events = []
+  for path in sorted(folder.glob("events.out.tfevents.*")):
+    data = path.read_bytes()
+    while data:  # 8 bytes of length, 4 of checksum, the event, 4 of checksum.
+      size = int.from_bytes(data[:8], "little")
+      events.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+      data = data[16 + size :]
+  return events
+
+
+def read_scalars(folder):
+  """Lists what TensorBoard would show, as (step, name, value)."""
+  shown = []
+  for event in read_events(folder):
+    if event.session_log.status == event_pb2.SessionLog.START:
+      shown = [scalar for scalar in shown if scalar[0] < event.step]
+    for value in event.summary.value:
+      shown.append((event.step, value.tag, value.simple_value))
+  return shown
+
+
+def test_tensorboard_shows_the_same_numbers(tmp_path):
+  """Without it its curves would be of something else."""
+  writer = metrics.MetricsWriter(str(tmp_path), 0, tensorboard=True)
+  writer.write(1, {"train/loss": 2.5, "memory/activation_bytes": 1024})
+  writer.write(2, {"train/loss": 2.0})
+  writer.close()
+  assert read_scalars(tmp_path) == [
+    (1, "train/loss", 2.5),
+    (1, "memory/activation_bytes", 1024),
+    (2, "train/loss", 2.0),
+  ]
+  assert metrics.read_records(str(tmp_path / "metrics.jsonl")) == [
+    {"step": 1, "train/loss": 2.5, "memory/activation_bytes": 1024},
+    {"step": 2, "train/loss": 2.0},
+  ]
+
+
+def test_tensorboard_hides_what_will_be_repeated(tmp_path):
+  """Without it its curves would double back, or lose what was before."""
+  for last_step, steps in [(0, [5, 10, 15]), (10, [15, 20])]:
+    writer = metrics.MetricsWriter(str(tmp_path), last_step, tensorboard=True)
+    for step in steps:
+      writer.write(step, {"x": last_step})
+    writer.close()
+  expected = [(5, "x", 0), (10, "x", 0), (15, "x", 10), (20, "x", 10)]
+  assert read_scalars(tmp_path) == expected
+
+
+def test_no_event_files_unless_asked_for(tmp_path):
+  """Without it every run would need a package that is no dependency."""
+  metrics.MetricsWriter(str(tmp_path), 0).close()
+  assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_missing_package_is_one_line(monkeypatch):
+  """Without it a setting would be answered by a traceback."""
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  with pytest.raises(ValueError, match="`pip install tensorboardX`") as error:
+    metrics.import_tensorboardx()
+  assert "\n" not in str(error.value)
 
 
 def test_damage_within_the_file_is_not_dropped_silently(tmp_path):

@@ -114,6 +114,18 @@ def test_the_line_says_how_long_it_takes(monkeypatch, caplog):
   ]
 
 
+def test_an_evaluation_is_recorded_and_logged(caplog):
+  """Without it nobody would see whether a run still learns."""
+  report, records = make()
+  values = {"eval/loss": 0.5, "eval/bpc": 0.72, "eval/accuracy": 0.9}
+  with caplog.at_level(logging.INFO, "slim"):
+    report.report_evaluation(4, values)
+  assert records == [{"step": 4} | values]
+  assert caplog.messages == [
+    "step 4/10  validation loss 0.5000  bpc 0.7200  accuracy 90.00 %"
+  ]
+
+
 @pytest.mark.parametrize(
   ("nll", "norm", "name"),
   [(math.nan, 1.0, "loss"), (math.inf, 1.0, "loss"), (1.0, math.nan, "grad")],

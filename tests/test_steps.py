@@ -89,9 +89,7 @@ def test_update_divides_by_the_weight_once(params):
 def test_compiled_programs_train(params, batch):
   """Without it the programs that run would not be the ones tested."""
   optimizer = optax.adam(0.1)
-  key = jax.random.key(0)
-  model = LanguageModel(lambda key: params, None, None, None)
-  state = steps.init_train_state(model, optimizer, key)
+  state = steps.init_train_state(params, optimizer)
   gradient_step, activation_bytes = steps.compile_gradient_step(
     steps.make_gradient_step(
       value_and_grad, accumulation_steps=1, dropout_key=None

@@ -1,5 +1,6 @@
 """Training as a whole: resumed runs, and what bad input gets."""
 
+import gzip
 import json
 import logging
 import os
@@ -14,7 +15,15 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from slim import checkpoint, config, experiment, metrics, steps, train
+from slim import (
+  checkpoint,
+  config,
+  experiment,
+  metrics,
+  steps,
+  train,
+  workdir,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -193,8 +202,8 @@ def test_metrics_have_all_fields(tmp_path):
   ):
     assert all(r[name] > 0 for r in reports)
   assert all({"eval/bpc", "eval/accuracy"} <= set(r) for r in evaluations)
-  record = json.loads((tmp_path / "config.json").read_text())
-  assert record["config"] == make().to_dict()
+  stored = workdir.read_config(str(tmp_path))
+  assert config.flatten(stored) == config.flatten(make())
 
 
 def test_the_log_says_what_trains_and_where_it_is(tmp_path, caplog):
@@ -272,6 +281,8 @@ def test_other_data_is_refused(tmp_path):
     (dict(data__sequence_length=15), "config.data.sequence_length must be ev"),
     (dict(data__name="x"), "config.data.name must be one of 'copying'"),
     (dict(data__name="text", data__vocab_size=256), "config.data.path: 'text"),
+    (dict(profile__steps=(5, 7)), "config.profile.steps must be FIRST,LAST"),
+    (dict(train__init_from="x"), "config.train.init_from: x must be a safete"),
   ],
 )
 def test_a_refused_run_writes_nothing(tmp_path, settings, message):
@@ -280,6 +291,36 @@ def test_a_refused_run_writes_nothing(tmp_path, settings, message):
     train.train_and_evaluate(make(**settings), str(tmp_path / "run"))
   assert str(error.value).startswith(message)
   assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_writes_nothing(tmp_path, monkeypatch):
+  """Without it the corrected command would meet a run half begun."""
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  with pytest.raises(ValueError, match="^config.train.tensorboard needs the"):
+    train.train_and_evaluate(make(train__tensorboard=True), str(tmp_path / "x"))
+  assert not list(tmp_path.iterdir())
+  train.train_and_evaluate(make(), str(tmp_path / "x"))
+
+
+def test_looking_at_a_run_changes_no_number(tmp_path, monkeypatch, caplog):
+  """Without it a run would have to be repeated to be looked at."""
+  plain = train.train_and_evaluate(make(), str(tmp_path / "plain"))
+  settings = dict(profile__steps=(4, 6), train__tensorboard=True)
+  with caplog.at_level(logging.INFO, "slim"):
+    watched = train.train_and_evaluate(make(**settings), str(tmp_path / "x"))
+  assert_same(plain, watched)
+  assert read(tmp_path / "plain") == read(tmp_path / "x")
+  names = {path.name for path in (tmp_path / "plain").iterdir()}
+  assert names == {"checkpoints", "config.json", "metrics.jsonl"}
+  assert list((tmp_path / "x").glob("events.out.tfevents.*"))
+  assert f"trace of training steps: {tmp_path}/x/profile" in caplog.messages
+  [path] = (tmp_path / "x" / "profile").rglob("*.trace.json.gz")
+  traced = [
+    int(event["args"]["step_num"])
+    for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    if event.get("name") == "train"
+  ]
+  assert traced == [4, 5, 6]
 
 
 def start(tmp_path, *arguments):

@@ -19,7 +19,9 @@ def make(**settings):
 
 def test_settings_are_written_and_read_back(tmp_path):
   """Without it an evaluation would build another model."""
-  config = make(model__width=64, optimizer__clip_norm=0.5)
+  config = make(
+    model__width=64, optimizer__clip_norm=0.5, profile__steps=(10, 20)
+  )
   workdir.write_config(str(tmp_path / "new"), config)
   stored = workdir.read_config(str(tmp_path / "new"))
   assert config_lib.flatten(stored) == config_lib.flatten(config)
@@ -48,11 +50,13 @@ def test_other_settings_are_refused(tmp_path):
   "settings",
   [
     dict(data__path="moved.txt"),
+    dict(profile__steps=(1, 2)),
     dict(train__checkpoint_every=7),
     dict(train__eval_every=7),
     dict(train__keep_checkpoints=7),
     dict(train__log_every=7),
     dict(train__num_steps=7),
+    dict(train__tensorboard=True),
   ],
 )
 def test_settings_that_change_no_number_may_differ(tmp_path, settings):
@@ -73,6 +77,13 @@ def test_num_steps_must_agree_where_steps_depend_on_it(tmp_path, settings):
   workdir.write_config(str(tmp_path), make(**settings))
   with pytest.raises(ValueError, match="config.train.num_steps"):
     workdir.check_workdir(str(tmp_path), make(**settings, train__num_steps=7))
+
+
+def test_a_run_from_other_weights_is_another_run(tmp_path):
+  """Without it a command that names weights would go on without them."""
+  workdir.write_config(str(tmp_path), make())
+  with pytest.raises(ValueError, match="init_from .None there, 'x.safetens"):
+    workdir.check_workdir(str(tmp_path), make(train__init_from="x.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints"])

@@ -1,0 +1,49 @@
+"""Writes the weights of a run to a file, to share them or to start from them.
+
+`python -m slim.export --workdir=runs/x --output=model.safetensors`;
+`slim.weights.load_weights` reads the file, and a new run starts from it with
+`--config.train.init_from=model.safetensors`.
+"""
+
+from absl import flags
+
+from slim import command_line
+from slim.experiment import create_experiment, restore_run
+from slim.weights import save_weights
+from slim.workdir import read_config
+
+
+def export_workdir(workdir: str, output: str) -> int:
+  """Writes the parameters of the newest checkpoint of a run.
+
+  Args:
+    workdir: The folder of the run.
+    output: The safetensors file, which must not exist.
+
+  Returns:
+    The updates that the parameters have had.
+
+  Raises:
+    ValueError: If there is no checkpoint, or the file exists.
+  """
+  config = read_config(workdir)
+  state, _ = restore_run(workdir, create_experiment(config))
+  save_weights(output, state.params, config, int(state.step))
+  return int(state.step)
+
+
+def main() -> None:
+  """Runs the command line."""
+  workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
+  output = flags.DEFINE_string("output", None, "The safetensors file to write.")
+  flags.mark_flags_as_required(["workdir", "output"])
+
+  def export():
+    step = export_workdir(workdir.value, output.value)
+    print(f"{output.value}: the weights of {workdir.value} after step {step}")
+
+  command_line.run(export)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,120 @@
+"""Weights out of a run, and into another one."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from slim import config, experiment, export, metrics, train, weights
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def make(**settings):
+  """Returns a run of seconds; dots in names are written as __."""
+  defaults = dict(
+    model__width=16,
+    model__num_layers=1,
+    model__num_heads=2,
+    data__sequence_length=16,
+    data__vocab_size=8,
+    gradient__method="full",
+    train__num_steps=2,
+    train__batch_size=4,
+    train__eval_every=1,
+    train__eval_batches=1,
+    train__checkpoint_every=1,
+  )
+  result = config.base()
+  result.update_from_flattened_dict(
+    {k.replace("__", "."): v for k, v in (defaults | settings).items()}
+  )
+  return result.lock()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A run of two steps, the state it ended with, and a file of its weights."""
+  folder = tmp_path_factory.mktemp("run")
+  state = train.train_and_evaluate(make(), str(folder / "run"))
+  path = folder / "model.safetensors"
+  assert export.export_workdir(str(folder / "run"), str(path)) == 2
+  return str(folder / "run"), state, str(path)
+
+
+def evaluations(folder):
+  """Returns the validation losses by step."""
+  records = metrics.read_records(f"{folder}/metrics.jsonl")
+  return {r["step"]: r["eval/loss"] for r in records if "eval/loss" in r}
+
+
+def test_the_newest_weights_are_exported(run):
+  """Without it a file would hold older weights, or rounded ones."""
+  _, state, path = run
+  params, settings = weights.load_weights(path)
+  jax.tree.map(np.testing.assert_array_equal, params, state.params)
+  assert config.flatten(settings) == config.flatten(make())
+
+
+def start_settings(run, num_steps):
+  """Returns a run that starts from the file, and learns nothing at all."""
+  return make(
+    train__init_from=run[2],
+    train__num_steps=num_steps,
+    optimizer__learning_rate=1e-30,
+  )
+
+
+def test_a_run_starts_with_the_exported_weights(run):
+  """Without it the weights in the file would not be what was trained."""
+  settings = start_settings(run, 1)
+  parts = experiment.create_experiment(settings)
+  state = experiment.first_state(settings, parts)
+  assert state.step == 0
+  jax.tree.map(np.testing.assert_array_equal, state.params, run[1].params)
+
+
+def test_a_run_from_a_file_reads_it_once(run, tmp_path):
+  """Without it its first loss would be another, or a resume need the file."""
+  train.train_and_evaluate(start_settings(run, 1), str(tmp_path))
+  assert evaluations(tmp_path)[1] == evaluations(run[0])[2]
+  path = pathlib.Path(run[2])
+  path.rename(f"{path}.moved")
+  train.train_and_evaluate(start_settings(run, 2), str(tmp_path))
+  pathlib.Path(f"{path}.moved").rename(path)
+  assert evaluations(tmp_path)[2] == evaluations(run[0])[2]
+
+
+def test_a_run_without_checkpoint_is_an_error(tmp_path):
+  """Without it weights that nobody trained would be exported."""
+  train.write_config(str(tmp_path), make())
+  with pytest.raises(ValueError, match="has no checkpoint yet"):
+    export.export_workdir(str(tmp_path), str(tmp_path / "x"))
+  assert not (tmp_path / "x").exists()
+
+
+def call(*arguments):
+  """Runs the command line, as a user does."""
+  return subprocess.run(
+    [sys.executable, "-m", "slim.export", *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_command_line(run, tmp_path):
+  """Without it the command of the README would not run."""
+  output = f"{tmp_path}/x.safetensors"
+  arguments = [f"--workdir={run[0]}", f"--output={output}"]
+  done = call(*arguments)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == f"{output}: the weights of {run[0]} after step 2\n"
+  assert not done.stderr
+  again = call(*arguments)
+  assert again.returncode == 1
+  assert again.stderr.startswith("error: --output must be a new file, and /")
+  assert again.stderr.count("\n") == 1
