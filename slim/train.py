@@ -69,7 +69,7 @@ def _train(config, workdir):
   check_workdir(workdir, config)
   init = functools.partial(experiment.init, parts)
   abstract_state = jax.eval_shape(init)
-  _log_start(abstract_state.params)
+  _log_start(abstract_state.params, train_data)
 
   state, window = None, Sums(0.0, 0.0, 0.0)
   restored = checkpoint.restore_newest(workdir, abstract_state)
@@ -89,7 +89,7 @@ def _train(config, workdir):
   programs = _compile(config, parts, abstract_state, validation_data, start)
   state = state or jax.jit(init)()
 
-  write_config(workdir, config)
+  write_config(workdir, config, train_data.description)
   if restored:
     checkpoint.set_aside_after(workdir, start)
   with (
@@ -207,8 +207,8 @@ def _compile(
   )
 
 
-def _log_start(params: Params) -> None:
-  """Logs what trains where."""
+def _log_start(params: Params, data: Dataset) -> None:
+  """Logs what trains where, and on what."""
   device = jax.devices()[0]
   _LOG.info(
     "training on one of %d devices: %s, jax %s",
@@ -216,6 +216,7 @@ def _log_start(params: Params) -> None:
     device.device_kind,
     jax.__version__,
   )
+  _LOG.info("data: %s", data.description)
   _LOG.info("parameters:\n%s", metrics.parameter_table(params))
 
 
