@@ -56,11 +56,15 @@ def base() -> ml_collections.ConfigDict:
   model.dropout = 0.0  # Probability that an activation is zeroed; [0, 1).
 
   config.data = data = ml_collections.ConfigDict()
-  data.name = "copying"  # "copying", or "text": the bytes of a file.
-  data.path = config_dict.placeholder(str)  # Of the file; "text" only.
+  # "copying"; the bytes of a published text, "ptb", "enwik8" or
+  # "tiny_shakespeare"; or "text", the bytes of any file.
+  data.name = "copying"
+  # Of the file of a "text"; of the file, the zip or the folder of a published
+  # one, None: what tfds has, finds or downloads. None for "copying".
+  data.path = config_dict.placeholder(str)
   data.sequence_length = 512  # T, tokens; even for "copying".
-  data.vocab_size = 256  # Different tokens; at least 256 for "text".
-  # Training sequences of "text": crops at "random", or "consecutive" slices.
+  data.vocab_size = 256  # Different tokens; at least 256 for texts.
+  # Training sequences of texts: crops at "random", or "consecutive" slices.
   data.order = "random"
 
   config.gradient = gradient = ml_collections.ConfigDict()

@@ -80,10 +80,10 @@ def evaluate_workdir(
     ValueError: If there is nothing to evaluate, or the data cannot be read.
   """
   config = read_config(workdir)
-  if carry_state and config.data.name != "text":
+  if carry_state and config.data.name == "copying":
     raise ValueError(
-      "--carry_state needs config.data.name='text', whose windows continue one "
-      f"another, got {config.data.name!r}"
+      "--carry_state needs a text, whose windows continue one another, got "
+      f"config.data.name={config.data.name!r}"
     )
   batch_size = 1 if carry_state else config.train.batch_size
   dataset = create_split(config, split, batch_size)
@@ -92,8 +92,8 @@ def evaluate_workdir(
   trained_on = create_split(config, "train", config.train.batch_size)
   if facts["data_fingerprint"] != trained_on.fingerprint:
     raise ValueError(
-      f"config.data.path: {config.data.path} is not what the run in {workdir} "
-      "was trained on any more: restore the file"
+      f"config.data.path: {config.data.path or config.data.name} is not what "
+      f"the run in {workdir} was trained on any more: restore the file"
     )
   with jax.default_matmul_precision(config.matmul_precision):
     sums = sum_batches(
@@ -106,6 +106,7 @@ def evaluate_workdir(
     )
   record = {
     "step": int(state.step),
+    "data": dataset.name,
     "split": split,
     "carry_state": carry_state,
     "sequence_length": config.data.sequence_length,
@@ -126,7 +127,7 @@ def describe(record: dict[str, Any]) -> str:
   return (
     f"step {record['step']}  {record['split']} loss {record['eval/loss']:.4f}  "
     f"bpc {record['eval/bpc']:.4f}  accuracy {record['eval/accuracy']:.2%}  "
-    f"({record['tokens']:,} tokens, {state})"
+    f"({record['tokens']:,} tokens of {record['data']}, {state})"
   )
 
 

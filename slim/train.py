@@ -16,6 +16,7 @@ from ml_collections import config_flags
 
 from slim import checkpoint, command_line, experiment, metrics, steps
 from slim import config as config_lib
+from slim.data import Dataset
 from slim.profiler import Profiler
 from slim.programs import compile_programs
 from slim.progress import Progress
@@ -75,12 +76,12 @@ def _train(config, workdir):
     state = experiment.first_state(config, parts)
     window = Sums(0.0, 0.0, 0.0)
   start = int(state.step)
-  _log_start(state.params)
+  _log_start(state.params, train_data)
   programs = compile_programs(
     config, parts, abstract_state, validation_data, start
   )
 
-  write_config(workdir, config)
+  write_config(workdir, config, train_data.description)
   if restored:
     checkpoint.set_aside_after(workdir, start)
   with (
@@ -148,8 +149,8 @@ def _loop(config, state, data, programs, progress, profiler, checkpointer):
   return state
 
 
-def _log_start(params: Params) -> None:
-  """Logs what trains where."""
+def _log_start(params: Params, data: Dataset) -> None:
+  """Logs what trains where, and on what."""
   device = jax.devices()[0]
   _LOG.info(
     "training on one of %d devices: %s, jax %s",
@@ -157,6 +158,7 @@ def _log_start(params: Params) -> None:
     device.device_kind,
     jax.__version__,
   )
+  _LOG.info("data: %s", data.description)
   _LOG.info("parameters:\n%s", metrics.parameter_table(params))
 
 

@@ -87,16 +87,20 @@ def differences(
   ]
 
 
-def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
-  """Writes the settings and the versions of what runs them.
+def write_config(
+  workdir: str, config: ml_collections.ConfigDict, data: str
+) -> None:
+  """Writes the settings, what they train on and the versions of what runs them.
 
   Args:
     workdir: The folder, created if needed, that `check_workdir` has let pass.
     config: All settings.
+    data: The description of the training data.
   """
   os.makedirs(workdir, exist_ok=True)
   record = {
     "config": config.to_dict(),
+    "data": data,
     "versions": {
       "slim": slim.__version__,
       "jax": jax.__version__,

@@ -1,10 +1,11 @@
-"""What all tests share: JAX's settings, `--full`, and double precision."""
+"""What all tests share: JAX's settings, `--full`, and a few fixtures."""
 
 import os
 
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 # On the CPU the suite means the same everywhere; JAX_PLATFORMS=cuda overrides.
 # The environment is for the processes that tests start.
@@ -46,3 +47,21 @@ def x64():
   """Runs the test with 64-bit types: a Python float becomes a float64."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture(scope="module")
+def compilation_cache(tmp_path_factory):
+  """Compiles equal programs once, in a file of tests that asks for it."""
+  folder = str(tmp_path_factory.mktemp("cache"))
+  settings = {
+    "jax_compilation_cache_dir": folder,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  reset_cache()  # It looks at the settings only once.
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  reset_cache()

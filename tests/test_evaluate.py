@@ -41,7 +41,7 @@ def run(tmp_path_factory):
   path = folder / "text.txt"
   path.write_bytes(np.random.default_rng(0).bytes(4000))
   configuration, workdir = settings(path), str(folder / "run")
-  write_config(workdir, configuration)
+  write_config(workdir, configuration, "data")
   state = experiment.init(experiment.create_experiment(configuration))
   checkpointer = Checkpointer(workdir, 1)
   trained_on = experiment.create_split(configuration, "train", 4)
@@ -143,6 +143,8 @@ def test_the_record_says_which(run):
   ]
   assert [json.loads(x) for x in path.read_text().splitlines()] == records
   assert [record["carry_state"] for record in records] == [False, True]
+  assert [record["data"] for record in records] == ["text", "text"]
+  assert "(199 tokens of text, " in evaluate.describe(records[0])
   assert "windows of 16 tokens from the zero" in evaluate.describe(records[0])
   assert "one state carried through" in evaluate.describe(records[1])
 
@@ -159,14 +161,24 @@ def test_a_run_is_only_read(run):
 def test_a_carried_state_needs_a_text(tmp_path):
   """Without it a state would be carried between unrelated sequences."""
   configuration = config.base()
-  write_config(str(tmp_path), configuration)
-  with pytest.raises(ValueError, match="needs config.data.name='text'"):
+  write_config(str(tmp_path), configuration, "data")
+  with pytest.raises(ValueError, match="needs a text, .*'copying'"):
+    evaluate.evaluate_workdir(str(tmp_path), "validation", True)
+
+
+def test_a_corpus_can_carry_a_state(tmp_path):
+  """Without it PTB and enwik8 would be scored in windows only."""
+  (tmp_path / "text").write_bytes(bytes(4000))
+  configuration = settings(tmp_path / "text")
+  configuration.data.name = "enwik8"
+  write_config(str(tmp_path), configuration, "data")
+  with pytest.raises(ValueError, match="has no checkpoint yet"):
     evaluate.evaluate_workdir(str(tmp_path), "validation", True)
 
 
 def test_a_run_without_checkpoint_is_an_error(tmp_path):
   """Without it random weights would be evaluated."""
-  write_config(str(tmp_path), config.base())
+  write_config(str(tmp_path), config.base(), "data")
   with pytest.raises(ValueError, match="has no checkpoint yet"):
     evaluate.evaluate_workdir(str(tmp_path), "validation", False)
 

@@ -90,7 +90,7 @@ def test_a_run_from_a_file_reads_it_once(run, tmp_path):
 
 def test_a_run_without_checkpoint_is_an_error(tmp_path):
   """Without it weights that nobody trained would be exported."""
-  train.write_config(str(tmp_path), make())
+  train.write_config(str(tmp_path), make(), "data")
   with pytest.raises(ValueError, match="has no checkpoint yet"):
     export.export_workdir(str(tmp_path), str(tmp_path / "x"))
   assert not (tmp_path / "x").exists()

@@ -24,7 +24,20 @@ LAYERS = {
     "slim.models",
     "slim.types",
   },
-  "slim/data/": {"numpy", "slim.data", "slim.types"},
+  "slim/data/": {
+    "numpy",
+    "slim.data.copying",
+    "slim.data.corpora",
+    "slim.data.dataset",
+    "slim.data.text",
+    "slim.types",
+  },
+  "slim/data/builders.py": {
+    "numpy",
+    "slim.data.corpora",
+    "slim.data.text",
+    "tensorflow_datasets",
+  },
   # A model reaches these as plain functions.
   "slim/losses.py": {"jax", "numpy", "slim.kernels", "slim.types"},
   "slim/gradients.py": {
@@ -88,7 +101,7 @@ LAYERS |= dict.fromkeys(
 
 # What may be imported inside a function only, where it is used.
 LAZY = {
-  "slim/data/": {"tensorflow_datasets"},
+  "slim/data/": {"slim.data.builders"},
   "slim/metrics.py": {"tensorboardX"},
 }
 
@@ -169,10 +182,14 @@ def test_no_file_imports_itself_by_detours():
 
 @pytest.mark.parametrize(
   "before, imported, allowed",
-  [("sys", "slim", {"slim"}), ("jax", "slim.kernels", {"slim", "jax"})],
+  [
+    ("sys", "slim", {"slim"}),
+    ("jax", "slim.kernels", {"slim", "jax"}),
+    ("jax", "slim.data", {"slim", "jax"}),
+  ],
 )
-def test_kernels_load_nothing_but_jax(before, imported, allowed):
-  """Without it another project would pay for Flax to use a kernel."""
+def test_kernels_and_data_load_nothing_but_jax(before, imported, allowed):
+  """Without it whoever uses a kernel would pay for Flax, or all for tfds."""
   program = f"""
 import sys, {before}
 loaded = set(sys.modules)

@@ -13,7 +13,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from slim import (
   checkpoint,
@@ -28,22 +27,8 @@ from slim import (
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory):
-  """Compiles equal programs once: most runs here differ in their data only."""
-  folder = str(tmp_path_factory.mktemp("cache"))
-  settings = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  reset_cache()  # It looks at the settings only once.
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  reset_cache()
+# Most runs here differ in their data only.
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def make(**settings):
@@ -215,6 +200,22 @@ def test_the_log_says_what_trains_and_where_it_is(tmp_path, caplog):
     f"finished: checkpoint {tmp_path}/checkpoints/6, metrics "
     f"{tmp_path}/metrics.jsonl, config {tmp_path}/config.json"
   )
+
+
+def test_the_log_and_the_record_say_what_the_data_is(tmp_path, caplog):
+  """Without it a part of enwik8 could be taken for the benchmark."""
+  path = tmp_path / "enwik8"
+  path.write_bytes(bytes(range(256)) * 8)
+  with caplog.at_level(logging.INFO, "slim"):
+    train.train_and_evaluate(
+      make(data__name="enwik8", data__path=str(path), data__vocab_size=256),
+      str(tmp_path / "run"),
+    )
+  record = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert record["data"].startswith(
+    "a file of 2,048 bytes instead of enwik8, train: 1843 of 2048 bytes, "
+  )
+  assert f"data: {record['data']}" in caplog.messages
 
 
 def test_a_damaged_newest_checkpoint_falls_back(tmp_path, caplog):

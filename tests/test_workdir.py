@@ -22,10 +22,11 @@ def test_settings_are_written_and_read_back(tmp_path):
   config = make(
     model__width=64, optimizer__clip_norm=0.5, profile__steps=(10, 20)
   )
-  workdir.write_config(str(tmp_path / "new"), config)
+  workdir.write_config(str(tmp_path / "new"), config, "data")
   stored = workdir.read_config(str(tmp_path / "new"))
   assert config_lib.flatten(stored) == config_lib.flatten(config)
   record = json.loads((tmp_path / "new" / "config.json").read_text())
+  assert record["data"] == "data"
   assert set(record["versions"]) == {"slim", "jax", "python"}
 
 
@@ -37,7 +38,7 @@ def test_check_writes_nothing(tmp_path):
 
 def test_other_settings_are_refused(tmp_path):
   """Without it two runs would mix their metrics and checkpoints."""
-  workdir.write_config(str(tmp_path), make())
+  workdir.write_config(str(tmp_path), make(), "data")
   with pytest.raises(ValueError) as error:
     workdir.check_workdir(str(tmp_path), make(optimizer__beta1=0.8, seed=3))
   message = str(error.value)
@@ -61,7 +62,7 @@ def test_other_settings_are_refused(tmp_path):
 )
 def test_settings_that_change_no_number_may_differ(tmp_path, settings):
   """Without it a run could not be made longer."""
-  workdir.write_config(str(tmp_path), make())
+  workdir.write_config(str(tmp_path), make(), "data")
   workdir.check_workdir(str(tmp_path), make(**settings))
 
 
@@ -74,14 +75,14 @@ def test_settings_that_change_no_number_may_differ(tmp_path, settings):
 )
 def test_num_steps_must_agree_where_steps_depend_on_it(tmp_path, settings):
   """Without it the rate would jump in the midst of a run."""
-  workdir.write_config(str(tmp_path), make(**settings))
+  workdir.write_config(str(tmp_path), make(**settings), "data")
   with pytest.raises(ValueError, match="config.train.num_steps"):
     workdir.check_workdir(str(tmp_path), make(**settings, train__num_steps=7))
 
 
 def test_a_run_from_other_weights_is_another_run(tmp_path):
   """Without it a command that names weights would go on without them."""
-  workdir.write_config(str(tmp_path), make())
+  workdir.write_config(str(tmp_path), make(), "data")
   with pytest.raises(ValueError, match="init_from .None there, 'x.safetens"):
     workdir.check_workdir(str(tmp_path), make(train__init_from="x.safetensors"))
 

@@ -72,8 +72,13 @@ class Copying:
     self._vocab_size = vocab_size
 
   @property
+  def name(self) -> str:
+    """What the sequences are taken from, in a few words."""
+    return "copying"
+
+  @property
   def description(self) -> str:
-    """The split and every setting that its batches depend on, in one line."""
+    """The name, the split and every setting that its batches depend on."""
     return (
       f"copying, {self._split}: "
       f"vocab_size={self._vocab_size}, "

@@ -19,8 +19,12 @@ class Dataset(Protocol):
   """
 
   @property
+  def name(self) -> str:
+    """What the sequences are taken from, in a few words."""
+
+  @property
   def description(self) -> str:
-    """The split and every setting that its batches depend on, in one line."""
+    """The name, the split and every setting that its batches depend on."""
 
   @property
   def fingerprint(self) -> str:

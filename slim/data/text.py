@@ -1,9 +1,10 @@
-"""Any file as a text of bytes."""
+"""Texts of bytes: sequences cut out of a split, and any file as a text."""
 
 import functools
 import hashlib
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,15 @@ ORDERS = ("random", "consecutive")
 # Where a split begins and ends, in per cent of the bytes: of the 100,000,000 of
 # enwik8 the usual 90 M, 5 M and 5 M.
 _PERCENT = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
+
+
+class TextSplit(NamedTuple):
+  """The bytes of a split, and what they are a split of."""
+
+  name: str  # Of the whole text, in a few words.
+  split: str  # One of `dataset.SPLITS`.
+  data: np.ndarray  # The bytes of the split, uint8.
+  size: int  # Of the whole text, bytes.
 
 
 def load_text(path: str | os.PathLike[str]) -> np.ndarray:
@@ -41,18 +51,20 @@ def load_text(path: str | os.PathLike[str]) -> np.ndarray:
     ) from error
 
 
-def split_bytes(data: np.ndarray, split: str) -> np.ndarray:
+def cut_text(name: str, data: np.ndarray, split: str) -> TextSplit:
   """Cuts a split out of a text: by position, 90, 5 and 5 per cent.
 
   Args:
+    name: What the text is, in a few words.
     data: The bytes of the whole text, uint8.
     split: One of `dataset.SPLITS`.
 
   Returns:
-    The split's bytes, uint8, a view of `data`. Bounds are rounded down.
+    The split; its bytes are a view of `data`. Bounds are rounded down.
   """
   start, stop = _PERCENT[split]
-  return data[data.size * start // 100 : data.size * stop // 100]
+  part = data[data.size * start // 100 : data.size * stop // 100]
+  return TextSplit(name, split, part, data.size)
 
 
 class Text:
@@ -67,9 +79,8 @@ class Text:
 
   def __init__(
     self,
-    data: np.ndarray,
+    text: TextSplit,
     *,
-    split: str,
     sequence_length: int,
     batch_size: int,
     seed: int,
@@ -78,8 +89,7 @@ class Text:
     """Reads the split.
 
     Args:
-      data: The bytes of the whole text, uint8, as from `load_text`.
-      split: One of `dataset.SPLITS`, see `split_bytes`.
+      text: The split, as from `cut_text`.
       sequence_length: T, bytes; less than the split has.
       batch_size: B, sequences.
       seed: Picks the sequences if `order` is "random"; at least 0.
@@ -90,30 +100,36 @@ class Text:
     Raises:
       ValueError: If a setting is outside of what is said here.
     """
-    dataset.check_choice("split", split, dataset.SPLITS)
     dataset.check_choice("order", order, ORDERS)
     dataset.check_at_least("sequence_length", sequence_length, 1)
     dataset.check_at_least("batch_size", batch_size, 1)
     dataset.check_at_least("seed", seed, 0)
-    self._data = np.array(split_bytes(data, split))
+    self._data = np.array(text.data)
     if self._data.size <= sequence_length:
       raise ValueError(
         f"sequence_length: {sequence_length} needs {sequence_length + 1} bytes "
-        f"in a split, but {split} has {self._data.size} of the file's "
-        f"{data.size}; lower sequence_length or use a longer file"
+        f"in a split, but {text.split} has {self._data.size} of the text's "
+        f"{text.size}; lower sequence_length or use a longer text"
       )
-    self._file_size = data.size
-    self._split = split
+    self._name = text.name
+    self._split = text.split
+    self._text_size = text.size
     self._sequence_length = sequence_length
     self._batch_size = batch_size
     self._seed = seed
     self._order = order
 
   @property
+  def name(self) -> str:
+    """What the sequences are taken from, in a few words."""
+    return self._name
+
+  @property
   def description(self) -> str:
-    """The split and every setting that its batches depend on, in one line."""
+    """The name, the split and every setting that its batches depend on."""
     return (
-      f"text, {self._split}: {self._data.size} of {self._file_size} bytes, "
+      f"{self._name}, {self._split}: "
+      f"{self._data.size} of {self._text_size} bytes, "
       f"{self._order} order, sequence_length={self._sequence_length}, "
       f"batch_size={self._batch_size}, seed={self._seed}"
     )

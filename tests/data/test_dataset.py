@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from slim.data import Copying, Text, create_dataset, dataset
+from slim.data.text import cut_text
 
 SETTINGS = dict(
   split="train",
@@ -63,8 +64,7 @@ def test_settings_reach_text(tmp_path):
     path=tmp_path / "bytes", order="random", seed=5, split="validation"
   )
   direct = Text(
-    data,
-    split="validation",
+    cut_text("text", data, "validation"),
     sequence_length=8,
     batch_size=2,
     seed=5,
@@ -78,10 +78,12 @@ def test_settings_reach_text(tmp_path):
 @pytest.mark.parametrize(
   "name, settings, words",
   [
-    ("txt", {}, ["name", "'copying', 'text'", "'txt'"]),
+    ("txt", {}, ["name", "'copying', 'text', 'ptb', 'enwik8'", "'txt'"]),
     ("text", {}, ["path", "None", "pass the path of a file"]),
     ("copying", {"path": "a.txt"}, ["path", "'a.txt'", "'text'"]),
     ("text", {"vocab_size": 255}, ["vocab_size", "256", "255"]),
+    ("enwik8", {"vocab_size": 255}, ["vocab_size", "256", "255"]),
+    ("enwik8", {"split": "valid"}, ["split", "'validation'", "'valid'"]),
     ("text", {"order": "sorted"}, ["order", "'random', 'consecutive'"]),
     ("text", {"batch_size": 0}, ["batch_size", "1", "0"]),
     ("text", {"sequence_length": 0}, ["sequence_length", "1", "0"]),

@@ -1,12 +1,14 @@
 """Tests of texts of bytes."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slim.data import Text
-from slim.data.text import load_text
+from slim.data.text import cut_text, load_text
 
 LENGTHS = dict(
   size=st.integers(60, 900),
@@ -22,13 +24,11 @@ def random_bytes(size):
   )
 
 
-def create(data=None, **settings):
+def create(data=None, split="train", **settings):
   """Creates a small text with some settings changed."""
-  defaults = dict(
-    split="train", sequence_length=8, batch_size=3, seed=0, order="random"
-  )
+  defaults = dict(sequence_length=8, batch_size=3, seed=0, order="random")
   data = random_bytes(500) if data is None else data
-  return Text(data, **defaults | settings)
+  return Text(cut_text("text", data, split), **defaults | settings)
 
 
 @given(step=st.integers(0, 1000), **LENGTHS)
@@ -158,7 +158,18 @@ def test_fingerprint_tells_settings_and_files_apart():
   fingerprints = {create(**change).fingerprint for change in changes}
   assert len(fingerprints) == len(changes)
   assert create().fingerprint == create().fingerprint
-  assert "450 of 500 bytes" in create().description
+
+
+def test_fingerprint_is_as_defined():
+  """Without it the runs of an earlier version could not be continued."""
+  description = (
+    "text, train: 450 of 500 bytes, random order, sequence_length=8, "
+    "batch_size=3, seed=0"
+  )
+  assert create().name == "text"
+  assert create().description == description
+  digest = hashlib.sha256(description.encode() + random_bytes(500)[:450].data)
+  assert create().fingerprint == digest.hexdigest()
 
 
 def test_a_file_may_change_while_it_is_in_use(tmp_path):
@@ -178,7 +189,7 @@ def test_a_split_shorter_than_a_sequence_is_refused(split, size):
   create(split=split, sequence_length=size - 1).batch(0)
   message = (
     f"sequence_length: {size} needs {size + 1} bytes in a split, but {split} "
-    f"has {size} of the file's 500; lower sequence_length or use a longer file"
+    f"has {size} of the text's 500; lower sequence_length or use a longer text"
   )
   with pytest.raises(ValueError) as error:
     create(split=split, sequence_length=size)

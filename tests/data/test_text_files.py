@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim.data.dataset import SPLITS
-from slim.data.text import load_text, split_bytes
+from slim.data.text import cut_text, load_text
 
 
 @given(size=st.integers(0, 2000))
 def test_splits_part_the_text(size):
   """Without it a byte would be in two splits, or in none."""
   data = np.arange(size) % 256
-  parts = [split_bytes(data, split) for split in SPLITS]
+  parts = [cut_text("text", data, split).data for split in SPLITS]
   np.testing.assert_array_equal(np.concatenate(parts), data)
   stops = np.cumsum([part.size for part in parts])
   assert list(stops) == [int(size * 0.9 + 1e-6), int(size * 0.95 + 1e-6), size]
@@ -22,7 +22,7 @@ def test_splits_part_the_text(size):
 def test_splits_of_enwik8_are_the_usual_ones():
   """Without it results would not compare with published ones."""
   data = np.broadcast_to(np.uint8(0), 100_000_000)
-  sizes = [split_bytes(data, split).size for split in SPLITS]
+  sizes = [cut_text("enwik8", data, split).data.size for split in SPLITS]
   assert sizes == [90_000_000, 5_000_000, 5_000_000]
 
 

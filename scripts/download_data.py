@@ -1,0 +1,34 @@
+"""Downloads and prepares the published texts, and prints where they are.
+
+For machines whose compute nodes have no network: run this where there is one,
+with TFDS_DATA_DIR at a folder that both can see.
+
+  python scripts/download_data.py              # All of them.
+  python scripts/download_data.py ptb enwik8
+"""
+
+from absl import app
+
+from slim import command_line
+from slim.data.builders import prepare
+from slim.data.corpora import CORPORA
+from slim.data.dataset import check_choice
+
+
+def download(names: list[str]) -> None:
+  """Prepares corpora.
+
+  Args:
+    names: Of `CORPORA`; an empty list means all of them.
+
+  Raises:
+    ValueError: If there is no such corpus, or it cannot be prepared.
+  """
+  for name in names:
+    check_choice("name", name, tuple(CORPORA))
+  for name in names or CORPORA:
+    print(f"{name}: {prepare(name).data_dir}")
+
+
+if __name__ == "__main__":
+  app.run(lambda argv: command_line.run_main(lambda: download(argv[1:])))

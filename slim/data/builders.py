@@ -1,0 +1,154 @@
+"""Published texts, prepared by TensorFlow Datasets (tfds) without TensorFlow.
+
+Nothing else imports tfds, and this file is imported only when it is needed.
+"""
+
+import contextlib
+import http.client
+import io
+import logging
+import os
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from slim.data.corpora import CORPORA, find_files, read_files
+from slim.data.text import TextSplit
+
+_LOG = logging.getLogger("slim.data")
+
+_RECORD_SIZE = 65_536  # Bytes.
+_PATIENCE = 3.0  # Seconds to wait for the first answer of a server.
+
+
+class SlimCorpora(tfds.core.GeneratorBasedBuilder):
+  """Prepares one of `CORPORA`: its bytes in order, cut into records.
+
+  Files in the folder `downloads/manual/<name>` of tfds's data directory are
+  taken, others are downloaded. Extraction is our own, as that of tfds needs
+  TensorFlow.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in CORPORA]
+
+  @property
+  def manual_folder(self) -> os.PathLike[str]:
+    """Where files are looked for."""
+    name = self.builder_config.name
+    return self.data_dir_root / "downloads" / "manual" / name
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {"bytes": tfds.features.Tensor(shape=(None,), dtype=np.uint8)}
+      ),
+      disable_shuffling=True,  # Or records are stored in the order of hashes.
+    )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    corpus = CORPORA[self.builder_config.name]
+    paths = find_files(corpus, self.manual_folder)
+    paths = paths or dl_manager.download([file.url for file in corpus.files])
+    return {
+      split: self._generate_examples(text.data)
+      for split, text in read_files(corpus, paths).items()
+    }
+
+  def _generate_examples(self, data: np.ndarray) -> Iterator:
+    for number, start in enumerate(range(0, data.size, _RECORD_SIZE)):
+      yield number, {"bytes": data[start : start + _RECORD_SIZE]}
+
+
+def prepare(name: str) -> SlimCorpora:
+  """Prepares a corpus, unless it is prepared already.
+
+  Args:
+    name: One of `CORPORA`.
+
+  Returns:
+    The builder, which knows where the data is.
+
+  Raises:
+    ValueError: If the files are neither there nor can be downloaded, or are not
+      what was published. Without a network this takes `_PATIENCE` seconds.
+  """
+  corpus = CORPORA[name]
+  # The other formats of tfds need TensorFlow.
+  builder = SlimCorpora(config=name, file_format="array_record")
+  if builder.data_path.exists():
+    return builder
+  url = corpus.files[0].url
+  advice = (
+    f"put {corpus.listing} into {builder.manual_folder}, or pass the path of "
+    "what you have"
+  )
+  if not find_files(corpus, builder.manual_folder) and not _answers(url):
+    raise ValueError(
+      f"path: {name!r} is not prepared in {builder.data_dir_root}, and {url} "
+      f"cannot be reached: {advice}"
+    )
+  _LOG.info("preparing %s in %s, once", name, builder.data_dir)
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  try:
+    # tfds would keep a bad download for the next time; and it prints, where
+    # what a program of ours prints is its result.
+    with (
+      tempfile.TemporaryDirectory() as folder,
+      contextlib.redirect_stdout(io.StringIO()),
+    ):
+      builder.download_and_prepare(download_dir=folder)
+  except (OSError, tfds.download.DownloadError) as error:
+    reason = str(error).splitlines()[0]
+    raise ValueError(
+      f"path: cannot prepare {name!r} in {builder.data_dir}: {reason}: {advice}"
+    ) from error
+  return builder
+
+
+def load_split(name: str, split: str) -> TextSplit:
+  """Loads a split of a corpus from tfds, preparing it the first time.
+
+  Args:
+    name: One of `CORPORA`.
+    split: One of `SPLITS`.
+
+  Returns:
+    The split.
+
+  Raises:
+    ValueError: If it cannot be prepared, see `prepare`.
+  """
+  records = prepare(name).as_data_source(split)
+  data = np.concatenate([record["bytes"] for record in records])
+  return TextSplit(name, split, data, CORPORA[name].size)
+
+
+def _answers(url: str) -> bool:
+  """Tells whether a server answers: tfds itself would try for minutes."""
+  answers = []
+
+  def ask():
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+      urllib.request.urlopen(request, timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:
+      pass  # A refusal is an answer, and tfds will say which.
+    except (OSError, http.client.HTTPException):
+      return
+    answers.append(True)
+
+  # In a thread, as looking up the name of a host knows no timeout.
+  thread = threading.Thread(target=ask, daemon=True)
+  thread.start()
+  thread.join(_PATIENCE)
+  return bool(answers)
