@@ -2,9 +2,8 @@
 
 For the configurations of the SLiM paper, at initialisation and on weights that
 were trained on the text before (500 steps of the paper's Adam on consecutive
-slices of 1,024 tokens; the runs are kept in --workdir and resumed). The error
-is the largest over parameters of |a - b| / max(|b|, 1e-3 |whole gradient|),
-Euclidean norms.
+slices of 1,024 tokens; the runs are kept in --workdir and resumed). `errors.py`
+says what an error is.
 
   python experiments/gradient_error.py --text=FILE
 """
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 from absl import app, flags
 from configurations import CONFIGURATIONS, make_batch, make_model
+from errors import largest_error
 from record import print_table, save
 
 from slim.config import base
@@ -119,15 +119,6 @@ def gradient(name, dtype, params, batch, **method):
     value_and_grad = make_value_and_grad(make_model(name, dtype), **method)
     _, gradients = jax.jit(value_and_grad)(params, batch)
     return [np.asarray(x, np.float64) for x in jax.tree.leaves(gradients)]
-
-
-def largest_error(a, b):
-  """The largest error of a parameter's gradient in `a`; `b` is right."""
-  floor = 1e-3 * np.sqrt(sum(np.sum(x**2) for x in b))
-  return max(
-    float(np.linalg.norm(x - y) / max(np.linalg.norm(y), floor))
-    for x, y in zip(a, b, strict=True)
-  )
 
 
 if __name__ == "__main__":

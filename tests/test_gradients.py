@@ -229,6 +229,17 @@ def test_memory_of_rewind_does_not_grow():
   assert bytes_a_token(method="slim", chunk_size=64) <= 16
 
 
+def test_memory_of_rewind_is_that_of_one_chunk():
+  """The first chunk's activations would be kept while the others are walked."""
+  model = create(width=128, mlp_width=512)
+  # A first chunk of one token keeps next to nothing.
+  whole, short = (
+    temporaries(model, n, method="slim", chunk_size=512)
+    for n in (4096, 4096 - 511)
+  )
+  assert whole <= 1.3 * short
+
+
 def test_memory_of_store_grows_by_the_states():
   """The baseline would be weakened, or no longer hold a state a chunk."""
   # Two layers of two heads, each with sums of 64 x 64 and of 64 features.
