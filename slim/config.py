@@ -16,7 +16,7 @@ _CHOICES = {
   "matmul_precision": ("default", "high", "highest"),
   "model.dtype": ("float32", "bfloat16"),
   "gradient.method": ("full", "remat", "slim", "full_then_slim"),
-  "gradient.policy": ("store", "rewind"),
+  "gradient.policy": ("store", "sqrt", "rewind"),
   "optimizer.schedule": ("constant", "cosine", "step"),
 }
 _NOT_NEGATIVE = (
@@ -69,8 +69,9 @@ def base() -> ml_collections.ConfigDict:
   # steps full, the second half slim.
   gradient.method = "slim"
   gradient.chunk_size = 128  # C, tokens; above T it is T. Not for "full".
-  # What "slim" keeps of the states between chunks: all ("store"), or only the
-  # last, from which the others are computed backwards ("rewind").
+  # What "slim" keeps of the N states between chunks: all ("store"), about 2 √N,
+  # for a forward pass more ("sqrt"), or only the last, from which the others
+  # are computed backwards ("rewind").
   gradient.policy = "rewind"
 
   config.optimizer = optimizer = ml_collections.ConfigDict()
