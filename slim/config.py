@@ -36,7 +36,8 @@ def base() -> ml_collections.ConfigDict:
     plain None has no type and could not be set on the command line.
   """
   config = ml_collections.ConfigDict()
-  config.seed = 0  # Of the weights, the data and the dropout; 0 to 2^32 - 1.
+  # Of weights, random features, data and dropout; 0 to 2^32 - 1.
+  config.seed = 0
   # Of float32 matrix products on accelerators: "highest" is float32, "high"
   # and "default" are what the device takes for it (TF32, bfloat16).
   config.matmul_precision = "highest"
@@ -46,7 +47,14 @@ def base() -> ml_collections.ConfigDict:
   model.num_layers = 2  # Each of attention and an MLP.
   model.num_heads = 4  # H; divides the width.
   model.mlp_width = 4 * model.get_oneway_ref("width")  # F; follows the width.
-  model.feature_map = "square"  # "square", "relu" or "elu_plus_one".
+  # "square", "relu", "elu_plus_one"; or "favor": random features, drawn once
+  # from the seed, with which linear attention approximates softmax attention.
+  model.feature_map = "square"
+  # M, features of a head; "favor" only. None: as many as the head is wide.
+  model.num_features = config_dict.placeholder(int)
+  model.orthogonal_features = True  # "favor" only; True: less variance.
+  # Gives queries and keys a fixed length. "favor" without it has no "rewind".
+  model.qk_norm = False
   # Where LayerNorm stands: before the sublayer ("pre"), after the residual sum
   # ("post") or on what the sublayer adds to it ("output", as in the paper).
   model.norm = "output"

@@ -63,7 +63,9 @@ def make_value_and_grad(
       raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
     if policy == "rewind" and model.rewind is None:
       raise ValueError(
-        "policy must be 'store' for a model that cannot be undone, got 'rewind'"
+        "policy must be 'sqrt' or 'store' for a model that cannot be undone, "
+        "got 'rewind'; model.feature_map='favor' can be undone with "
+        "model.qk_norm=True"
       )
 
   def dense(params, batch, keys, remat):

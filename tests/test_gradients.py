@@ -27,7 +27,11 @@ FAST = {"xla_backend_optimization_level": 0}
 def create(**settings):
   """A small model of two layers and two heads."""
   sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "mlp_width": 32}
-  return create_model(vocab_size=VOCAB_SIZE, **{**sizes, **settings})
+  return create_model(
+    vocab_size=VOCAB_SIZE,
+    feature_key=jax.random.key(7),
+    **{**sizes, **settings},
+  )
 
 
 @functools.cache
@@ -71,6 +75,7 @@ def assert_same(found, expected, tol=1e-12):
     chunk_size=[1, 7, 64, 95, T, T + 5],
     policy=POLICIES,
     feature_map=["square", "relu", "elu_plus_one"],
+    qk_norm=[False, True],
     norm=["output", "pre", "post"],
     output_projection=[False, True],
     dropout=[0.0, 0.1],
@@ -83,6 +88,25 @@ def test_slim_is_full(x64, case):
   model, params = float64_case(**case)
   found = run(model, params, make_batch(), method="slim", **how)
   assert_same(found, full_float64(**case))
+
+
+@pytest.mark.parametrize(
+  ("policy", "qk_norm"),
+  [("store", False), ("sqrt", False), ("sqrt", True), ("rewind", True)],
+)
+def test_slim_is_full_with_random_features(x64, policy, qk_norm):
+  """Features would be drawn anew, or depend on how the sequence is cut."""
+  settings = {
+    "feature_map": "favor",
+    "num_features": 20,
+    "qk_norm": qk_norm,
+    "norm": "pre",
+  }
+  model, params = float64_case(**settings)
+  found = run(
+    model, params, make_batch(), method="slim", chunk_size=7, policy=policy
+  )
+  assert_same(found, full_float64(**settings))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -146,17 +170,23 @@ def copying_case():
   return Batch(tokens[:, :-1], tokens[:, 1:], weights)
 
 
+FEATURES = {
+  "square": {},
+  "favor": {"feature_map": "favor", "num_features": 20, "qk_norm": True},
+}
+
+
 @functools.cache
-def float32_methods():
+def float32_methods(features="square"):
   """A float32 model and its full gradient as a compiled function."""
-  model = create(norm="pre")
+  model = create(norm="pre", **FEATURES[features])
   return model, jax.jit(make_value_and_grad(model, method="full"))
 
 
 @functools.cache
-def float32_params(trained):
+def float32_params(trained, features="square"):
   """Parameters as initialised, or after 60 steps of Adam."""
-  model, full = float32_methods()
+  model, full = float32_methods(features)
   params = model.init(jax.random.key(0))
   if not trained:
     return params
@@ -175,28 +205,32 @@ def float32_params(trained):
 
 
 @functools.cache
-def float32_right(trained):
+def float32_right(trained, features="square"):
   """The gradient of the same weights in float64."""
   with jax.enable_x64(True):
-    model = create(norm="pre", dtype="float64")
+    model = create(norm="pre", dtype="float64", **FEATURES[features])
     params = jax.tree.map(
-      lambda x: jnp.asarray(x, jnp.float64), float32_params(trained)
+      lambda x: jnp.asarray(x, jnp.float64), float32_params(trained, features)
     )
     return run(model, params, copying_case(), None, method="full")[1]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("chunk_size", [64, 95, 999])
-def test_float32_is_as_exact_as_full(chunk_size, policy):
+@pytest.mark.parametrize(
+  ("features", "chunk_size"),
+  [("square", 64), ("square", 95), ("square", 999), ("favor", 64)],
+)
+def test_float32_is_as_exact_as_full(features, chunk_size, policy):
   """Rounding would grow with the length, as plain subtraction makes it."""
-  model, full = float32_methods()
+  model, full = float32_methods(features)
   slim = jax.jit(
     make_value_and_grad(
       model, method="slim", chunk_size=chunk_size, policy=policy
     )
   )
   for trained in (False, True):
-    params, right = float32_params(trained), float32_right(trained)
+    params = float32_params(trained, features)
+    right = float32_right(trained, features)
     _, by_full = full(params, copying_case())
     _, by_slim = slim(params, copying_case())
     assert_gradients_close(by_slim, by_full, 5e-6)
@@ -346,5 +380,7 @@ def test_data_parallel_gradients(how):
 def test_a_model_that_cannot_be_undone_is_refused():
   """It would end in a traceback from inside the kernel."""
   model = create()._replace(rewind=None)
-  with pytest.raises(ValueError, match="policy must be 'store' for a model"):
+  with pytest.raises(
+    ValueError, match="policy must be 'sqrt' or 'store' for a"
+  ):
     make_value_and_grad(model, method="slim", chunk_size=7, policy="rewind")
