@@ -20,7 +20,7 @@ from configurations import CONFIGURATIONS, make_batch, make_model
 from record import print_table, save
 
 from slim.config import base
-from slim.gradients import make_value_and_grad
+from slim.gradients import COMPILER_OPTIONS, make_value_and_grad
 from slim.train import train_and_evaluate
 
 _TEXT = flags.DEFINE_string("text", None, "File to train and measure on.")
@@ -127,7 +127,8 @@ def gradient(name, dtype, params, batch, **method):
     wide = "float64" if dtype == "float64" else "float32"
     params = jax.tree.map(lambda x: np.asarray(x, wide), params)
     value_and_grad = make_value_and_grad(make_model(name, dtype), **method)
-    _, gradients = jax.jit(value_and_grad)(params, batch)
+    compiled = jax.jit(value_and_grad, compiler_options=COMPILER_OPTIONS)
+    _, gradients = compiled(params, batch)
     return [np.asarray(x, np.float64) for x in jax.tree.leaves(gradients)]
 
 

@@ -67,7 +67,9 @@ def scan(
     rewind: For the policy of that name: `rewind(params, state_after, chunk) ->
       (state_before, out, state_after)`. It recomputes the step, and its
       derivative with respect to `state_after` must be that with respect to the
-      state before: see `rewind_prefix_sums`.
+      state before: see `rewind_prefix_sums`. In bfloat16 compile with the
+      option xla_allow_excess_precision=False, or XLA may round one differently
+      than the other.
 
   Returns:
     state: The state after the last token.

@@ -106,8 +106,8 @@ class LinearAttention(nn.Module):
       for name in ("q", "k", "v")
     )
     if self.qk_norm:
-      q = _to_fixed_length(q, self.dtype, "q_norm", use_scale=True)
-      k = _to_fixed_length(k, self.dtype, "k_norm", use_scale=False)
+      q = _to_fixed_length(q, "q_norm", use_scale=True)
+      k = _to_fixed_length(k, "k_norm", use_scale=False)
     if self.feature_map == "favor":
       q = positive_random_query_features(q, projection)
       k = positive_random_features(k, projection)
@@ -117,6 +117,7 @@ class LinearAttention(nn.Module):
       feature_map = FEATURE_MAPS[self.feature_map]
       q, k = feature_map(q), feature_map(k)
       eps = 1e-16
+    q, k = q.astype(self.dtype), k.astype(self.dtype)
     # Nothing depends on the origin but the rounding, so it is a constant.
     is_first = ~jnp.any(state.sums.k > 0, -1, keepdims=True)
     origin = jax.lax.stop_gradient(
@@ -131,13 +132,18 @@ class LinearAttention(nn.Module):
     return y, AttentionState(before, origin), AttentionState(after, origin)
 
 
-def _to_fixed_length(x, dtype, name, *, use_scale):
-  """Scales heads [..., K] to length K^¼, and if asked by learned factors."""
+def _to_fixed_length(x, name, *, use_scale):
+  """Scales heads [..., K] to length K^¼, and if asked by learned factors.
+
+  Returns float32 or wider, as the exponential of "favor" makes of an absolute
+  error a relative one.
+  """
+  dtype = wide(x.dtype)
   norm = nn.RMSNorm(
     epsilon=1e-5,
     use_scale=use_scale,
     dtype=dtype,
-    param_dtype=wide(dtype),
+    param_dtype=dtype,
     name=name,
   )
   # A root mean square of 1, as it comes out of there, is a length of √K.
