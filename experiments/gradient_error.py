@@ -3,9 +3,10 @@
 For the configurations of the SLiM paper, at initialisation and on weights that
 were trained on the text before (500 steps of the paper's Adam on consecutive
 slices of 1,024 tokens; the runs are kept in --workdir and resumed). `errors.py`
-says what an error is.
+says what an error is. With --dtype=bfloat16 the computation is in bfloat16, and
+parameters, states and gradients are in float32.
 
-  python experiments/gradient_error.py --text=FILE
+  python experiments/gradient_error.py --text=FILE [--dtype=bfloat16]
 """
 
 import pathlib
@@ -19,7 +20,7 @@ from errors import largest_error
 from record import print_table, save
 
 from slim.config import base
-from slim.gradients import make_value_and_grad
+from slim.gradients import COMPILER_OPTIONS, make_value_and_grad
 from slim.train import train_and_evaluate
 
 _TEXT = flags.DEFINE_string("text", None, "File to train and measure on.")
@@ -28,6 +29,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _STEPS = flags.DEFINE_integer("steps", 500, "Training steps.")
 _NAMES = flags.DEFINE_list("configurations", list(CONFIGURATIONS), "Which.")
+_DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", ["float32", "bfloat16"], "Of the gradients compared."
+)
 _CHUNK_SIZES = {"IV": (512,)}  # Of the others (64, 256, 1024).
 _QUICK = flags.DEFINE_bool("quick", False, "II alone, 20 steps: a minute.")
 _TRAIN_ONLY = flags.DEFINE_bool("train_only", False, "Only train the weights.")
@@ -45,11 +49,16 @@ def main(argv: list[str]) -> None:
     if _TRAIN_ONLY.value:
       continue
     initial = make_model(name).init(jax.random.key(0))
+    dtype = _DTYPE.value
     for weights, params in (("initial", initial), (f"{steps} steps", trained)):
-      for row in measure(name, params):
-        rows.append({"configuration": name, "weights": weights, **row})
+      for row in measure(name, params, dtype):
+        rows.append(
+          {"configuration": name, "weights": weights, "dtype": dtype, **row}
+        )
     print_table(rows)
-    save(f"gradient_error_{name}{'_quick' if _QUICK.value else ''}", rows)
+    suffix = "" if dtype == "float32" else f"_{dtype}"
+    suffix += "_quick" if _QUICK.value else ""
+    save(f"gradient_error_{name}{suffix}", rows)
 
 
 def train(name: str, steps: int) -> Any:
@@ -77,18 +86,18 @@ def train(name: str, steps: int) -> Any:
   return train_and_evaluate(config, str(folder)).params
 
 
-def measure(name: str, params: Any) -> list[dict[str, Any]]:
+def measure(name: str, params: Any, dtype: str) -> list[dict[str, Any]]:
   """Compares the gradients of one sequence for one set of weights."""
   batch = make_batch(CONFIGURATIONS[name].sequence_length, _TEXT.value)
   exact = gradient(name, "float64", params, batch, method="full")
-  full = gradient(name, "float32", params, batch, method="full")
+  full = gradient(name, dtype, params, batch, method="full")
   full_error = largest_error(full, exact)
   rows = []
   for chunk_size in _CHUNK_SIZES.get(name, (64, 256, 1024)):
     for policy in ("store", "rewind"):
       slim = gradient(
         name,
-        "float32",
+        dtype,
         params,
         batch,
         method="slim",
@@ -115,9 +124,11 @@ def gradient(name, dtype, params, batch, **method):
     jax.enable_x64(dtype == "float64"),
     jax.default_matmul_precision("highest"),
   ):
-    params = jax.tree.map(lambda x: np.asarray(x, dtype), params)
+    wide = "float64" if dtype == "float64" else "float32"
+    params = jax.tree.map(lambda x: np.asarray(x, wide), params)
     value_and_grad = make_value_and_grad(make_model(name, dtype), **method)
-    _, gradients = jax.jit(value_and_grad)(params, batch)
+    compiled = jax.jit(value_and_grad, compiler_options=COMPILER_OPTIONS)
+    _, gradients = compiled(params, batch)
     return [np.asarray(x, np.float64) for x in jax.tree.leaves(gradients)]
 
 

@@ -16,7 +16,7 @@ _CHOICES = {
   "matmul_precision": ("default", "high", "highest"),
   "model.dtype": ("float32", "bfloat16"),
   "gradient.method": ("full", "remat", "slim", "full_then_slim"),
-  "gradient.policy": ("store", "rewind"),
+  "gradient.policy": ("store", "sqrt", "rewind"),
   "optimizer.schedule": ("constant", "cosine", "step"),
 }
 _NOT_NEGATIVE = (
@@ -36,7 +36,8 @@ def base() -> ml_collections.ConfigDict:
     plain None has no type and could not be set on the command line.
   """
   config = ml_collections.ConfigDict()
-  config.seed = 0  # Of the weights, the data and the dropout; 0 to 2^32 - 1.
+  # Of weights, random features, data and dropout; 0 to 2^32 - 1.
+  config.seed = 0
   # Of float32 matrix products on accelerators: "highest" is float32, "high"
   # and "default" are what the device takes for it (TF32, bfloat16).
   config.matmul_precision = "highest"
@@ -46,7 +47,14 @@ def base() -> ml_collections.ConfigDict:
   model.num_layers = 2  # Each of attention and an MLP.
   model.num_heads = 4  # H; divides the width.
   model.mlp_width = 4 * model.get_oneway_ref("width")  # F; follows the width.
-  model.feature_map = "square"  # "square", "relu" or "elu_plus_one".
+  # "square", "relu", "elu_plus_one"; or "favor": random features, drawn once
+  # from the seed, with which linear attention approximates softmax attention.
+  model.feature_map = "square"
+  # M, features of a head; "favor" only. None: as many as the head is wide.
+  model.num_features = config_dict.placeholder(int)
+  model.orthogonal_features = True  # "favor" only; True: less variance.
+  # Gives queries and keys a fixed length. "favor" without it has no "rewind".
+  model.qk_norm = False
   # Where LayerNorm stands: before the sublayer ("pre"), after the residual sum
   # ("post") or on what the sublayer adds to it ("output", as in the paper).
   model.norm = "output"
@@ -73,8 +81,9 @@ def base() -> ml_collections.ConfigDict:
   # steps full, the second half slim.
   gradient.method = "slim"
   gradient.chunk_size = 128  # C, tokens; above T it is T. Not for "full".
-  # What "slim" keeps of the states between chunks: all ("store"), or only the
-  # last, from which the others are computed backwards ("rewind").
+  # What "slim" keeps of the N states between chunks: all ("store"), about 2 √N,
+  # for a forward pass more ("sqrt"), or only the last, from which the others
+  # are computed backwards ("rewind").
   gradient.policy = "rewind"
 
   config.optimizer = optimizer = ml_collections.ConfigDict()

@@ -28,7 +28,7 @@ class Experiment(NamedTuple):
 
 
 def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
-  """Creates an experiment; nothing is computed yet.
+  """Creates an experiment; nothing is computed yet but random features.
 
   Args:
     config: All settings.
@@ -39,10 +39,14 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
   Raises:
     ValueError: If the settings of the model or of the gradient do not fit.
   """
-  init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+  init_key, dropout_key, feature_key = jax.random.split(
+    jax.random.key(config.seed), 3
+  )
   with config_lib.naming("model"):
     model = models.create_model(
-      vocab_size=config.data.vocab_size, **config.model
+      vocab_size=config.data.vocab_size,
+      feature_key=feature_key,
+      **config.model,
     )
   gradient_steps = {}
   for method in _methods(config):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from slim.gradients import COMPILER_OPTIONS
 from slim.losses import cross_entropy_sums
 from slim.types import Batch, LanguageModel, Params, State, Sums
 
@@ -144,7 +145,9 @@ def compile_gradient_step(
     temporary buffers, without arguments and results.
   """
   step = jax.ShapeDtypeStruct((), jnp.int32)
-  compiled = jax.jit(gradient_step).lower(params, batch, step).compile()
+  compiled = (
+    jax.jit(gradient_step).lower(params, batch, step).compile(COMPILER_OPTIONS)
+  )
   return compiled, compiled.memory_analysis().temp_size_in_bytes
 
 

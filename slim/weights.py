@@ -114,8 +114,11 @@ def load_initial_params(
   except ValueError as error:
     raise ValueError(f"config.train.init_from: {error}") from error
   old, new = config_lib.flatten(stored), config_lib.flatten(config)
+  must_agree = ["data.vocab_size"]
+  if config.model.feature_map == "favor":
+    must_agree.append("seed")  # The random features are drawn from it.
   for name in differences(stored, config, ignored=_MAY_DIFFER):
-    if name.startswith("model.") or name == "data.vocab_size":
+    if name.startswith("model.") or name in must_agree:
       raise ValueError(
         f"config.{name} must be {old[name]!r}, as in config.train.init_from="
         f"{path}, got {new[name]!r}"

@@ -60,7 +60,7 @@ def test_mlp_width_follows_width():
     ("gradient.chunk_size", 0, "> 0, got 0"),
     ("gradient.chunk_size", -8, "> 0, got -8"),
     ("gradient.method", "dense", "in ('full', 'remat', 'slim', 'full_then_"),
-    ("gradient.policy", "keep", "in ('store', 'rewind'), got 'keep'"),
+    ("gradient.policy", "keep", "in ('store', 'sqrt', 'rewind'), got 'k"),
     ("matmul_precision", "fp64", "in ('default', 'high', 'highest')"),
     ("model.dtype", "float8", "in ('float32', 'bfloat16'), got 'float8'"),
     ("model.dropout", 1.0, "in [0, 1), got 1.0"),

@@ -51,6 +51,37 @@ def test_the_seed_decides_the_weights():
   assert (weights(1) != weights(2)).any()
 
 
+def test_the_seed_decides_the_random_features():
+  """Without it a checkpoint could not be evaluated: they are not in it."""
+  tokens = np.arange(8, dtype=np.int32)[None]
+
+  def logits(seed):
+    settings = make(
+      seed=seed,
+      model__width=8,
+      model__num_heads=2,
+      model__feature_map="favor",
+      gradient__policy="sqrt",
+    )
+    model = experiment.create_experiment(settings).model
+    params = model.init(jax.random.key(0))
+    return np.asarray(model.apply(params, tokens, model.init_state(1))[0])
+
+  np.testing.assert_array_equal(logits(1), logits(1))
+  assert (logits(1) != logits(2)).any()
+
+
+def test_favor_without_qk_norm_is_not_rewound():
+  """Without it the gradient of the default policy would be noise."""
+  with pytest.raises(ValueError) as error:
+    experiment.create_experiment(make(model__feature_map="favor"))
+  assert str(error.value) == (
+    "config.gradient.policy must be 'sqrt' or 'store' for a model that cannot "
+    "be undone, got 'rewind'; model.feature_map='favor' can be undone with "
+    "model.qk_norm=True"
+  )
+
+
 @pytest.mark.parametrize(
   ("settings", "message"),
   [

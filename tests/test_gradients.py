@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from slim.gradients import make_value_and_grad
+from slim.gradients import COMPILER_OPTIONS, make_value_and_grad
+from slim.kernels import POLICIES
 from slim.models import create_model
 from slim.types import Batch
 from tests.helpers import (
@@ -26,7 +27,11 @@ FAST = {"xla_backend_optimization_level": 0}
 def create(**settings):
   """A small model of two layers and two heads."""
   sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "mlp_width": 32}
-  return create_model(vocab_size=VOCAB_SIZE, **{**sizes, **settings})
+  return create_model(
+    vocab_size=VOCAB_SIZE,
+    feature_key=jax.random.key(7),
+    **{**sizes, **settings},
+  )
 
 
 @functools.cache
@@ -68,8 +73,9 @@ def assert_same(found, expected, tol=1e-12):
   "case",
   pairwise(
     chunk_size=[1, 7, 64, 95, T, T + 5],
-    policy=["store", "rewind"],
+    policy=POLICIES,
     feature_map=["square", "relu", "elu_plus_one"],
+    qk_norm=[False, True],
     norm=["output", "pre", "post"],
     output_projection=[False, True],
     dropout=[0.0, 0.1],
@@ -82,6 +88,25 @@ def test_slim_is_full(x64, case):
   model, params = float64_case(**case)
   found = run(model, params, make_batch(), method="slim", **how)
   assert_same(found, full_float64(**case))
+
+
+@pytest.mark.parametrize(
+  ("policy", "qk_norm"),
+  [("store", False), ("sqrt", False), ("sqrt", True), ("rewind", True)],
+)
+def test_slim_is_full_with_random_features(x64, policy, qk_norm):
+  """Features would be drawn anew, or depend on how the sequence is cut."""
+  settings = {
+    "feature_map": "favor",
+    "num_features": 20,
+    "qk_norm": qk_norm,
+    "norm": "pre",
+  }
+  model, params = float64_case(**settings)
+  found = run(
+    model, params, make_batch(), method="slim", chunk_size=7, policy=policy
+  )
+  assert_same(found, full_float64(**settings))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -145,17 +170,29 @@ def copying_case():
   return Batch(tokens[:, :-1], tokens[:, 1:], weights)
 
 
+FEATURES = {
+  "square": {},
+  # Heads of 64, as their width is what the exponents grow with.
+  "favor": {
+    "feature_map": "favor",
+    "num_features": 128,
+    "qk_norm": True,
+    "width": 128,
+  },
+}
+
+
 @functools.cache
-def float32_methods():
+def float32_methods(features="square"):
   """A float32 model and its full gradient as a compiled function."""
-  model = create(norm="pre")
+  model = create(norm="pre", **FEATURES[features])
   return model, jax.jit(make_value_and_grad(model, method="full"))
 
 
 @functools.cache
-def float32_params(trained):
+def float32_params(trained, features="square"):
   """Parameters as initialised, or after 60 steps of Adam."""
-  model, full = float32_methods()
+  model, full = float32_methods(features)
   params = model.init(jax.random.key(0))
   if not trained:
     return params
@@ -174,35 +211,59 @@ def float32_params(trained):
 
 
 @functools.cache
-def float32_right(trained):
+def float32_right(trained, features="square"):
   """The gradient of the same weights in float64."""
   with jax.enable_x64(True):
-    model = create(norm="pre", dtype="float64")
+    model = create(norm="pre", dtype="float64", **FEATURES[features])
     params = jax.tree.map(
-      lambda x: jnp.asarray(x, jnp.float64), float32_params(trained)
+      lambda x: jnp.asarray(x, jnp.float64), float32_params(trained, features)
     )
     return run(model, params, copying_case(), None, method="full")[1]
 
 
-@pytest.mark.parametrize("policy", ["store", "rewind"])
-@pytest.mark.parametrize("chunk_size", [64, 95, 999])
-def test_float32_is_as_exact_as_full(chunk_size, policy):
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+  ("features", "chunk_size"),
+  [("square", 64), ("square", 95), ("square", 999), ("favor", 64)],
+)
+def test_float32_is_as_exact_as_full(features, chunk_size, policy):
   """Rounding would grow with the length, as plain subtraction makes it."""
-  model, full = float32_methods()
+  model, full = float32_methods(features)
   slim = jax.jit(
     make_value_and_grad(
       model, method="slim", chunk_size=chunk_size, policy=policy
     )
   )
   for trained in (False, True):
-    params, right = float32_params(trained), float32_right(trained)
+    params = float32_params(trained, features)
+    right = float32_right(trained, features)
     _, by_full = full(params, copying_case())
     _, by_slim = slim(params, copying_case())
     assert_gradients_close(by_slim, by_full, 5e-6)
-    floor = 1e-6  # Where full is right by luck.
+    floor = 1.5e-6  # Where full is right by luck.
     allowed = relative_errors(by_full, right)
     for name, error in relative_errors(by_slim, right).items():
       assert error <= max(1.5 * allowed[name], floor), (name, trained)
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_bfloat16_rewinds_as_exactly_as_it_stores(features):
+  """Chunks would be undone with other roundings than they were done with."""
+  model = create(norm="pre", dtype="bfloat16", **FEATURES[features])
+  params = float32_params(True, features)
+  store, rewind = (
+    relative_errors(
+      jax.jit(
+        make_value_and_grad(model, method="slim", chunk_size=16, policy=policy),
+        compiler_options=COMPILER_OPTIONS,
+      )(params, copying_case())[1],
+      float32_right(True, features),
+    )
+    for policy in ("store", "rewind")
+  )
+  # Seen are 1.0 to 1.2; and up to 70 where some roundings are left out.
+  ratios = {name: rewind[name] / store[name] for name in store}
+  assert max(ratios.values()) <= 1.5, ratios
 
 
 def temporaries(model, length, compiler_options=None, **how):
@@ -240,12 +301,22 @@ def test_memory_of_rewind_is_that_of_one_chunk():
   assert whole <= 1.3 * short
 
 
+# Bytes: two layers of two heads, each with sums of 64 x 64 and of 64 features.
+STATE = 2 * 2 * (64 * 64 + 64) * 4
+
+
 def test_memory_of_store_grows_by_the_states():
   """The baseline would be weakened, or no longer hold a state a chunk."""
-  # Two layers of two heads, each with sums of 64 x 64 and of 64 features.
-  state = 2 * 2 * (64 * 64 + 64) * 4
   growth = bytes_a_token(method="slim", chunk_size=64, policy="store")
-  assert state / 64 <= growth <= state / 64 + 32
+  assert STATE / 64 <= growth <= STATE / 64 + 32
+
+
+def test_memory_of_sqrt_grows_by_the_root():
+  """It would keep as many states as store, for more work."""
+  growth = bytes_a_token(method="slim", chunk_size=64, policy="sqrt")
+  # Of 64 chunks 2 x 8 states, of 1024 chunks 2 x 32; and copies of the batch.
+  states = (2 * 32 - 2 * 8) * STATE / (65_536 - 4096)
+  assert states <= growth <= states + 32
 
 
 def test_memory_of_full_grows_with_all_activations():
@@ -287,8 +358,8 @@ def test_unknown_method_is_refused():
     ({"chunk_size": -3}, "chunk_size must be a positive integer, got -3"),
     ({"chunk_size": 2.5}, "chunk_size must be a positive integer, got 2.5"),
     (
-      {"chunk_size": 7, "policy": "sqrt"},
-      "policy must be one of ('store', 'rewind'), got 'sqrt'",
+      {"chunk_size": 7, "policy": "keep"},
+      "policy must be one of ('store', 'sqrt', 'rewind'), got 'keep'",
     ),
   ],
   ids=str,
@@ -307,6 +378,7 @@ def test_wrong_chunks_and_policies_are_refused(how, message):
     {"method": "remat"},
     {"method": "slim", "chunk_size": 7, "policy": "rewind"},
     {"method": "slim", "chunk_size": 7, "policy": "store"},
+    {"method": "slim", "chunk_size": 2, "policy": "sqrt"},
     {"method": "slim", "chunk_size": 99, "policy": "rewind"},
   ],
   ids=lambda how: "-".join(map(str, how.values())),
@@ -345,5 +417,7 @@ def test_data_parallel_gradients(how):
 def test_a_model_that_cannot_be_undone_is_refused():
   """It would end in a traceback from inside the kernel."""
   model = create()._replace(rewind=None)
-  with pytest.raises(ValueError, match="policy must be 'store' for a model"):
+  with pytest.raises(
+    ValueError, match="policy must be 'sqrt' or 'store' for a"
+  ):
     make_value_and_grad(model, method="slim", chunk_size=7, policy="rewind")

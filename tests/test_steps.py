@@ -133,6 +133,17 @@ def test_activation_bytes_are_those_of_the_temporaries(params, batch):
   assert 0.9 <= added / (240**2 * 4) <= 4
 
 
+def test_no_rounding_is_left_out():
+  """Without it "rewind" would undo other bfloat16 updates than it made."""
+
+  def add(a, b, step):
+    return (a + b).astype(jnp.float32)
+
+  a, b = jnp.bfloat16(1), jnp.bfloat16(2**-8)
+  compiled, _ = steps.compile_gradient_step(add, a, b)
+  assert compiled(a, b, np.int32(0)) == 1
+
+
 def test_evaluation_continues_from_the_state():
   """Without it a carried state would be dropped between chunks."""
 

@@ -18,6 +18,11 @@ from slim.kernels.prefix_sums import (
   rewind_prefix_sums,
   token_sums,
 )
+from slim.kernels.random_features import (
+  positive_random_features,
+  positive_random_query_features,
+  sample_projection,
+)
 from slim.kernels.scan import POLICIES, scan
 
 __all__ = [
@@ -29,9 +34,12 @@ __all__ = [
   "elu_plus_one",
   "init_prefix_sums",
   "parallel_linear_attention",
+  "positive_random_features",
+  "positive_random_query_features",
   "recurrent_linear_attention",
   "relu",
   "rewind_prefix_sums",
+  "sample_projection",
   "scan",
   "square",
   "token_sums",

@@ -12,7 +12,8 @@ class Chunks(NamedTuple):
   """The cut of T tokens into N chunks, the remainder first.
 
   Attributes:
-    first_size: Tokens of the first chunk, from 1 to `size`.
+    first_size: Tokens of the first chunk, from 1 to `size`; or 0, to count a
+      first chunk of `size` tokens among the later ones.
     size: C, tokens of each later chunk.
     num_later: N - 1.
     axis: The axis of time.
@@ -83,11 +84,16 @@ class Chunks(NamedTuple):
     return jax.tree.map(stack, xs)
 
   def unstack(self, first: Any, later: Any) -> Any:
-    """Concatenates a first chunk and stacked later ones along time."""
+    """Joins a first chunk, or None, and stacked later ones along time."""
 
-    def concatenate(first, later):
-      later = jnp.moveaxis(later, 0, self.axis)
-      shape = (*first.shape[: self.axis], -1, *first.shape[self.axis + 1 :])
-      return jnp.concatenate([first, later.reshape(shape)], self.axis)
+    def flatten(x):
+      x = jnp.moveaxis(x, 0, self.axis)
+      shape = (*x.shape[: self.axis], -1, *x.shape[self.axis + 2 :])
+      return x.reshape(shape)
 
-    return jax.tree.map(concatenate, first, later)
+    later = jax.tree.map(flatten, later)
+    if first is None:
+      return later
+    return jax.tree.map(
+      lambda *pieces: jnp.concatenate(pieces, self.axis), first, later
+    )

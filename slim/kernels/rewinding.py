@@ -207,5 +207,5 @@ def _refuse(primals, tangents):
   del primals, tangents
   raise ValueError(
     "scan with policy 'rewind' has first derivatives only; for a second "
-    "derivative choose policy 'store'"
+    "derivative choose policy 'sqrt' or 'store'"
   )

@@ -5,10 +5,11 @@ how its gradient finds the states that the chunks started from:
 
   policy     states kept       work    for
   "store"    N, one a chunk    4 F     any step
+  "sqrt"     about 2 √N        5 F     any step
   "rewind"   1, the last       4 F     a step that can be undone
 
 (F is the work of a forward pass. Plain differentiation costs 3 F and keeps the
-activations of all tokens; both policies keep those of one chunk.)
+activations of all tokens; all policies keep those of one chunk.)
 
 T is rarely a multiple of C. The short chunk is the first, and stands outside
 the loop: it starts from the known initial state, so nothing is padded and
@@ -24,8 +25,9 @@ from slim.kernels.chunks import Chunks
 from slim.kernels.hoisting import vary_alike
 from slim.kernels.rewinding import rewinding_scan
 from slim.kernels.shapes import check_alike
+from slim.kernels.storing import grouping_scan, storing_scan
 
-POLICIES = ("store", "rewind")
+POLICIES = ("store", "sqrt", "rewind")
 
 
 def scan(
@@ -59,13 +61,15 @@ def scan(
     chunk_size: C, tokens; the last N - 1 chunks have C tokens, the first the
       remainder. C ≥ T makes one chunk: `step` alone, differentiated plainly.
     axis: The axis of time in `xs` and in what `step` returns as `out`.
-    policy: "store" or "rewind", see the head of this file. "store" is
-      `lax.scan(jax.checkpoint(step))`. "rewind" keeps the final state alone,
-      and has first derivatives only.
+    policy: "store", "sqrt" or "rewind", see the head of this file. "store" is
+      `lax.scan(jax.checkpoint(step))`, "sqrt" the same twice nested. "rewind"
+      keeps the final state alone, and has first derivatives only.
     rewind: For the policy of that name: `rewind(params, state_after, chunk) ->
       (state_before, out, state_after)`. It recomputes the step, and its
       derivative with respect to `state_after` must be that with respect to the
-      state before: see `rewind_prefix_sums`.
+      state before: see `rewind_prefix_sums`. In bfloat16 compile with the
+      option xla_allow_excess_precision=False, or XLA may round one differently
+      than the other.
 
   Returns:
     state: The state after the last token.
@@ -77,7 +81,8 @@ def scan(
       of the policy "rewind".
 
   Memory of the gradient beyond inputs and outputs: the activations of C tokens,
-  and N states ("store") or 3 ("rewind"). No copy of `xs` under "rewind".
+  and N states ("store"), about 2 √N and a second gradient of `params` ("sqrt")
+  or 3 states ("rewind"). No copy of `xs` under "rewind".
 
   References:
     Likhosherstov et al., 2021 (SLiM), Algorithm 1,
@@ -88,7 +93,7 @@ def scan(
   if policy == "rewind" and rewind is None:
     raise ValueError(
       "policy 'rewind' needs `rewind`, a function that undoes the step; for a "
-      "step that cannot be undone choose policy 'store'"
+      "step that cannot be undone choose policy 'sqrt' or 'store'"
     )
   chunks = Chunks.of(xs, chunk_size, axis)
   params, state, xs = vary_alike((params, state, xs))
@@ -99,19 +104,6 @@ def scan(
     return step(params, state, xs)
   if policy == "rewind":
     return rewinding_scan(step, rewind, params, state, xs, chunks)
-  return _storing_scan(step, params, state, xs, chunks)
-
-
-def _storing_scan(step, params, state, xs, chunks):
-  """Keeps the state at the start of each chunk, and recomputes the rest."""
-  first, later = chunks.first(xs), chunks.stack_later(xs)
-  state, first_out = jax.checkpoint(step)(params, state, first)
-  state, later_outs = jax.lax.scan(
-    # A loop hides its body from common subexpression elimination by itself.
-    jax.checkpoint(
-      lambda state, chunk: step(params, state, chunk), prevent_cse=False
-    ),
-    state,
-    later,
-  )
-  return state, chunks.unstack(first_out, later_outs)
+  if policy == "sqrt":
+    return grouping_scan(step, params, state, xs, chunks)
+  return storing_scan(step, params, state, xs, chunks)

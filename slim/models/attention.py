@@ -12,9 +12,11 @@ from slim.kernels import (
   PrefixSums,
   chunked_linear_attention,
   init_prefix_sums,
+  positive_random_features,
+  positive_random_query_features,
   token_sums,
 )
-from slim.models.layers import dense
+from slim.models.layers import dense, wide
 
 
 class AttentionState(NamedTuple):
@@ -33,18 +35,25 @@ class AttentionState(NamedTuple):
 
 
 def init_attention_state(
-  batch_size: int, num_heads: int, head_dim: int, *, dtype, compensated: bool
+  batch_size: int,
+  num_heads: int,
+  num_features: int,
+  value_dim: int,
+  *,
+  dtype,
+  compensated: bool,
 ) -> AttentionState:
   """Makes the state before the first token; see `init_prefix_sums`."""
   sums = init_prefix_sums(
     batch_size,
     num_heads,
-    head_dim,
-    head_dim,
+    num_features,
+    value_dim,
     dtype=dtype,
     compensated=compensated,
   )
-  return AttentionState(sums, jnp.zeros_like(sums.k))
+  origin = jnp.zeros((batch_size, num_heads, value_dim), dtype)
+  return AttentionState(sums, origin)
 
 
 class LinearAttention(nn.Module):
@@ -52,13 +61,17 @@ class LinearAttention(nn.Module):
 
   Attributes:
     num_heads: H; divides the width.
-    feature_map: A name in `slim.kernels.FEATURE_MAPS`.
+    feature_map: A name in `slim.kernels.FEATURE_MAPS`, or "favor".
+    qk_norm: Whether queries and keys are scaled to length K^¼, the queries then
+      by a learned factor for each dimension of a head. (A factor on the keys
+      would do to q · k what one on the queries does, and have no bound.)
     output_projection: Whether a linear map follows the heads.
     dtype: Of the computation; sums are formed in float32 or wider.
   """
 
   num_heads: int
   feature_map: str
+  qk_norm: bool
   output_projection: bool
   dtype: Any
 
@@ -68,6 +81,7 @@ class LinearAttention(nn.Module):
     x: jax.Array,
     state: AttentionState,
     start: Callable[[PrefixSums, PrefixSums], PrefixSums],
+    projection: jax.Array | None,
   ) -> tuple[jax.Array, AttentionState, AttentionState]:
     """Attends from each token to those before it and to itself.
 
@@ -76,6 +90,8 @@ class LinearAttention(nn.Module):
       state: The sums from which `start` tells those before these tokens.
       start: `start(sums, update) -> sums_before`, with the sums of these
         tokens as the update: keeps the sums, or takes the update out of them.
+      projection: [M, K], what the random features of "favor" project on; None
+        for other feature maps.
 
     Returns:
       y: [B, T, D].
@@ -89,8 +105,19 @@ class LinearAttention(nn.Module):
       )
       for name in ("q", "k", "v")
     )
-    feature_map = FEATURE_MAPS[self.feature_map]
-    q, k = feature_map(q), feature_map(k)
+    if self.qk_norm:
+      q = _to_fixed_length(q, "q_norm", use_scale=True)
+      k = _to_fixed_length(k, "k_norm", use_scale=False)
+    if self.feature_map == "favor":
+      q = positive_random_query_features(q, projection)
+      k = positive_random_features(k, projection)
+      # The normaliser may have any size, and is 0 for keys beyond reason only.
+      eps = 0.0
+    else:
+      feature_map = FEATURE_MAPS[self.feature_map]
+      q, k = feature_map(q), feature_map(k)
+      eps = 1e-16
+    q, k = q.astype(self.dtype), k.astype(self.dtype)
     # Nothing depends on the origin but the rounding, so it is a constant.
     is_first = ~jnp.any(state.sums.k > 0, -1, keepdims=True)
     origin = jax.lax.stop_gradient(
@@ -98,8 +125,26 @@ class LinearAttention(nn.Module):
     )
     v = (v - origin[:, None]).astype(self.dtype)
     before = start(state.sums, token_sums(k, v))
-    y, after = chunked_linear_attention(q, k, v, before)
+    y, after = chunked_linear_attention(q, k, v, before, eps=eps)
     y = (y + origin[:, None]).astype(self.dtype).reshape(x.shape)
     if self.output_projection:
       y = dense(y, width, self.dtype, "out")
     return y, AttentionState(before, origin), AttentionState(after, origin)
+
+
+def _to_fixed_length(x, name, *, use_scale):
+  """Scales heads [..., K] to length K^¼, and if asked by learned factors.
+
+  Returns float32 or wider, as the exponential of "favor" makes of an absolute
+  error a relative one.
+  """
+  dtype = wide(x.dtype)
+  norm = nn.RMSNorm(
+    epsilon=1e-5,
+    use_scale=use_scale,
+    dtype=dtype,
+    param_dtype=dtype,
+    name=name,
+  )
+  # A root mean square of 1, as it comes out of there, is a length of √K.
+  return norm(x) * x.shape[-1] ** -0.25

@@ -45,12 +45,14 @@ class Performer(NamedTuple):
     block: One layer; all layers are alike.
     logits: The output layer.
     dropout: Rate, on the embedding and on what each sublayer adds.
+    projections: One a layer, [M, K] for random features or None.
   """
 
   embedding: Embedding
   block: "Block"
   logits: Logits
   dropout: float
+  projections: tuple[jax.Array | None, ...]
 
   def init(self, key: jax.Array, state: PerformerState) -> Params:
     """Samples the parameters.
@@ -66,8 +68,12 @@ class Performer(NamedTuple):
     tokens, positions = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
     x, variables = self.embedding.init_with_output(first, tokens, positions)
     params = {"embedding": variables["params"]}
-    for i, (key, one) in enumerate(zip(keys, state.layers, strict=True)):
-      variables = self.block.init(key, x, one, lambda a, _: a, lambda x, _: x)
+    for i, (key, one, projection) in enumerate(
+      zip(keys, state.layers, self.projections, strict=True)
+    ):
+      variables = self.block.init(
+        key, x, one, lambda a, _: a, lambda x, _: x, projection
+      )
       params[f"layer_{i}"] = variables["params"]
     return params | {"logits": self.logits.init(last, x)["params"]}
 
@@ -104,11 +110,13 @@ class Performer(NamedTuple):
       folded = jax.vmap(jax.random.fold_in, (0, None))(keys, site)
       return dropout(x, self.dropout, folded, positions)
 
-    def layer(params, x, state, index):
+    def layer(params, x, state, index, projection):
       def drop_added(x, sublayer):
         return drop(x, 1 + 2 * index + sublayer)
 
-      return self.block.apply({"params": params}, x, state, start, drop_added)
+      return self.block.apply(
+        {"params": params}, x, state, start, drop_added, projection
+      )
 
     if remat:
       layer = jax.checkpoint(layer)
@@ -117,8 +125,12 @@ class Performer(NamedTuple):
       0,
     )
     before, after = [], []
-    for i, one in enumerate(state.layers):
-      x, one_before, one_after = layer(params[f"layer_{i}"], x, one, i)
+    for i, (one, projection) in enumerate(
+      zip(state.layers, self.projections, strict=True)
+    ):
+      x, one_before, one_after = layer(
+        params[f"layer_{i}"], x, one, i, projection
+      )
       before.append(one_before)
       after.append(one_after)
     logits = self.logits.apply({"params": params["logits"]}, x)
@@ -140,19 +152,21 @@ class Block(nn.Module):
   num_heads: int
   mlp_width: int
   feature_map: str
+  qk_norm: bool
   norm: str
   output_projection: bool
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, state, start, drop):
-    """Maps x [B, T, D] to [B, T, D]; see `LinearAttention` for the states.
+  def __call__(self, x, state, start, drop, projection):
+    """Maps x [B, T, D] to [B, T, D]; see `LinearAttention` for the others.
 
     `drop(x, sublayer)` drops elements of what sublayer 0 or 1 adds.
     """
     attention = LinearAttention(
       self.num_heads,
       self.feature_map,
+      self.qk_norm,
       self.output_projection,
       self.dtype,
       name="attention",
@@ -162,10 +176,10 @@ class Block(nn.Module):
     attention_norm = LayerNorm(self.dtype, name="attention_norm")
     mlp_norm = LayerNorm(self.dtype, name="mlp_norm")
     if self.norm == "pre":
-      y, before, after = attention(attention_norm(x), state, start)
+      y, before, after = attention(attention_norm(x), state, start, projection)
       x = x + drop(y, 0)
       return x + drop(mlp(mlp_norm(x)), 1), before, after
-    y, before, after = attention(x, state, start)
+    y, before, after = attention(x, state, start, projection)
     if self.norm == "post":
       x = attention_norm(x + drop(y, 0))
       return mlp_norm(x + drop(mlp(x), 1)), before, after

@@ -43,6 +43,11 @@ def test_unstack_undoes_the_cut(length, size, axis):
     jax.tree.map(np.testing.assert_array_equal, stacked, chunks.later(xs, i))
   whole = chunks.unstack(chunks.first(xs), later)
   jax.tree.map(np.testing.assert_array_equal, whole, xs)
+  after_first = jax.tree.map(
+    lambda x: np.split(x, [chunks.first_size], axis)[1], xs
+  )
+  found = chunks.unstack(None, later)
+  jax.tree.map(np.testing.assert_array_equal, found, after_first)
 
 
 def test_the_first_chunk_can_be_cut_at_an_index_known_later():

@@ -122,7 +122,7 @@ def toy_arguments():
 def test_an_unknown_policy_is_refused():
   """A misspelt policy would silently be another one."""
   step, _, *args = toy_arguments()
-  message = r"policy must be one of \('store', 'rewind'\), got 'rewnid'"
+  message = r"policy must be one of \('store', 'sqrt', 'rewind'\), got 'rewnid'"
   with pytest.raises(ValueError, match=message):
     scan(step, *args, chunk_size=3, policy="rewnid")
 
@@ -131,7 +131,7 @@ def test_an_unknown_policy_is_refused():
 def test_rewind_needs_a_function_that_undoes(chunk_size):
   """A step that cannot be undone would fail deep in the backward pass."""
   step, _, *args = toy_arguments()
-  message = "policy 'rewind' needs `rewind`, .* choose policy 'store'"
+  message = "policy 'rewind' needs `rewind`, .* choose policy 'sqrt' or 'store'"
   with pytest.raises(ValueError, match=message):
     scan(step, *args, chunk_size=chunk_size, policy="rewind")
 
@@ -225,3 +225,20 @@ def test_an_out_without_time_is_refused(policy, chunk_size):
       policy=policy,
       rewind=rewind,
     )
+
+
+@pytest.mark.parametrize("policy", ["store", "sqrt"])
+@pytest.mark.parametrize(("length", "programs"), [(64, 1), (66, 2)])
+def test_chunks_that_are_alike_are_one_program(policy, length, programs):
+  """A large model would take twice as long to compile, and more memory."""
+  step, _, params, state, _ = toy_arguments()
+  traces = []
+
+  def counting_step(params, state, chunk):
+    traces.append(chunk.shape)
+    return step(params, state, chunk)
+
+  xs = jnp.ones((2, length))
+  scan(counting_step, params, state, xs, chunk_size=4, policy=policy)
+  # Once more for the shapes of what it returns.
+  assert len(traces) == 1 + programs

@@ -21,7 +21,8 @@ from tests.kernels.toy import (
   make_toy,
 )
 
-T, C = 11, 4
+# "sqrt" makes of the 8 chunks: the short one, a short group, 3 groups of 2.
+T, C = 15, 2
 
 
 def value(inputs, data, run):
@@ -172,14 +173,15 @@ def test_a_second_derivative_through_rewind_is_refused(second):
 
   message = (
     "policy 'rewind' has first derivatives only; for a second derivative "
-    "choose policy 'store'"
+    "choose policy 'sqrt' or 'store'"
   )
   with pytest.raises(ValueError, match=message):
     second(slope)(inputs["total"])
 
 
-def test_a_second_derivative_through_store(x64):
-  """The policy that the message above recommends would not help."""
+@pytest.mark.parametrize("policy", ["store", "sqrt"])
+def test_a_second_derivative_through_stored_states(x64, policy):
+  """The policies that the message above recommends would not help."""
   inputs, data = make_inputs(T, "float64")
 
   def second(inputs, run):
@@ -188,10 +190,11 @@ def test_a_second_derivative_through_store(x64):
     return jax.jvp(gradient, (inputs,), (along,))[1]
 
   compiled = jax.jit(second, static_argnums=1)
-  assert_close(compiled(inputs, by_scan("store", C)), compiled(inputs, dense))
+  assert_close(compiled(inputs, by_scan(policy, C)), compiled(inputs, dense))
 
 
-def test_forward_derivatives_through_store(x64):
+@pytest.mark.parametrize("policy", ["store", "sqrt"])
+def test_forward_derivatives_through_stored_states(x64, policy):
   """`jax.jvp` would fail or differ from the dense one."""
   inputs, data = make_inputs(T, "float64")
 
@@ -200,7 +203,7 @@ def test_forward_derivatives_through_store(x64):
     return jax.jvp(lambda x: value(x, data, run), (inputs,), (along,))
 
   compiled = jax.jit(derivative, static_argnums=1)
-  assert_close(compiled(inputs, by_scan("store", C)), compiled(inputs, dense))
+  assert_close(compiled(inputs, by_scan(policy, C)), compiled(inputs, dense))
 
 
 @pytest.mark.parametrize("inner", POLICIES)
@@ -346,4 +349,5 @@ def test_each_chunk_is_recomputed_once(length):
   }
   assert work["dense"] == 3 * forward
   assert work["store"] <= 4.1 * forward
+  assert work["sqrt"] <= 5.1 * forward
   assert work["rewind"] <= 4.1 * forward

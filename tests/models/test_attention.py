@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from slim.models.attention import LinearAttention, init_attention_state
 from tests.helpers import assert_gradients_close, relative_errors
@@ -10,15 +11,32 @@ from tests.helpers import assert_gradients_close, relative_errors
 B, T, D, H = 2, 150, 32, 2
 
 
+def create(dtype, **settings):
+  """A layer of squares, if no others are asked for, and its first state."""
+  layer = LinearAttention(
+    **{
+      "num_heads": H,
+      "feature_map": "square",
+      "qk_norm": False,
+      "output_projection": False,
+      "dtype": jnp.dtype(dtype),
+      **settings,
+    }
+  )
+  state = init_attention_state(
+    B, H, D // H, D // H, dtype=dtype, compensated=False
+  )
+  return layer, state
+
+
 def value_and_gradients(dtype, params, x, pieces=1):
   """A loss of all outputs, and its gradient, in one piece or more."""
-  layer = LinearAttention(H, "square", False, jnp.dtype(dtype))
+  layer, start = create(dtype)
 
   def loss(params, x):
-    state = init_attention_state(B, H, D // H, dtype=dtype, compensated=False)
-    total = 0.0
+    state, total = start, 0.0
     for piece in jnp.split(x, pieces, axis=1):
-      y, _, state = layer.apply({"params": params}, piece, state, keep)
+      y, _, state = layer.apply({"params": params}, piece, state, keep, None)
       # Not a plain sum, to which what all values share adds a constant.
       total += jnp.sum(jnp.sin(y) * jnp.cos(piece))
     return total
@@ -36,11 +54,8 @@ def keep(sums, update):
 def setup(common):
   """Parameters and inputs; all values have `common` in common."""
   x = np.random.default_rng(0).normal(size=(B, T, D))
-  layer = LinearAttention(H, "square", False, jnp.float64)
-  state = init_attention_state(
-    B, H, D // H, dtype=jnp.float64, compensated=False
-  )
-  params = layer.init(jax.random.key(0), x[:, :1], state, keep)["params"]
+  layer, state = create("float64")
+  params = layer.init(jax.random.key(0), x[:, :1], state, keep, None)["params"]
   params["v"]["bias"] += common
   return params, x
 
@@ -60,3 +75,27 @@ def test_the_origin_does_not_see_the_cut(x64):
   assert_gradients_close(
     found, value_and_gradients("float64", params, x), 1e-12
   )
+
+
+@pytest.mark.parametrize("feature_map", ["elu_plus_one", "favor"])
+def test_qk_norm_fixes_the_length(x64, feature_map):
+  """Keys could grow until the sums that are undone leave nothing of others."""
+  layer, state = create("float64", feature_map=feature_map, qk_norm=True)
+  random = np.random.default_rng(0)
+  x = random.normal(size=(B, T, D))
+  projection = random.normal(size=(D // H, D // H))
+  args = (state, keep, projection)
+  params = layer.init(jax.random.key(0), x[:, :1], *args)["params"]
+  # So large that the epsilon of the norm does not count.
+  for name in ("q", "k"):
+    params[name] = jax.tree.map(lambda a: 1e6 * a, params[name])
+  y, _, after = layer.apply({"params": params}, x, *args)
+  longer = params | {
+    name: jax.tree.map(lambda a: 10 * a, params[name]) for name in ("q", "k")
+  }
+  found, _, found_after = layer.apply({"params": longer}, x, *args)
+  np.testing.assert_allclose(found, y, rtol=1e-9)
+  assert_gradients_close(found_after.sums[:2], after.sums[:2], 1e-9)
+  # The queries have a scale of their own, which is learned.
+  assert params["q_norm"]["scale"].shape == (D // H,)
+  assert "k_norm" not in params

@@ -24,8 +24,9 @@ VARIANTS = pytest.mark.parametrize(
     {"feature_map": "square", "norm": "output", "dropout": 0.1},
     {"feature_map": "relu", "norm": "pre", "output_projection": True},
     {"feature_map": "elu_plus_one", "norm": "post"},
+    {"feature_map": "favor", "num_features": 20, "qk_norm": True},
   ],
-  ids=lambda settings: settings["norm"],
+  ids=lambda settings: settings["feature_map"],
 )
 KEYS = jax.random.split(jax.random.key(5), 2)
 # Large programs, compiled in half the time, where all is float64 and run once.
@@ -34,7 +35,9 @@ FAST = {"xla_backend_optimization_level": 0}
 
 def create(**settings):
   """A small model and parameters for it."""
-  model = create_model(**{**SIZES, **settings})
+  model = create_model(
+    **{**SIZES, "feature_key": jax.random.key(7), **settings}
+  )
   return model, model.init(jax.random.key(0))
 
 
@@ -181,6 +184,55 @@ def test_same_input_gives_the_same_bits():
   jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
+def favor_logits(**settings):
+  """The logits of random features; the parameters are the same for all."""
+  model, params = create(feature_map="favor", **settings)
+  logits, _ = model.apply(params, tokens_of(1, T), model.init_state(1))
+  return np.asarray(logits), params
+
+
+def test_the_feature_key_decides_the_features():
+  """An evaluation would be of another model than was trained."""
+  logits, params = favor_logits()
+  np.testing.assert_array_equal(logits, favor_logits()[0])
+  for other in (
+    {"feature_key": jax.random.key(8)},
+    {"orthogonal_features": False},
+    {"num_features": 9},
+  ):
+    other_logits, other_params = favor_logits(**other)
+    jax.tree.map(np.testing.assert_array_equal, params, other_params)
+    assert np.abs(other_logits - logits).max() > 1e-3
+
+
+def test_random_features_are_no_parameters():
+  """They would be trained, and no longer be an estimate of anything."""
+  _, params = favor_logits()
+  _, squares = create(feature_map="square")
+  assert jax.tree.structure(params) == jax.tree.structure(squares)
+
+
+def test_layers_have_features_of_their_own():
+  """The errors of the estimate would be the same in each layer, and add up."""
+  model, params = create(feature_map="favor")
+  params["layer_1"] = params["layer_0"]
+  # The first layer then leaves its input as it is, so the layers see the same.
+  params["layer_0"] = params["layer_0"] | {
+    name: jax.tree.map(jnp.zeros_like, params["layer_0"][name])
+    for name in ("attention_norm", "mlp_norm")
+  }
+  _, state = model.apply(params, tokens_of(1, 5), model.init_state(1))
+  first, second = (layer.sums.k for layer in state.layers)
+  assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_favor_is_undone_with_qk_norm_only(qk_norm):
+  """Keys of any length leave early sums that rounding has wiped out."""
+  model, _ = create(feature_map="favor", qk_norm=qk_norm)
+  assert (model.rewind is not None) == qk_norm
+
+
 def test_bfloat16_keeps_what_must_be_wide():
   """Parameters, sums or logits would be rounded to 8 bits."""
   model, params = create(dtype="bfloat16")
@@ -202,6 +254,25 @@ def test_bfloat16_keeps_what_must_be_wide():
       {"width": 14},
       "width must be a multiple of num_heads and of 4",
       "width=14",
+    ),
+    (
+      {"num_features": 8},
+      "num_features must be None for feature_map='square'",
+      "8",
+    ),
+    (
+      {"feature_map": "favor"},
+      "feature_key must be a PRNG key for feature_map='favor'",
+      "None",
+    ),
+    (
+      {
+        "feature_map": "favor",
+        "feature_key": jax.random.key(0),
+        "num_features": 0,
+      },
+      "num_features must be a positive integer",
+      "0",
     ),
     ({"dropout": 1.0}, "dropout must be in [0, 1)", "1.0"),
     ({"dropout": -0.1}, "dropout must be in [0, 1)", "-0.1"),

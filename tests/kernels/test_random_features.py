@@ -1,0 +1,231 @@
+"""FAVOR+: an unbiased estimate of softmax, exact to rounding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.kernels import (
+  chunked_linear_attention,
+  init_prefix_sums,
+  positive_random_features,
+  positive_random_query_features,
+  sample_projection,
+)
+from tests.helpers import assert_gradients_close
+
+KEY = jax.random.key(0)
+
+
+def of_length(length, *shape):
+  """Any vectors of a length, in float32."""
+  x = np.random.default_rng(0).normal(size=shape)
+  x *= length / np.linalg.norm(x, axis=-1, keepdims=True)
+  return x.astype(np.float32)
+
+
+def attend(
+  q, k, v, projection, *, dtype, query_features=positive_random_query_features
+):
+  """Attention with random features, compiled, all of it in one type."""
+  q, k, v = (jnp.asarray(x, dtype) for x in (q, k, v))
+  state = init_prefix_sums(
+    q.shape[0], q.shape[2], len(projection), v.shape[-1], dtype=dtype
+  )
+
+  @jax.jit
+  def run(q, k, v):
+    features = query_features(q, projection)
+    keys = positive_random_features(k, projection)
+    return chunked_linear_attention(features, keys, v, state, eps=0.0)[0]
+
+  return run(q, k, v)
+
+
+@pytest.mark.parametrize("lengths", ["9", "0 to 9"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_float32_is_exact(head_dim, lengths):
+  """An exponential makes of a small error of the exponent a large one."""
+  projection = sample_projection(KEY, 2 * head_dim, head_dim)
+  q, k, v = of_length(9, 3, 1, 256, 2, head_dim)
+  if lengths != "9":
+    k *= np.random.default_rng(1).random((1, 256, 2, 1), np.float32)
+  found = attend(q, k, v, projection, dtype="float32")
+  with jax.enable_x64(True):
+    right = np.asarray(attend(q, k, v, projection, dtype="float64"))
+  assert np.linalg.norm(found - right) <= 1e-5 * np.linalg.norm(right)
+
+
+def softmax_attention(q, k, v):
+  """Causal attention of one head, [T, K] and [T, V], in NumPy."""
+  scores = q @ k.T / np.sqrt(q.shape[-1])
+  scores = np.where(np.tri(len(q), dtype=bool), np.exp(scores), 0)
+  return scores @ v / scores.sum(-1, keepdims=True)
+
+
+def test_more_features_are_nearer_to_softmax():
+  """The features would be those of another kernel."""
+  q, k, v = of_length(2, 3, 100, 16)
+  right = softmax_attention(q, k, v)
+  errors = []
+  for num_features in (32, 2048):
+    projection = sample_projection(KEY, num_features, 16)
+    q1, k1, v1 = (x[None, :, None] for x in (q, k, v))
+    found = attend(q1, k1, v1, projection, dtype="float32")[0, :, 0]
+    errors.append(np.linalg.norm(found - right) / np.linalg.norm(right))
+  # It falls as 1 / √M, by 8 here.
+  assert errors[1] <= min(0.05, errors[0] / 5)
+
+
+@functools.cache
+def estimates(orthogonal):
+  """φ(q) · φ(k) over exp(q · k / √K), for 20,000 projections."""
+  # Longer ones have estimates so rarely large that none would be among these.
+  q, k = of_length(1.5, 2, 8)
+
+  def estimate(key):
+    projection = sample_projection(key, 8, 8, orthogonal=orthogonal)
+    q_features, k_features = (
+      positive_random_features(jnp.asarray(x), projection) for x in (q, k)
+    )
+    return q_features @ k_features
+
+  found = jax.jit(jax.vmap(estimate))(jax.random.split(KEY, 20_000))
+  return np.asarray(found, np.float64) / np.exp(q @ k / np.sqrt(8))
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_the_estimate_is_unbiased(orthogonal):
+  """Lengths or directions would be drawn from another distribution."""
+  found = estimates(orthogonal)
+  assert abs(found.mean() - 1) <= 3 * found.std() / np.sqrt(len(found))
+
+
+def test_orthogonal_features_have_less_variance():
+  """The setting would not do what it is for."""
+  assert estimates(True).std() <= 0.95 * estimates(False).std()
+
+
+def test_orthogonal_rows():
+  """A block would not be orthogonal, or rows have one length, or repeat."""
+  w = np.asarray(sample_projection(KEY, 20, 8), np.float64)
+  lengths = np.linalg.norm(w, axis=1)
+  directions = w / lengths[:, None]
+  for block in (directions[:8], directions[8:16], directions[16:]):
+    np.testing.assert_allclose(
+      block @ block.T, np.eye(len(block)), atol=1e-6, rtol=0
+    )
+  assert np.abs(directions[:8] @ directions[8:16].T).max() < 0.999
+  assert lengths.std() > 0.3
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_rows_are_standard_normal(orthogonal):
+  """Of the QR decomposition's own choice of signs, directions are biased."""
+  keys = jax.random.split(KEY, 2000)
+  sample = functools.partial(
+    sample_projection, num_features=3, head_dim=3, orthogonal=orthogonal
+  )
+  w = np.asarray(jax.jit(jax.vmap(sample))(keys), np.float64)
+  # 5 standard errors of 2000 samples.
+  np.testing.assert_allclose(w.mean(0), 0, atol=5 / np.sqrt(2000))
+  np.testing.assert_allclose(w.var(0), 1, atol=5 * np.sqrt(2 / 2000))
+
+
+def test_a_key_is_all_that_decides_the_projection(x64):
+  """A float64 run would have other features than the float32 one it checks."""
+  w = sample_projection(KEY, 20, 8)
+  with jax.enable_x64(False):
+    np.testing.assert_array_equal(w, sample_projection(KEY, 20, 8))
+  assert w.dtype == jnp.float32
+  assert (w != sample_projection(jax.random.key(1), 20, 8)).any()
+
+
+def test_the_factor_of_a_query_cancels(x64):
+  """Its gradient would be that of a maximum."""
+  projection = sample_projection(KEY, 12, 8)
+  q, k, v = of_length(3, 3, 1, 20, 2, 8)
+
+  def gradient(query_features):
+    return jax.grad(
+      lambda q: jnp.sin(
+        attend(
+          q,
+          k,
+          v,
+          projection,
+          dtype="float64",
+          query_features=query_features,
+        )
+      ).sum()
+    )(jnp.asarray(q, "float64"))
+
+  assert_gradients_close(
+    gradient(positive_random_query_features),
+    gradient(positive_random_features),
+    1e-12,
+  )
+
+
+def test_no_key_overflows():
+  """One key along a row of the projection would make all sums infinite."""
+  projection = sample_projection(KEY, 256, 64)
+  keys = projection * 64**0.25  # Where exponents are largest.
+  sums = 2.0**20 * positive_random_features(keys, projection).sum(0)
+  assert np.isfinite(sums).all()
+
+
+def test_no_query_overflows():
+  """Queries, which nothing bounds, would be NaN once they are long."""
+  projection = sample_projection(KEY, 256, 64)
+  features = positive_random_query_features(of_length(1e4, 5, 64), projection)
+  np.testing.assert_allclose(features.max(-1), 1 / 16, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize(
+  "features", [positive_random_features, positive_random_query_features]
+)
+def test_a_token_is_mapped_alone_in_its_own_type(features, dtype):
+  """The value would depend on the cut into chunks, or the type change."""
+  projection = sample_projection(KEY, 12, 8)
+  x = jnp.asarray(of_length(3, 2, 5, 1, 8), dtype)
+  whole = features(x, projection)
+  assert whole.dtype == dtype
+  assert whole.shape == (2, 5, 1, 12)
+  assert whole.min() > 0
+  alone = [features(x[:, t : t + 1], projection) for t in range(x.shape[1])]
+  # One rounding of the type: matrix products of other shapes sum otherwise.
+  np.testing.assert_allclose(
+    np.asarray(whole, np.float32),
+    np.asarray(jnp.concatenate(alone, 1), np.float32),
+    rtol=2 * jnp.finfo(dtype).eps if dtype == jnp.bfloat16 else 1e-6,
+  )
+
+
+@pytest.mark.parametrize(
+  ("sizes", "message"),
+  [
+    ((0, 8), "num_features must be a positive integer, got 0"),
+    ((4, 2.5), "head_dim must be a positive integer, got 2.5"),
+  ],
+)
+def test_wrong_sizes_are_refused(sizes, message):
+  """The error would be one of a random number generator's shape."""
+  with pytest.raises(ValueError, match=message):
+    sample_projection(KEY, *sizes)
+
+
+@pytest.mark.parametrize(
+  "features", [positive_random_features, positive_random_query_features]
+)
+def test_a_projection_of_another_width_is_refused(features):
+  """The error would come from inside an einsum."""
+  projection = sample_projection(KEY, 12, 8)
+  message = (
+    r"x must have shape \[..., K=8\] as the projection has, got \(2, 7\)"
+  )
+  with pytest.raises(ValueError, match=message):
+    features(jnp.ones((2, 7)), projection)
