@@ -171,6 +171,15 @@ def test_weights_of_another_model_are_refused(path, settings, message):
   assert f"config.train.init_from={path}" in str(error.value)
 
 
+def test_random_features_need_their_seed(tmp_path):
+  """Without it weights would meet features they were not trained on."""
+  path, favor = str(tmp_path / "x"), dict(model__feature_map="favor")
+  weights.save_weights(path, make_params(), make(seed=1, **favor), 7)
+  width = config_lib.base().model.width
+  with pytest.raises(ValueError, match="^config.seed must be 1, as in config"):
+    load_initial(path, make_params(), seed=2, model__width=width, **favor)
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
