@@ -1,5 +1,6 @@
-"""What all tests share: JAX's settings, `--full`, and a few fixtures."""
+"""What all tests share: JAX's settings, `--full`, `--first`, and fixtures."""
 
+import contextlib
 import os
 
 import hypothesis
@@ -25,21 +26,32 @@ hypothesis.settings.load_profile("slim")
 
 
 def pytest_addoption(parser):
-  """Adds `--full`."""
+  """Adds `--full` and `--first`."""
   parser.addoption(
     "--full",
     action="store_true",
     help="run every case of each grid, not only a cover of all pairs",
   )
+  parser.addoption(
+    "--first",
+    action="store_true",
+    help="run the first case of each test only",
+  )
 
 
 def pytest_collection_modifyitems(config, items):
-  """Without `--full`, leaves out what is marked `full`."""
-  if config.getoption("full"):
-    return
-  left_out = [item for item in items if item.get_closest_marker("full")]
-  items[:] = [item for item in items if not item.get_closest_marker("full")]
-  config.hook.pytest_deselected(items=left_out)
+  """Leaves out what is marked `full`, or all cases of a test but the first."""
+  chosen = items
+  if not config.getoption("full"):
+    chosen = [item for item in items if not item.get_closest_marker("full")]
+  if config.getoption("first"):
+    by_test = {}
+    for item in chosen:
+      by_test.setdefault((item.path, item.originalname), item)
+    chosen = list(by_test.values())
+  kept = set(chosen)
+  config.hook.pytest_deselected(items=[x for x in items if x not in kept])
+  items[:] = chosen
 
 
 @pytest.fixture
@@ -49,19 +61,40 @@ def x64():
     yield
 
 
+@contextlib.contextmanager
+def _settings(**settings):
+  """Changes settings of JAX for a while, also for processes started then."""
+  before = {name: jax.config.values[name] for name in settings}
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in settings.items():
+      jax.config.update(name, value)
+      patch.setenv(name.upper(), str(value))
+    yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+  """Compiles in half the time, in a file that does not ask about rounding."""
+  with _settings(jax_disable_most_optimizations=True):
+    yield
+
+
+@pytest.fixture
+def float64(x64):
+  """As `x64`, compiled quickly: for a test that computes in float64 only."""
+  with _settings(jax_disable_most_optimizations=True):
+    yield
+
+
 @pytest.fixture(scope="module")
 def compilation_cache(tmp_path_factory):
   """Compiles equal programs once, in a file of tests that asks for it."""
-  folder = str(tmp_path_factory.mktemp("cache"))
-  settings = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  reset_cache()  # It looks at the settings only once.
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
+  with _settings(
+    jax_compilation_cache_dir=str(tmp_path_factory.mktemp("cache")),
+    jax_persistent_cache_min_compile_time_secs=0.0,
+  ):
+    reset_cache()  # It looks at the settings only once.
+    yield
   reset_cache()

@@ -1,4 +1,4 @@
-"""The error of gradients, defined once, and grids of test cases."""
+"""Tolerances of gradients, quick compilation, and grids of test cases."""
 
 import itertools
 
@@ -6,41 +6,48 @@ import jax
 import numpy as np
 import pytest
 
-# The largest error of a gradient, as `relative_errors` defines it, between two
+from slim import config as config_lib
+from slim.errors import relative_errors
+
+# The largest error of a gradient, as `slim.errors` defines it, between two
 # ways to compute the same thing in one precision; for outputs and states, too.
 TOLERANCES = {"float64": 1e-12, "float32": 5e-6}
 
+# Of `jax.jit`, for a program that runs once and is compared in float64: what
+# the compiler makes of it is not what is asked, and it takes a third to half.
+FAST = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # Later ones have lost the choice.
+  FAST["xla_cpu_use_fusion_emitters"] = False
 
-def relative_errors(a, b):
-  """Measures how far gradients `a` are from `b`, parameter by parameter.
 
-  error = |a - b| / max(|b|, 1e-3 * |all of b|), Euclidean norms, formed in
-  float64. The second term is for parameters whose gradient is zero but for
-  rounding, such as the bias of a softmax attention's keys.
+# Of `make_config`, for a model that compiles and runs in seconds.
+SMALL = dict(
+  model__width=16,
+  model__num_layers=1,
+  model__num_heads=2,
+  data__sequence_length=16,
+  data__vocab_size=8,
+  train__batch_size=4,
+)
 
-  Args:
-    a: Pytree of arrays, what is tested.
-    b: Pytree of arrays of the same structure and shapes, what is right.
 
-  Returns:
-    A dict from the path of a parameter, as "block_0/kernel", to its error.
+def fast_for(dtype):
+  """The compiler's options for a test that runs in both types."""
+  return FAST if dtype == "float64" else None
 
-  Raises:
-    AssertionError: If structures or shapes differ.
-  """
-  a, b = _by_path(a), _by_path(b)
-  assert a.keys() == b.keys(), f"one side only: {sorted(a.keys() ^ b.keys())}"
-  whole = np.sqrt(sum(np.sum(np.square(x)) for x in b.values()))
-  errors = {}
-  for path, right in b.items():
-    shape = a[path].shape
-    assert shape == right.shape, f"{path} is {shape}, expected {right.shape}"
-    distance = np.linalg.norm(np.ravel(a[path] - right))
-    scale = max(np.linalg.norm(np.ravel(right)), 1e-3 * whole)
-    # Where all of b is zero, nothing but zero is right.
-    near = 0.0 if distance == 0 else np.inf
-    errors[path] = float(distance / scale) if scale else near
-  return errors
+
+def make_config(**settings):
+  """Returns settings that differ from the defaults, dots written as __."""
+  config = config_lib.base()
+  config.update_from_flattened_dict(
+    {name.replace("__", "."): value for name, value in settings.items()}
+  )
+  return config
+
+
+def init_params(model, seed=0):
+  """Samples parameters in one program; one an operation takes five times."""
+  return jax.jit(model.init, compiler_options=FAST)(jax.random.key(seed))
 
 
 def assert_gradients_close(a, b, tol):
@@ -120,13 +127,3 @@ def _cover(sizes):
 def _name(value):
   """Names a value in the identifier of a case."""
   return getattr(value, "__name__", str(value))
-
-
-def _by_path(tree):
-  """Maps the path of each leaf to its values in float64."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(
-      leaf, np.float64
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }

@@ -1,5 +1,10 @@
 """Pure functions of arrays, which need nothing but jax."""
 
+from slim.kernels.attention_fn import attention_fn
+from slim.kernels.chunked_softmax import (
+  chunked_softmax_attention,
+  chunked_softmax_attention_and_lse,
+)
 from slim.kernels.feature_maps import (
   FEATURE_MAPS,
   elu_plus_one,
@@ -11,6 +16,9 @@ from slim.kernels.linear_attention import (
   parallel_linear_attention,
   recurrent_linear_attention,
 )
+from slim.kernels.lsh_attention import lsh_attention
+from slim.kernels.lsh_buckets import lsh_buckets
+from slim.kernels.position_wise import chunked_map, chunked_sum
 from slim.kernels.prefix_sums import (
   PrefixSums,
   add_sums,
@@ -23,24 +31,42 @@ from slim.kernels.random_features import (
   positive_random_query_features,
   sample_projection,
 )
+from slim.kernels.reversible import reversible, reversible_scan
 from slim.kernels.scan import POLICIES, scan
+from slim.kernels.softmax_attention import (
+  merge_attention,
+  softmax_attention,
+  softmax_attention_and_lse,
+)
 
 __all__ = [
   "FEATURE_MAPS",
   "POLICIES",
   "PrefixSums",
   "add_sums",
+  "attention_fn",
   "chunked_linear_attention",
+  "chunked_map",
+  "chunked_softmax_attention",
+  "chunked_softmax_attention_and_lse",
+  "chunked_sum",
   "elu_plus_one",
   "init_prefix_sums",
+  "lsh_attention",
+  "lsh_buckets",
+  "merge_attention",
   "parallel_linear_attention",
   "positive_random_features",
   "positive_random_query_features",
   "recurrent_linear_attention",
   "relu",
+  "reversible",
+  "reversible_scan",
   "rewind_prefix_sums",
   "sample_projection",
   "scan",
+  "softmax_attention",
+  "softmax_attention_and_lse",
   "square",
   "token_sums",
 ]

@@ -66,6 +66,11 @@ def zeros_like(x: jax.Array, dtype: Any = None) -> jax.Array:
   return _vary(jax.numpy.zeros_like(x, dtype), _varying(x))
 
 
+def filled(shape: Any, value: Any, dtype: Any, *, like: jax.Array) -> jax.Array:
+  """An array of one value, which varies over the mesh axes `like` does."""
+  return _vary(jax.numpy.full(shape, value, dtype), _varying(like))
+
+
 def _varying(x):
   return jax.typeof(x).manual_axis_type.varying
 

@@ -119,7 +119,14 @@ def _project(x, projection):
     )
   dtype = jnp.promote_types(x.dtype, jnp.float32)
   scaled = x.astype(dtype) * head_dim**-0.25
-  return scaled, jnp.einsum("...k,mk->...m", scaled, projection.astype(dtype))
+  exponent = jnp.einsum(
+    "...k,mk->...m",
+    scaled,
+    projection.astype(dtype),
+    # The exponential would make of an error of TF32 one of 1e-3.
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  return scaled, exponent
 
 
 def _features(exponent, dtype):

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from slim.kernels.chunks import Chunks
+from slim.kernels.cotangents import cotangent, first_order_only, floats
 from slim.kernels.hoisting import Hoisted, hoist, zeros_like
 from slim.kernels.shapes import check_alike
 
@@ -93,15 +93,19 @@ def _walk(functions, consts, params, state, xs):
 
 def _scan_fwd(functions, consts, params, state, xs):
   # Not _scan: its custom derivative would refuse forward over reverse mode in
-  # words of its own, before _first_order_only is reached.
+  # words of its own, before `first_order_only` is reached.
   outputs = _walk(functions, consts, params, state, xs)
   return outputs, (consts, params, state, outputs[0], xs)
 
 
 def _scan_bwd(functions, residuals, cotangents):
   chunks, first, _, rewind = functions
-  consts, params, state, final_state, xs = _first_order_only(residuals)
-  state_ct, first_ct, later_cts = map(_floats, cotangents)
+  consts, params, state, final_state, xs = first_order_only(
+    residuals,
+    "scan with policy 'rewind' has first derivatives only; for a second "
+    "derivative choose policy 'sqrt' or 'store'",
+  )
+  state_ct, first_ct, later_cts = map(floats, cotangents)
 
   def pull_back(fn, consts, state, chunk, out_ct, state_ct):
     """Differentiates one chunk; returns the state before it on the way."""
@@ -113,8 +117,8 @@ def _scan_bwd(functions, residuals, cotangents):
     outputs, vjp, before = jax.vjp(
       run, consts, params, state, chunk, has_aux=True
     )
-    cts = vjp(_cotangent(outputs, out_ct + state_ct))
-    return before, *map(_floats, cts)
+    cts = vjp(cotangent(outputs, out_ct + state_ct))
+    return before, *map(floats, cts)
 
   def walk_back(carry, i_and_out_ct):
     i, out_ct = i_and_out_ct
@@ -128,7 +132,7 @@ def _scan_bwd(functions, residuals, cotangents):
   # Gradients are summed over the chunks in float32 or wider, and rounded once.
   totals = jax.tree.map(
     lambda x: zeros_like(x, jnp.promote_types(x.dtype, jnp.float32)),
-    (_floats(consts[2]), _floats(params)),
+    (floats(consts[2]), floats(params)),
   )
   (_, state_ct, (rewind_ct, totals)), later_cts = jax.lax.scan(
     walk_back,
@@ -136,76 +140,48 @@ def _scan_bwd(functions, residuals, cotangents):
     (jnp.arange(chunks.num_later), later_cts),
     reverse=True,
   )
-  # The first chunk starts from the state that is known.
-  _, consts_ct, params_ct, state_ct, chunk_ct = pull_back(
-    first,
-    consts[0],
-    state,
-    chunks.first(xs, start=_zero_after((state_ct, totals))),
-    first_ct,
-    state_ct,
+
+  def first_back(start, carry):
+    state_ct, totals, *_ = carry
+    # The first chunk starts from the state that is known.
+    chunk = chunks.first(xs, start=start)
+    _, consts_ct, params_ct, state_ct, chunk_ct = pull_back(
+      first, consts[0], state, chunk, first_ct, state_ct
+    )
+    totals = jax.tree.map(_add, totals, params_ct)
+    return state_ct, totals, consts_ct, chunk_ct
+
+  # Once, in a loop: its forward pass is not found to have been computed before,
+  # with all activations kept until here. And loops sum in place, but what is
+  # added behind a loop may be put elsewhere: a second gradient of all layers.
+  nothing = [
+    list(map(zeros_like, floats(x))) for x in (consts[0], chunks.first(xs))
+  ]
+  state_ct, totals, consts_ct, chunk_ct = jax.lax.fori_loop(
+    0,
+    _one_after((state_ct, totals)),
+    first_back,
+    (state_ct, totals, *nothing),
   )
   return (
     # The forward walk's own are done by the backward walk, in rewind_ct.
-    (_cotangent(consts[0], consts_ct), None, _cotangent(consts[2], rewind_ct)),
-    _cotangent(params, jax.tree.map(_add, totals, params_ct)),
-    _cotangent(state, state_ct),
-    _cotangent(xs, chunks.unstack(chunk_ct, later_cts)),
+    (cotangent(consts[0], consts_ct), None, cotangent(consts[2], rewind_ct)),
+    cotangent(params, totals),
+    cotangent(state, state_ct),
+    cotangent(xs, chunks.unstack(chunk_ct, later_cts)),
   )
 
 
 _scan.defvjp(_scan_fwd, _scan_bwd)
 
 
-def _zero_after(tree):
-  """An index of 0 that no compiler knows before it knows the arrays.
-
-  Cut there, the first chunk depends on the loop. Otherwise its forward pass
-  would be found to have been computed before, and its activations kept while
-  the loop runs. (An optimization barrier does nothing on x86 CPUs with
-  jax <= 0.11.0.)
-  """
+def _one_after(tree):
+  """A 1 that no compiler knows: a loop of one turn would be no loop to it."""
   unknown = [jnp.isnan(x.ravel()[0]) for x in jax.tree.leaves(tree) if x.size]
-  # A negative index is clamped to 0.
-  return jnp.where(jnp.stack(unknown).any(), -1, 0) if unknown else 0
+  if not unknown:
+    return 1
+  return 1 + (jnp.stack(unknown).any().astype(jnp.int32) >> 1)
 
 
 def _add(total, x):
   return total + x.astype(total.dtype)
-
-
-def _is_float(x):
-  return jnp.issubdtype(x.dtype, jnp.inexact)
-
-
-def _floats(tree):
-  """The leaves with a derivative; integers and PRNG keys have none."""
-  return [x for x in jax.tree.leaves(tree) if _is_float(x)]
-
-
-def _cotangent(tree, floats):
-  """A cotangent for `tree`: `floats` in place, float0 where there is none."""
-  floats = iter(floats)
-  return jax.tree.map(
-    lambda x: (
-      next(floats).astype(x.dtype)
-      if _is_float(x)
-      else np.zeros(x.shape, jax.dtypes.float0)
-    ),
-    tree,
-  )
-
-
-@jax.custom_jvp
-def _first_order_only(residuals):
-  """The identity, once: differentiating the backward walk is refused here."""
-  return residuals
-
-
-@_first_order_only.defjvp
-def _refuse(primals, tangents):
-  del primals, tangents
-  raise ValueError(
-    "scan with policy 'rewind' has first derivatives only; for a second "
-    "derivative choose policy 'sqrt' or 'store'"
-  )

@@ -63,7 +63,8 @@ def scan(
     axis: The axis of time in `xs` and in what `step` returns as `out`.
     policy: "store", "sqrt" or "rewind", see the head of this file. "store" is
       `lax.scan(jax.checkpoint(step))`, "sqrt" the same twice nested. "rewind"
-      keeps the final state alone, and has first derivatives only.
+      keeps the final state alone, and has first derivatives in reverse mode
+      only.
     rewind: For the policy of that name: `rewind(params, state_after, chunk) ->
       (state_before, out, state_after)`. It recomputes the step, and its
       derivative with respect to `state_after` must be that with respect to the
@@ -82,7 +83,9 @@ def scan(
 
   Memory of the gradient beyond inputs and outputs: the activations of C tokens,
   and N states ("store"), about 2 √N and a second gradient of `params` ("sqrt")
-  or 3 states ("rewind"). No copy of `xs` under "rewind".
+  or 3 states ("rewind"). No copy of `xs` under "rewind". On x86 CPUs with
+  jax ≤ 0.11.0 "store" and "sqrt" keep the activations of a short first chunk
+  besides: where C divides T there is none.
 
   References:
     Likhosherstov et al., 2021 (SLiM), Algorithm 1,

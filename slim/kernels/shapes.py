@@ -4,6 +4,7 @@ import operator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def check_shape(
@@ -53,6 +54,31 @@ def check_positive_int(name: str, value: Any) -> int:
   if number < 1:
     raise ValueError(f"{name} must be a positive integer, got {value!r}")
   return number
+
+
+def to_broadcast(name: str, x: Any, sizes: dict[str, int]) -> jax.Array:
+  """Gives `x` all the axes it broadcasts to, of length 1 where it had none.
+
+  Args:
+    name: Of the argument, for the message.
+    x: Array-like.
+    sizes: Length of each axis, by a letter for the message.
+
+  Returns:
+    The array; each axis has length 1 or that of `sizes`.
+
+  Raises:
+    ValueError: Naming the argument, what was expected and what was found.
+  """
+  x = jnp.asarray(x)
+  shape = (1,) * (len(sizes) - x.ndim) + x.shape
+  whole = tuple(sizes.values())
+  if len(shape) > len(whole) or any(
+    n not in (1, length) for n, length in zip(shape, whole, strict=True)
+  ):
+    axes = ", ".join(f"{letter}={length}" for letter, length in sizes.items())
+    raise ValueError(f"{name} must broadcast to [{axes}], got shape {x.shape}")
+  return x.reshape(shape)
 
 
 def check_alike(name: str, found: Any, expected: Any) -> None:

@@ -45,6 +45,7 @@ def grouping_scan(
 
 def _scan(step, params, state, xs, chunks, walk):
   """Takes a short first chunk by itself, and `walk`s over the others."""
+  step, params = _summing_in_float32(step, params)
   first_out = None
   if chunks.first_size < chunks.size:
     state, first_out = jax.checkpoint(step)(params, state, chunks.first(xs))
@@ -58,6 +59,24 @@ def _scan(step, params, state, xs, chunks, walk):
     chunks.stack_later(xs),
   )
   return state, chunks.unstack(first_out, later_outs)
+
+
+def _summing_in_float32(step, params):
+  """Widens short floats in `params`, and makes the step narrow them again.
+
+  Their gradients, one a chunk, are then summed in float32 and rounded once.
+  """
+  dtypes = jax.tree.map(lambda x: x.dtype, params)
+
+  def wide(x):
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if is_float else x
+
+  def narrowing_step(params, state, chunk):
+    params = jax.tree.map(lambda x, dtype: x.astype(dtype), params, dtypes)
+    return step(params, state, chunk)
+
+  return narrowing_step, jax.tree.map(wide, params)
 
 
 def _walk(step, state, chunks):
@@ -94,11 +113,13 @@ def _group_size(num_chunks):
 
   Those are one a group, and one a chunk of the group that is differentiated. A
   short group is a loop more to compile, which sums a gradient of its own; a
-  size that leaves none may cost half more states.
+  size that leaves none may cost half more states, and twice as many where the
+  short group would be one chunk: XLA unrolls that loop, and x86 CPUs with
+  jax <= 0.11.0 then keep its activations.
   """
 
   def cost(size):
     num_groups, rest = divmod(num_chunks, size)
-    return (size + num_groups) * (1.5 if rest else 1)
+    return (size + num_groups) * {0: 1, 1: 2}.get(rest, 1.5)
 
   return min(range(1, 2 * math.isqrt(num_chunks) + 1), key=cost)

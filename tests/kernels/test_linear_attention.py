@@ -16,7 +16,7 @@ from slim.kernels import (
   parallel_linear_attention,
   recurrent_linear_attention,
 )
-from tests.helpers import TOLERANCES, assert_gradients_close, pairwise
+from tests.helpers import TOLERANCES, assert_gradients_close, fast_for, pairwise
 
 B, H, M, V = 2, 3, 4, 5
 
@@ -96,12 +96,21 @@ def by_equation(q, k, v, state, y_ct, state_ct, eps):
   return (y, *sums[-1]), (*token_cts, kv_ct, z_ct)
 
 
-@functools.partial(jax.jit, static_argnames=("form", "eps"))
+@functools.cache
+def compiled(form, eps, dtype):
+  """One function for all calls, so that equal shapes compile once."""
+
+  def run(args, cts):
+    (y, state), vjp = jax.vjp(functools.partial(form, eps=eps), *args)
+    *token_cts, state_ct = vjp(cts)
+    return (y, state.kv, state.k), (*token_cts, state_ct.kv, state_ct.k)
+
+  return jax.jit(run, compiler_options=fast_for(dtype))
+
+
 def by_form(form, args, cts, eps=1e-16):
   """The same as `by_equation`, from one of the forms."""
-  (y, state), vjp = jax.vjp(functools.partial(form, eps=eps), *args)
-  *token_cts, state_ct = vjp(cts)
-  return (y, state.kv, state.k), (*token_cts, state_ct.kv, state_ct.k)
+  return compiled(form, eps, args[0].dtype)(args, cts)
 
 
 def assert_right(form, args, cts, tol, eps=1e-16):
@@ -153,7 +162,7 @@ THREE_FORMS = [
 @pytest.mark.parametrize("compensated", [False, True])
 @pytest.mark.parametrize("then", THREE_FORMS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("first", THREE_FORMS, ids=lambda f: f.__name__)
-def test_a_sequence_can_be_cut_and_continued(x64, first, then, compensated):
+def test_a_sequence_can_be_cut_and_continued(float64, first, then, compensated):
   """Generation could not continue from the state of a prompt."""
 
   def cut(q, k, v, state, eps):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from slim.kernels import (
+  PrefixSums,
   chunked_linear_attention,
   init_prefix_sums,
   positive_random_features,
   positive_random_query_features,
   sample_projection,
 )
-from tests.helpers import assert_gradients_close
+from tests.helpers import FAST, assert_gradients_close
 
 KEY = jax.random.key(0)
 
@@ -56,6 +57,65 @@ def test_float32_is_exact(head_dim, lengths):
   with jax.enable_x64(True):
     right = np.asarray(attend(q, k, v, projection, dtype="float64"))
   assert np.linalg.norm(found - right) <= 1e-5 * np.linalg.norm(right)
+
+
+def by_equation(q, k, v, kv, z, projection):
+  """The equation of the features, and attention over all pairs of tokens."""
+
+  def features(x):
+    x = x / x.shape[-1] ** 0.25
+    square = (x**2).sum(-1, keepdims=True)
+    return jnp.exp(x @ projection.T - square / 2) / len(projection) ** 0.5
+
+  q, k = features(q), features(k)
+  causal = np.tri(q.shape[1], dtype=bool)
+  scores = jnp.where(causal, jnp.einsum("bshm,bthm->bhst", q, k), 0)
+  num = jnp.einsum("bhst,bthv->bshv", scores, v)
+  num += jnp.einsum("bshm,bhmv->bshv", q, kv)
+  den = jnp.moveaxis(scores.sum(-1), 1, 2) + jnp.einsum("bshm,bhm->bsh", q, z)
+  return num / den[..., None]
+
+
+def by_kernels(q, k, v, kv, z, projection):
+  """The same by the functions under test."""
+  y, _ = chunked_linear_attention(
+    positive_random_query_features(q, projection),
+    positive_random_features(k, projection),
+    v,
+    PrefixSums(kv, z),
+    block_size=4,
+    eps=0.0,
+  )
+  return y
+
+
+@pytest.mark.parametrize("length", [1, 7, 13])
+@pytest.mark.parametrize(
+  ("dtype", "tol"), [("float64", 1e-12), ("float32", 1e-5)]
+)
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_features_are_the_equation(x64, orthogonal, dtype, tol, length):
+  """Values or gradients, of keys and of the first state too, would be wrong."""
+  projection = sample_projection(KEY, 20, 8, orthogonal=orthogonal)
+  q, k, v = of_length(3, 3, 2, length, 3, 8)
+  random = np.random.default_rng(1)
+  state = (
+    random.uniform(0.1, 1, (2, 3, 20, 8)),
+    random.uniform(0.1, 1, (2, 3, 20)),
+  )
+  y_ct = random.normal(size=v.shape)
+
+  def value_and_gradients(attend, dtype):
+    args = [jnp.asarray(x, dtype) for x in (q, k, v, *state)]
+    run = jax.jit(functools.partial(attend, projection=projection))
+    y, vjp = jax.vjp(run, *args)
+    return y, vjp(jnp.asarray(y_ct, dtype))
+
+  assert_gradients_close(
+    value_and_gradients(by_kernels, dtype),
+    value_and_gradients(by_equation, "float64"),
+    tol,
+  )
 
 
 def softmax_attention(q, k, v):
@@ -143,24 +203,21 @@ def test_a_key_is_all_that_decides_the_projection(x64):
   assert (w != sample_projection(jax.random.key(1), 20, 8)).any()
 
 
-def test_the_factor_of_a_query_cancels(x64):
+def test_the_factor_of_a_query_cancels(float64):
   """Its gradient would be that of a maximum."""
   projection = sample_projection(KEY, 12, 8)
   q, k, v = of_length(3, 3, 1, 20, 2, 8)
 
   def gradient(query_features):
-    return jax.grad(
-      lambda q: jnp.sin(
-        attend(
-          q,
-          k,
-          v,
-          projection,
-          dtype="float64",
-          query_features=query_features,
-        )
-      ).sum()
-    )(jnp.asarray(q, "float64"))
+    def loss(q):
+      y = attend(
+        q, k, v, projection, dtype="float64", query_features=query_features
+      )
+      return jnp.sin(y).sum()
+
+    return jax.jit(jax.grad(loss), compiler_options=FAST)(
+      jnp.asarray(q, "float64")
+    )
 
   assert_gradients_close(
     gradient(positive_random_query_features),

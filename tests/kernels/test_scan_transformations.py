@@ -1,5 +1,6 @@
 """A scan composes with JAX's transformations, and costs what it says."""
 
+import functools
 import re
 
 import jax
@@ -9,7 +10,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from slim.kernels import POLICIES, scan
 from slim.metrics import count_matmul_flops
-from tests.helpers import TOLERANCES, assert_gradients_close, pairwise
+from tests.helpers import FAST, TOLERANCES, assert_gradients_close, pairwise
 from tests.kernels.toy import (
   Data,
   State,
@@ -30,6 +31,12 @@ def value(inputs, data, run):
   return loss(inputs, data, run)[0]
 
 
+@functools.cache
+def dense_gradients():
+  """What is right in float64, computed once for all that walks in chunks."""
+  return gradients_and_outputs(*make_inputs(T, "float64"), dense)[0]
+
+
 def assert_close(found, right):
   """Compares gradients in float64."""
   assert_gradients_close(found, right, TOLERANCES["float64"])
@@ -43,7 +50,7 @@ def assert_close(found, right):
     order=["grad(vmap)", "vmap(grad)"],
   ),
 )
-def test_vmap(x64, case):
+def test_vmap(float64, case):
   """An ensemble, or gradients by example, would fail or mix its members."""
   mapped = case["mapped"]
   inputs, data = make_inputs(T, "float64")
@@ -63,7 +70,7 @@ def test_vmap(x64, case):
       ).sum()
     )(members)
 
-  compiled = jax.jit(gradients, static_argnums=2)
+  compiled = jax.jit(gradients, static_argnums=2, compiler_options=FAST)
   found = compiled(members, data, by_scan(case["policy"], C))
   assert_close(found, compiled(members, data, dense))
 
@@ -79,17 +86,17 @@ def test_vmap(x64, case):
   ],
   ids=["grad", "jit(grad)", "grad(jit)", "jit(grad(remat))"],
 )
-def test_grad_with_jit_and_checkpoint(x64, policy, transform):
+def test_grad_with_jit_and_checkpoint(float64, policy, transform):
   """A closed-over key or weight would leak out of one of the traces."""
   inputs, data = make_inputs(T, "float64")
   found = transform(lambda *args: value(*args, by_scan(policy, C)))(
     inputs, data
   )
-  assert_close(found, gradients_and_outputs(inputs, data, dense)[0])
+  assert_close(found, dense_gradients())
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_cotangent_on_the_final_state_only(x64, policy):
+def test_a_cotangent_on_the_final_state_only(float64, policy):
   """A loss of the state alone would get no gradient, or fail."""
   inputs, data = make_inputs(T, "float64")
 
@@ -100,7 +107,9 @@ def test_a_cotangent_on_the_final_state_only(x64, policy):
     state, _ = run(step, rewind, inputs["params"], state, xs)
     return jnp.vdot(state.total, data.total_ct)
 
-  gradient = jax.jit(jax.grad(loss_of_state), static_argnums=1)
+  gradient = jax.jit(
+    jax.grad(loss_of_state), static_argnums=1, compiler_options=FAST
+  )
   assert_close(gradient(inputs, by_scan(policy, C)), gradient(inputs, dense))
 
 
@@ -121,7 +130,7 @@ def with_key_in_state(step, rewind):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_key_in_the_state(x64, policy):
+def test_a_key_in_the_state(float64, policy):
   """A step that carries its own randomness could not be differentiated."""
   inputs, data = make_inputs(T, "float64")
 
@@ -133,10 +142,11 @@ def test_a_key_in_the_state(x64, policy):
     return state, outs
 
   found = gradients_and_outputs(inputs, data, run)[0]
-  assert_close(found, gradients_and_outputs(inputs, data, dense)[0])
+  assert_close(found, dense_gradients())
 
 
-def test_gradients_of_short_floats_are_summed_in_float32():
+@pytest.mark.parametrize("policy", POLICIES)
+def test_gradients_of_short_floats_are_summed_in_float32(policy):
   """In bfloat16 a sum of 1,024 ones stands still at 256."""
 
   def step(gain, state, chunk):
@@ -151,7 +161,7 @@ def test_gradients_of_short_floats_are_summed_in_float32():
   def total(gain):
     xs = jnp.ones((1, 1024))
     state, _ = scan(
-      step, gain, jnp.zeros(1), xs, chunk_size=1, policy="rewind", rewind=rewind
+      step, gain, jnp.zeros(1), xs, chunk_size=1, policy=policy, rewind=rewind
     )
     return state.sum()
 
@@ -180,7 +190,7 @@ def test_a_second_derivative_through_rewind_is_refused(second):
 
 
 @pytest.mark.parametrize("policy", ["store", "sqrt"])
-def test_a_second_derivative_through_stored_states(x64, policy):
+def test_a_second_derivative_through_stored_states(float64, policy):
   """The policies that the message above recommends would not help."""
   inputs, data = make_inputs(T, "float64")
 
@@ -189,12 +199,12 @@ def test_a_second_derivative_through_stored_states(x64, policy):
     gradient = jax.grad(lambda inputs: value(inputs, data, run))
     return jax.jvp(gradient, (inputs,), (along,))[1]
 
-  compiled = jax.jit(second, static_argnums=1)
+  compiled = jax.jit(second, static_argnums=1, compiler_options=FAST)
   assert_close(compiled(inputs, by_scan(policy, C)), compiled(inputs, dense))
 
 
 @pytest.mark.parametrize("policy", ["store", "sqrt"])
-def test_forward_derivatives_through_stored_states(x64, policy):
+def test_forward_derivatives_through_stored_states(float64, policy):
   """`jax.jvp` would fail or differ from the dense one."""
   inputs, data = make_inputs(T, "float64")
 
@@ -202,13 +212,13 @@ def test_forward_derivatives_through_stored_states(x64, policy):
     along = jax.tree.map(jnp.cos, inputs)
     return jax.jvp(lambda x: value(x, data, run), (inputs,), (along,))
 
-  compiled = jax.jit(derivative, static_argnums=1)
+  compiled = jax.jit(derivative, static_argnums=1, compiler_options=FAST)
   assert_close(compiled(inputs, by_scan(policy, C)), compiled(inputs, dense))
 
 
 @pytest.mark.parametrize("inner", POLICIES)
 @pytest.mark.parametrize("outer", POLICIES)
-def test_a_scan_inside_a_scan(x64, outer, inner):
+def test_a_scan_inside_a_scan(float64, outer, inner):
   """A step could not itself walk in chunks."""
   inputs, data = make_inputs(T, "float64")
 
@@ -225,7 +235,7 @@ def test_a_scan_inside_a_scan(x64, outer, inner):
     return by_scan(outer, 5)(inner_step, inner_rewind, params, state, xs)
 
   found = gradients_and_outputs(inputs, data, run)[0]
-  assert_close(found, gradients_and_outputs(inputs, data, dense)[0])
+  assert_close(found, dense_gradients())
 
 
 def sharded_gradients(policy, names):
@@ -257,11 +267,12 @@ def sharded_gradients(policy, names):
     in_specs=(specs, Data(shared, whole, whole, shared, shared, shared)),
     out_specs={name: specs[name] for name in names},
   )
-  return jax.jit(sharded).lower(inputs, data).compile(), (inputs, data)
+  lowered = jax.jit(sharded).lower(inputs, data)
+  return lowered.compile(FAST), (inputs, data)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_shard_map(x64, policy):
+def test_shard_map(float64, policy):
   """Data-parallel training would fail, or its gradient be another one."""
   names = ["params", "weights", "total", "x"]
   compiled, args = sharded_gradients(policy, names)
@@ -269,7 +280,7 @@ def test_shard_map(x64, policy):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_devices_sum_the_gradients_of_params_once(x64, policy):
+def test_devices_sum_the_gradients_of_params_once(float64, policy):
   """They would wait for each other at every chunk."""
   compiled, _ = sharded_gradients(policy, ["params"])
   # A computation of the program begins and ends in the first column.

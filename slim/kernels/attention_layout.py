@@ -1,0 +1,65 @@
+"""Arrays of tokens as matrices by heads, their products, and pieces of them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def heads_first(
+  x: jax.Array, heads: tuple[int, int] | None = None
+) -> jax.Array:
+  """[B, s, N, K] as [B, N, s, K], or [B, s, H, K] as [B, N, G·s, K].
+
+  The queries of all heads that share a head of keys are rows of one matrix.
+
+  Args:
+    x: Queries, keys, values, or what else there is one of for a token and head.
+    heads: (N, G), if x has H = N·G heads.
+
+  Returns:
+    As said; an array of one product.
+  """
+  num_groups, size = heads or (x.shape[2], 1)
+  x = x.reshape(*x.shape[:2], num_groups, size, x.shape[3])
+  x = x.transpose(0, 2, 3, 1, 4)
+  return x.reshape(*x.shape[:2], -1, x.shape[-1])
+
+
+def tokens_first(x: jax.Array, num_heads: int) -> jax.Array:
+  """[B, N, G·s, K] as [B, s, H, K]: undoes `heads_first`."""
+  batch, num_groups, _, width = x.shape
+  x = x.reshape(batch, num_groups, num_heads // num_groups, -1, width)
+  x = x.transpose(0, 3, 1, 2, 4)
+  return x.reshape(batch, -1, num_heads, width)
+
+
+def product(
+  a: jax.Array, b: jax.Array, contracted: tuple[int, int]
+) -> jax.Array:
+  """Multiplies matrices [B, N, …, …], summing in float32 or wider.
+
+  Not by `jnp.einsum`, which may swap the two, and transposes the result back.
+
+  Args:
+    a: [B, N, …, …].
+    b: [B, N, …, …].
+    contracted: The axis of each that is summed over, -1 or -2.
+
+  Returns:
+    [B, N, the other axis of a, the other axis of b].
+  """
+  dtype = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+  axes = tuple((axis + 4,) for axis in contracted)
+  return jax.lax.dot_general(
+    a, b, (axes, ((0, 1), (0, 1))), preferred_element_type=dtype
+  )
+
+
+def take(x: jax.Array, start: Any, size: int, axis: int) -> jax.Array:
+  """Cuts a piece out of an axis, or leaves one of length 1 to broadcast."""
+  if x.shape[axis] == 1:
+    return x
+  return jax.lax.dynamic_slice_in_dim(
+    x, start, size, axis, allow_negative_indices=False
+  )

@@ -1,0 +1,171 @@
+"""What the scores of softmax attention are made of, and what is masked out.
+
+  score[s, t] = scale · q_s · k_t + bias[s, t] + bias_fn(bias_params, s, t),
+
+and -∞ where causality, the window, `mask` or `mask_fn(s, t)` excludes (s, t).
+
+Scores are formed for some queries and some keys at a time. All of them are a
+block, too, so the quadratic form and the chunked ones have the same scores.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from slim.kernels.attention_layout import take
+from slim.kernels.shapes import to_broadcast
+
+
+class Window(NamedTuple):
+  """Which keys a query sees by their distance: [p - left, p + right].
+
+  Attributes:
+    left: Tokens before the query's own position p; None: all.
+    right: Tokens after it; None: all. Causal attention has 0.
+    offset: [], int32: the first query has position p = offset.
+  """
+
+  left: int | None
+  right: int | None
+  offset: jax.Array
+
+  def sees(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Tells for queries `rows` and keys `columns`, which broadcast."""
+    position = rows + self.offset
+    seen = jnp.full(jnp.broadcast_shapes(rows.shape, columns.shape), True)
+    if self.left is not None:
+      seen &= columns >= position - self.left
+    if self.right is not None:
+      seen &= columns <= position + self.right
+    return seen
+
+  def columns(self, first: jax.Array, last: jax.Array) -> tuple[Any, Any]:
+    """The first and the last key that queries `first` … `last` see; or None."""
+    return (
+      None if self.left is None else first + self.offset - self.left,
+      None if self.right is None else last + self.offset + self.right,
+    )
+
+  def rows(self, first: jax.Array, last: jax.Array) -> tuple[Any, Any]:
+    """The first and the last query that keys `first` … `last` are seen by."""
+    return (
+      None if self.right is None else first - self.offset - self.right,
+      None if self.left is None else last - self.offset + self.left,
+    )
+
+
+Score = Callable[..., jax.Array]
+
+
+def make_score(
+  window: Window,
+  *,
+  scale: float,
+  mask: jax.Array | None,
+  mask_fn: Callable[..., jax.Array] | None,
+  bias_fn: Callable[..., jax.Array] | None,
+  bias_params: Any,
+) -> Score:
+  """Makes the function that turns products q · k into scores.
+
+  Args:
+    window: Which keys a query sees by their distance.
+    scale: Of q · k.
+    mask: Boolean, [B or 1, H or 1, T or 1, S or 1]; or None.
+    mask_fn: `mask_fn(q_index, k_index)`, see `softmax_attention_and_lse`; or
+      None.
+    bias_fn: `bias_fn(bias_params, q_index, k_index)`, likewise.
+    bias_params: Pytree of arrays.
+
+  Returns:
+    `score(products, bias, rows, columns)` for products [B, N, G·s, t] of s
+    queries, of all G heads that share a head of keys, and t keys; the bias of
+    these or None, [B or 1, H or 1, s or 1, t or 1]; and their indices rows [s]
+    and columns [t], which are consecutive. It returns the scores, like
+    products.
+  """
+
+  def score(products, bias, rows, columns):
+    batch, num_groups, num_rows, num_columns = products.shape
+    size = num_rows // rows.size
+    scores = products.reshape(batch, num_groups, size, rows.size, num_columns)
+
+    def by_group(x):
+      """[B or 1, H or 1, s or 1, t or 1] as scores are."""
+      heads = (num_groups, size) if x.shape[1] > 1 else (1, 1)
+      return x.reshape(x.shape[0], *heads, *x.shape[2:])
+
+    def returned(name, x, kind, expected):
+      """What a function of the user's returned, checked."""
+      x = to_broadcast(
+        f"what {name} returns",
+        x,
+        {
+          "B": batch,
+          "H": num_groups * size,
+          "s": rows.size,
+          "t": num_columns,
+        },
+      )
+      if not jnp.issubdtype(x.dtype, kind):
+        raise ValueError(
+          f"what {name} returns must be {expected}, got {x.dtype}"
+        )
+      return x
+
+    if scale != 1:
+      scores *= scale
+    index = rows[:, None], columns[None, :]
+    if bias is not None:
+      scores += by_group(bias).astype(scores.dtype)
+    if bias_fn is not None:
+      bias = bias_fn(bias_params, *index)
+      bias = returned("bias_fn", bias, jnp.floating, "floating-point")
+      scores += by_group(bias).astype(scores.dtype)
+    seen = []
+    if (window.left, window.right) != (None, None):
+      seen.append(window.sees(*index)[None, None])
+    if mask is not None:
+      part = take(mask, rows[0], rows.size, 2)
+      seen.append(take(part, columns[0], columns.size, 3))
+    if mask_fn is not None:
+      seen.append(returned("mask_fn", mask_fn(*index), bool, "boolean"))
+    for one in seen:
+      scores = jnp.where(by_group(one), scores, -jnp.inf)
+    return scores.reshape(products.shape)
+
+  return score
+
+
+def make_keep(rate: float, keys: jax.Array, num_heads: int) -> Score:
+  """Makes the function that says what dropout keeps of the probabilities.
+
+  Each is dropped by bits that depend on (key, head, query, key token) alone, so
+  that any blocks, forward and backward, drop the same ones.
+
+  Args:
+    rate: Probability to drop, in (0, 1).
+    keys: [B], PRNG keys.
+    num_heads: H.
+
+  Returns:
+    `keep(rows, columns)`, [B, H, s, t], float32: 0 or 1 / (1 - rate).
+  """
+
+  def keep(rows, columns):
+    def over(key, numbers):
+      return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+    heads = jax.vmap(over, (0, None))(keys, jnp.arange(num_heads))
+    queries = jax.vmap(jax.vmap(over, (0, None)), (0, None))(heads, rows)
+    pairs = jax.vmap(jax.vmap(jax.vmap(over, (0, None)), (0, None)), (0, None))(
+      queries, columns
+    )
+    # What folding in makes of a key are random bits already.
+    bits = jax.random.key_data(pairs)[..., 0]
+    kept = bits >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(kept, jnp.float32(1 / (1 - rate)), 0)
+
+  return keep

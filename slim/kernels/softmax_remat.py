@@ -1,0 +1,66 @@
+"""Softmax attention by blocks as Rabe & Staats wrote it: `jax.checkpoint`.
+
+A block of queries meets all blocks of keys, each of which is summarised by its
+largest score m, Σ exp(score - m) and Σ exp(score - m) v; the summaries are then
+joined. The backward pass is that of JAX, which recomputes each block.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from slim.kernels.attention_blocks import Blocks
+from slim.kernels.attention_layout import product, tokens_first
+from slim.kernels.log_sum_exp import close, finite
+
+
+def attend(
+  blocks: Blocks,
+  consts: tuple[Any, ...],
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  bias: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Computes y and lse of `chunked_softmax_attention_and_lse`.
+
+  Args, Returns: as of `softmax_from_lse.attend`.
+
+  References:
+    Rabe & Staats, 2021, https://arxiv.org/abs/2112.05682, Figure 1.
+  """
+  rows, columns = blocks.rows, blocks.columns
+
+  def query_block(i):
+    q_block = blocks.q_scale * blocks.queries(q, k, i)
+
+    def summarise(j):
+      k_block, v_block = (blocks.keys(x, j) for x in (k, v))
+      products = product(q_block, k_block, (-1, -1))
+      bias_block = blocks.bias(bias, i, j)
+      scores = blocks.scores(consts[0], products, bias_block, i, j)
+      top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+      p = jnp.exp(scores - finite(top))
+      kept = blocks.drop(consts[1], p, i, j).astype(v.dtype)
+      return top, p.sum(-1, keepdims=True), product(kept, v_block, (-1, -2))
+
+    summarise = jax.checkpoint(summarise, prevent_cse=False)
+    tops, totals, nums = jax.lax.map(summarise, jnp.arange(columns.num_blocks))
+    top = tops.max(0)
+    shrink = jnp.exp(tops - finite(top)[None])
+    num = (shrink * nums).sum(0)
+    total, lse = close(top, (shrink * totals).sum(0))
+    return tuple(tokens_first(x, q.shape[2]) for x in (num / total, lse))
+
+  y, lse = jax.lax.map(query_block, jnp.arange(rows.num_blocks))
+
+  def join(x):
+    """[n, B, s, H, X] as [B, T, H, X]; the last block reaches back."""
+    num_full = rows.length // rows.size
+    full = jnp.moveaxis(x[:num_full], 0, 1)
+    full = full.reshape(full.shape[0], -1, *full.shape[3:])
+    rest = rows.length - num_full * rows.size
+    return jnp.concatenate([full, x[-1, :, rows.size - rest :]], 1)
+
+  return join(y).astype(v.dtype), join(lse)[..., 0]
