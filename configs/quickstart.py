@@ -1,4 +1,4 @@
-"""Copying at a small size: learned in less than two minutes on two cores.
+"""Copying at a small size: learned in about two minutes on two cores.
 
 The task is that of the paper (Likhosherstov et al., 2021, section on Copying)
 with shorter sequences and fewer tokens; `configs/copying_slim.py` has its own

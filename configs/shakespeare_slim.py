@@ -2,13 +2,14 @@
 
 The text is the `input.txt` of the character-level RNN examples, 1,115,394
 bytes; whoever has it adds --config.data.path=input.txt. From one seed
---config.gradient.method=full gives the same curve.
+--config.gradient.method=full gives the same curve but for what training makes
+of rounding: less than 1 % in 1,000 steps, and 2.84 bits at their end.
 
 Command:   python -m slim.train --config=configs/shakespeare_slim.py \
              --workdir=runs/shakespeare
 Hardware:  2 cores of an AMD EPYC.
 Time:      7 minutes (on cores that were also at other work).
-Expected:  eval/bpc 2.83 (2026-11-22, jax 0.10.2).
+Expected:  eval/bpc 2.85 (2026-11-22, jax 0.10.2).
 """
 
 import ml_collections
@@ -30,8 +31,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.model.width = 64 if smoke else 256
   config.model.num_layers = 1 if smoke else 2
   config.model.num_heads = 2 if smoke else 4
-  # With the paper's norm and features it learns pairs of bytes and no more in
-  # these 1,000 steps: 3.53 bits.
+  # With the paper's norm and features, and a constant rate of 1e-3, it learns
+  # pairs of bytes and no more in these 1,000 steps: 3.53 bits.
   config.model.norm = "pre"
   config.model.output_projection = True
   config.model.feature_map = "relu"

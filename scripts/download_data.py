@@ -7,12 +7,9 @@ with TFDS_DATA_DIR at a folder that both can see.
   python scripts/download_data.py ptb enwik8
 """
 
-from absl import app
-
 from slim import command_line
 from slim.data.builders import prepare
 from slim.data.corpora import CORPORA
-from slim.data.dataset import check_choice
 
 
 def download(names: list[str]) -> None:
@@ -25,10 +22,14 @@ def download(names: list[str]) -> None:
     ValueError: If there is no such corpus, or it cannot be prepared.
   """
   for name in names:
-    check_choice("name", name, tuple(CORPORA))
+    if name not in CORPORA:
+      raise ValueError(
+        f"there is no {name!r}: name some of {', '.join(CORPORA)}, or nothing "
+        "for all"
+      )
   for name in names or CORPORA:
     print(f"{name}: {prepare(name).data_dir}")
 
 
 if __name__ == "__main__":
-  app.run(lambda argv: command_line.run_main(lambda: download(argv[1:])))
+  command_line.run_script(download)

@@ -11,8 +11,9 @@ import pathlib
 import subprocess
 import sys
 
-from absl import app, flags
+from absl import flags
 
+from slim import command_line
 from slim.metrics import read_records
 
 _SETTING = flags.DEFINE_string(
@@ -28,18 +29,34 @@ _COLUMNS = {
 }
 
 
-def main(argv: list[str]) -> None:
-  """Runs the sweep."""
+def sweep(arguments: list[str]) -> None:
+  """Trains with one value after the other, and prints what is finished.
+
+  Args:
+    arguments: Those of `slim.train`.
+
+  Raises:
+    ValueError: If a value did not train; those after it are left out.
+  """
   rows = []
   for value in _VALUES.value:
     folder = pathlib.Path(_WORKDIR.value) / f"{_SETTING.value}={value}"
     command = [
-      *(sys.executable, "-m", "slim.train", *argv[1:]),
+      *(sys.executable, "-m", "slim.train", *arguments),
       *(f"--config.{_SETTING.value}={value}", f"--workdir={folder}"),
     ]
     if subprocess.run(command, check=False).returncode:
-      sys.exit(f"error: {_SETTING.value}={value} did not train, see above")
+      _print_table(rows)
+      raise ValueError(
+        f"--values: {_SETTING.value}={value} did not train, see above: correct "
+        "it, and the same command goes on from there"
+      )
     rows.append((value, _last_values(folder / "metrics.jsonl")))
+  _print_table(rows)
+
+
+def _print_table(rows):
+  """Prints the last metrics of each value."""
   width = max(len(_SETTING.value), 16)
   print(
     _SETTING.value.rjust(width), *(f"{x:>16}" for x, _ in _COLUMNS.values())
@@ -61,4 +78,4 @@ def _last_values(path):
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["values", "workdir"])
-  app.run(main, flags_parser=lambda argv: flags.FLAGS(argv, known_only=True))
+  command_line.run_script(sweep)

@@ -117,6 +117,21 @@ def restore_newest(
   return None
 
 
+def list_steps(workdir: str) -> list[int]:
+  """Lists the checkpoints of a run, damaged ones too; changes nothing on disk.
+
+  Args:
+    workdir: The folder of a run, which need not exist.
+
+  Returns:
+    Their steps, from the first to the newest.
+  """
+  if not os.path.isdir(_folder(workdir)):
+    return []
+  names = os.listdir(_folder(workdir))
+  return sorted(int(name) for name in names if name.isdecimal())
+
+
 def set_aside_after(workdir: str, last_step: int) -> None:
   """Moves checkpoints out of the way that a resumed run will save again.
 
@@ -128,16 +143,16 @@ def set_aside_after(workdir: str, last_step: int) -> None:
     last_step: The step that was restored.
   """
   damaged = os.path.join(os.path.abspath(workdir), "damaged_checkpoints")
-  for name in os.listdir(_folder(workdir)):
-    if name.isdecimal() and int(name) > last_step:
+  for step in list_steps(workdir):
+    if step > last_step:
       os.makedirs(damaged, exist_ok=True)
       # The same step may be damaged again in a later run.
       free = next(
         path
         for i in itertools.count()
-        if not os.path.exists(path := os.path.join(damaged, f"{name}.{i}"))
+        if not os.path.exists(path := os.path.join(damaged, f"{step}.{i}"))
       )
-      shutil.move(os.path.join(_folder(workdir), name), free)
+      shutil.move(os.path.join(_folder(workdir), str(step)), free)
 
 
 def _read_through(folder: str) -> None:

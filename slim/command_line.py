@@ -5,11 +5,13 @@ a ValueError anywhere below, ends in one line on stderr and exit code 1;
 `--verbosity=1` adds the traceback.
 """
 
+import functools
 import logging
 import re
 import sys
 from collections.abc import Callable
 
+import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
 
@@ -19,16 +21,20 @@ _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
 def parse_flags(
-  argv: list[str], flag_values: flags.FlagValues = flags.FLAGS
+  argv: list[str],
+  flag_values: flags.FlagValues = flags.FLAGS,
+  *,
+  known_only: bool = False,
 ) -> list[str]:
   """Parses the flags, with one line for whatever is wrong with them.
 
   Args:
     argv: The command line, the program first.
     flag_values: The flags that are defined.
+    known_only: Whether other arguments are returned, and not refused.
 
   Returns:
-    The program; positional arguments are refused.
+    The program, and what it has to look at itself.
 
   Raises:
     SystemExit: With a one-line message, if a flag or a setting does not exist,
@@ -40,19 +46,22 @@ def parse_flags(
         name = override.group(1)
         if name not in config_lib.flatten(config_lib.base()):
           raise config_lib.unknown_setting(name)
-    program, *rest = flag_values(argv)
-    if rest:
+    program, *rest = flag_values(argv, known_only)
+    if rest and not known_only:
       raise ValueError(f"unexpected {rest[0]!r}: all arguments are --flags")
     if "config" in flag_values:
       _ = flag_values["config"].value.seed  # A missing file shows only now.
-    return [program]
+    return [program, *rest]
   except OSError as error:
     line = str(error).strip().splitlines()[-1].strip()
     sys.exit(f"error: --config: the file cannot be read: {line}")
   except (flags.Error, ValueError, AttributeError, TypeError) as error:
+    if isinstance(getattr(error, "obj", None), ml_collections.ConfigDict):
+      # The config file has asked for a setting; what is raised is a repr.
+      error = config_lib.unknown_setting(error.name)
     # An error inside the config file comes with its traceback before it.
     line = str(error).strip().splitlines()[-1]
-    sys.exit(f"error: {line.removeprefix('ValueError: ')}")
+    sys.exit(f"error: {re.sub(r'^(Value|Type)Error: ', '', line)}")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -62,6 +71,18 @@ def run(main: Callable[[], None]) -> None:
     main: Called when the flags are parsed.
   """
   app.run(lambda _: run_main(main), flags_parser=parse_flags)
+
+
+def run_script(main: Callable[[list[str]], None]) -> None:
+  """Runs a program that takes more than its flags.
+
+  Args:
+    main: Called with the arguments that are no flags of its own.
+  """
+  app.run(
+    lambda argv: run_main(lambda: main(argv[1:])),
+    flags_parser=functools.partial(parse_flags, known_only=True),
+  )
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -47,18 +47,45 @@ def base() -> ml_collections.ConfigDict:
   model.num_layers = 2  # Each of attention and an MLP.
   model.num_heads = 4  # H; divides the width.
   model.mlp_width = 4 * model.get_oneway_ref("width")  # F; follows the width.
-  # "square", "relu", "elu_plus_one"; or "favor": random features, drawn once
-  # from the seed, with which linear attention approximates softmax attention.
+  # "linear", a Performer. Of a Transformer: "softmax" or "chunked_softmax", all
+  # scores at once or by blocks; "local", to a window; or "lsh", the Reformer's.
+  # Several, as in "local,lsh", are those of the first layers and again of the
+  # next. gradient.method "slim" is for "linear" alone.
+  model.attention = "linear"
+  # Of "linear": "square", "relu", "elu_plus_one"; or "favor": random features,
+  # drawn once from the seed, with which it approximates softmax attention.
   model.feature_map = "square"
   # M, features of a head; "favor" only. None: as many as the head is wide.
   model.num_features = config_dict.placeholder(int)
   model.orthogonal_features = True  # "favor" only; True: less variance.
+  model.window = 128  # Tokens that a token sees; "local" only.
+  model.bucket_size = 64  # Tokens in a bucket and in a chunk; "lsh" only.
+  model.num_hashes = 2  # Rounds of hashing; "lsh" only.
+  # Whether they are gone through one after the other ("sequential"), in the
+  # memory of one, or all at once ("parallel"); "lsh" only.
+  model.hash_rounds = "sequential"
+  # Heads that are computed at once, in the memory of so many; a divisor of
+  # num_heads, or None: all. "lsh" only.
+  model.heads_at_once = config_dict.placeholder(int)
   # Gives queries and keys a fixed length. "favor" without it has no "rewind".
   model.qk_norm = False
+  # "concatenated": half of the embedding is sinusoids, as in the paper. Added
+  # to it: "sinusoidal", or "learned" for up to data.sequence_length tokens, or
+  # "axial", the same in the vectors of one row and one column of a square.
+  # "rotary": queries and keys are rotated; for softmax alone.
+  model.positions = "concatenated"
   # Where LayerNorm stands: before the sublayer ("pre"), after the residual sum
   # ("post") or on what the sublayer adds to it ("output", as in the paper).
   model.norm = "output"
+  model.final_norm = False  # A LayerNorm after the last layer.
   model.output_projection = False  # A linear map after the heads.
+  # Whether the gradient keeps the activations of one sublayer alone, and
+  # computes those of the others backwards. Not for model.norm "post".
+  model.reversible = False
+  # Tokens that an MLP sees at once, and keeps the activations of; None: all.
+  model.mlp_chunk_size = config_dict.placeholder(int)
+  # The output layer is the embedding's table; not if that is "concatenated".
+  model.tied_output = False
   # Of the computation, "float32" or "bfloat16"; parameters are float32.
   model.dtype = "float32"
   model.dropout = 0.0  # Probability that an activation is zeroed; [0, 1).
@@ -182,7 +209,10 @@ def unknown_setting(name: str) -> ValueError:
     )
   # By the last part, whoever forgets the group or takes another is told it.
   by_last = {k.rpartition(".")[2]: k for k in known}
+  groups = list(dict.fromkeys(k.rpartition(".")[0] for k in known))
   near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+  if not group:
+    near += difflib.get_close_matches(name, groups, n=1, cutoff=0.75)
   near += [by_last[k] for k in difflib.get_close_matches(last, by_last, n=1)]
   if near:
     hint = f"did you mean config.{near[0]}?"
@@ -271,6 +301,23 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
     "optimizer.decay_at",
     "a step number for config.optimizer.schedule='step'",
     optimizer.decay_at,
+  )
+  gradient = config.gradient
+  _require(
+    gradient.policy != "rewind"
+    or "slim" not in gradient.method
+    or model.feature_map != "favor"
+    or model.qk_norm,
+    "gradient.policy",
+    "'sqrt' or 'store' for config.model.feature_map='favor', unless "
+    "config.model.qk_norm=True",
+    gradient.policy,
+  )
+  _require(
+    not (model.reversible and gradient.method == "remat"),
+    "gradient.method",
+    "another for config.model.reversible=True, which keeps no activations",
+    gradient.method,
   )
   traced, last = config.profile.steps, config.train.num_steps
   _require(

@@ -63,7 +63,7 @@ def sum_batches(
 
 
 def evaluate_workdir(
-  workdir: str, split: str, carry_state: bool
+  workdir: str, split: str, carry_state: bool, data_path: str | None = None
 ) -> dict[str, Any]:
   """Evaluates the newest checkpoint of a run, and appends a record of it.
 
@@ -72,12 +72,14 @@ def evaluate_workdir(
     split: "train", "validation" or "test".
     carry_state: One state through the whole split, instead of windows of T
       tokens from the zero state.
+    data_path: Where the data is now, if it has moved since the training.
 
   Returns:
     The record, as appended to `workdir/evaluations.jsonl`.
 
   Raises:
-    ValueError: If there is nothing to evaluate, or the data cannot be read.
+    ValueError: If there is nothing to evaluate, or the data cannot be read or
+      is not what the run was trained on.
   """
   config = read_config(workdir)
   if carry_state and config.data.name == "copying":
@@ -85,15 +87,30 @@ def evaluate_workdir(
       "--carry_state needs a text, whose windows continue one another, got "
       f"config.data.name={config.data.name!r}"
     )
+  if carry_state and config.model.attention != "linear":
+    raise ValueError(
+      "--carry_state needs a state of one size, that of "
+      "config.model.attention='linear', got a run with "
+      f"{config.model.attention!r}"
+    )
+  if data_path is not None:
+    with config.unlocked():
+      config.data.path = data_path
   batch_size = 1 if carry_state else config.train.batch_size
-  dataset = create_split(config, split, batch_size)
+  try:
+    dataset = create_split(config, split, batch_size)
+    trained_on = create_split(config, "train", config.train.batch_size)
+  except ValueError as error:
+    if not str(error).startswith("config.data.path: "):
+      raise
+    raise ValueError(f"{error}; --data_path names another place") from error
   experiment = create_experiment(config)
   state, facts = restore_run(workdir, experiment)
-  trained_on = create_split(config, "train", config.train.batch_size)
   if facts["data_fingerprint"] != trained_on.fingerprint:
     raise ValueError(
       f"config.data.path: {config.data.path or config.data.name} is not what "
-      f"the run in {workdir} was trained on any more: restore the file"
+      f"the run in {workdir} was trained on any more: restore the file, or "
+      "name its place with --data_path"
     )
   with jax.default_matmul_precision(config.matmul_precision):
     sums = sum_batches(
@@ -140,10 +157,17 @@ def main() -> None:
   carry_state = flags.DEFINE_bool(
     "carry_state", False, "Carry one state through the whole split."
   )
+  data_path = flags.DEFINE_string(
+    "data_path", None, "Where the data is now, instead of config.data.path."
+  )
   flags.mark_flags_as_required(["workdir"])
   command_line.run(
     lambda: print(
-      describe(evaluate_workdir(workdir.value, split.value, carry_state.value))
+      describe(
+        evaluate_workdir(
+          workdir.value, split.value, carry_state.value, data_path.value
+        )
+      )
     )
   )
 

@@ -39,13 +39,14 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
   Raises:
     ValueError: If the settings of the model or of the gradient do not fit.
   """
-  init_key, dropout_key, feature_key = jax.random.split(
+  init_key, training_key, constant_key = jax.random.split(
     jax.random.key(config.seed), 3
   )
   with config_lib.naming("model"):
     model = models.create_model(
       vocab_size=config.data.vocab_size,
-      feature_key=feature_key,
+      constant_key=constant_key,
+      max_positions=config.data.sequence_length,
       **config.model,
     )
   gradient_steps = {}
@@ -60,7 +61,7 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
     gradient_steps[method] = steps.make_gradient_step(
       value_and_grad,
       accumulation_steps=config.train.accumulation_steps,
-      dropout_key=dropout_key if config.model.dropout else None,
+      key=training_key if model.is_random else None,
     )
   optimizer = create_optimizer(
     num_steps=config.train.num_steps, **config.optimizer

@@ -24,11 +24,15 @@ def export_workdir(workdir: str, output: str) -> int:
     The updates that the parameters have had.
 
   Raises:
-    ValueError: If there is no checkpoint, or the file exists.
+    ValueError: If there is no checkpoint, the file exists, or it cannot be
+      written.
   """
   config = read_config(workdir)
   state, _ = restore_run(workdir, create_experiment(config))
-  save_weights(output, state.params, config, int(state.step))
+  try:
+    save_weights(output, state.params, config, int(state.step))
+  except ValueError as error:
+    raise ValueError(f"--{error}") from error
   return int(state.step)
 
 

@@ -49,12 +49,13 @@ def make_value_and_grad(
     policy: Of `slim.kernels.scan`; for "slim" alone.
 
   Returns:
-    `value_and_grad(params, batch, dropout_keys=None) -> (Sums, gradients)`.
-    The gradients are those of `Sums.nll`, like `params`; `dropout_keys` are
-    PRNG keys [B], one a sequence. Compile it with `COMPILER_OPTIONS`.
+    `value_and_grad(params, batch, keys=None) -> (Sums, gradients)`. The
+    gradients are those of `Sums.nll`, like `params`; `keys` are those of
+    `LanguageModel.apply`. Compile it with `COMPILER_OPTIONS`.
 
   Raises:
-    ValueError: If the method is unknown, or C or the policy do not fit.
+    ValueError: If the method is unknown or does not fit the model, or C or the
+      policy do not.
 
   References:
     Likhosherstov et al., 2021 (SLiM), Algorithm 1,
@@ -66,11 +67,15 @@ def make_value_and_grad(
     check_positive_int("chunk_size", chunk_size)
     if policy not in POLICIES:
       raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
+    if jax.eval_shape(lambda: model.init_state(1)) is None:
+      raise ValueError(
+        "method must be 'full' or 'remat' for a model that remembers every "
+        "token, such as a Transformer, got 'slim'"
+      )
     if policy == "rewind" and model.rewind is None:
       raise ValueError(
         "policy must be 'sqrt' or 'store' for a model that cannot be undone, "
-        "got 'rewind'; model.feature_map='favor' can be undone with "
-        "model.qk_norm=True"
+        "got 'rewind'"
       )
 
   def dense(params, batch, keys, remat):
@@ -109,9 +114,9 @@ def make_value_and_grad(
     "slim": slim,
   }[method]
 
-  def value_and_grad(params, batch: Batch, dropout_keys=None):
+  def value_and_grad(params, batch: Batch, keys=None):
     def nll(params):
-      sums = loss(params, batch, dropout_keys)
+      sums = loss(params, batch, keys)
       return sums.nll, sums
 
     (_, sums), gradients = jax.value_and_grad(nll, has_aux=True)(params)

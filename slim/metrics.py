@@ -107,7 +107,7 @@ def import_tensorboardx() -> types.ModuleType:
 
 
 def read_records(path: str) -> list[dict[str, Any]]:
-  """Reads records, leaving out a last line that was only half written.
+  """Reads records of steps, leaving out a last line that was half written.
 
   Args:
     path: A file of JSON lines.
@@ -123,12 +123,16 @@ def read_records(path: str) -> list[dict[str, Any]]:
   records = []
   for number, line in enumerate(lines, 1):
     try:
-      records.append(json.loads(line))
-    except ValueError as error:
-      if number < len(lines):
-        raise ValueError(
-          f"{path}: line {number} is no JSON record: repair or remove it"
-        ) from error
+      record = json.loads(line)
+    except ValueError:
+      record = None
+    if isinstance(record, dict) and "step" in record:
+      records.append(record)
+    elif number < len(lines):
+      raise ValueError(
+        f"{path}: line {number} is no JSON record with a step: repair it, or "
+        "remove it"
+      )
   return records
 
 
@@ -141,10 +145,9 @@ def parameter_table(params: Params) -> str:
   Returns:
     Lines of text, the total last.
   """
-  modules = params["params"] if set(params) == {"params"} else params
   rows = {
     name: sum(x.size for x in jax.tree.leaves(module))
-    for name, module in modules.items()
+    for name, module in params.items()
   }
   rows["total"] = sum(rows.values())
   width = max(map(len, rows))

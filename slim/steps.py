@@ -44,20 +44,20 @@ def make_gradient_step(
   value_and_grad: Callable[..., tuple[Sums, Params]],
   *,
   accumulation_steps: int,
-  dropout_key: jax.Array | None,
+  key: jax.Array | None,
 ) -> Callable[[Params, Batch, jax.Array], tuple[Sums, Params]]:
   """Makes the gradient of the summed loss of a batch.
 
-  Row b of the batch of step s drops out by fold_in(fold_in(key, s), b): nothing
-  has to be remembered, so a resumed run has the same masks, and so has one that
+  Row b of the batch of step s has the key fold_in(fold_in(key, s), b): nothing
+  has to be remembered, so a resumed run drops the same, and so does one that
   processes the batch in another number of parts.
 
   Args:
-    value_and_grad: `value_and_grad(params, batch, dropout_keys=None) -> (Sums,
+    value_and_grad: `value_and_grad(params, batch, keys=None) -> (Sums,
       gradients of sums.nll)`, from `slim.gradients`.
     accumulation_steps: A, divides B. Parts of the batch, processed one after
       the other with the activation memory of one.
-    dropout_key: A PRNG key; None: no dropout.
+    key: PRNG key of what is random in training; None: nothing is.
 
   Returns:
     `gradient_step(params, batch, step) -> (Sums, gradients of sums.nll)`.
@@ -65,9 +65,9 @@ def make_gradient_step(
 
   def gradient_step(params, batch, step):
     keys = None
-    if dropout_key is not None:
+    if key is not None:
       rows = jnp.arange(batch.inputs.shape[0])
-      step_key = jax.random.fold_in(dropout_key, step)
+      step_key = jax.random.fold_in(key, step)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
     if accumulation_steps == 1:
       return value_and_grad(params, batch, keys)

@@ -21,7 +21,7 @@ from slim.profiler import Profiler
 from slim.programs import compile_programs
 from slim.progress import Progress
 from slim.types import Params, Sums
-from slim.workdir import check_workdir, write_config
+from slim.workdir import check_workdir, lock_workdir, write_config
 
 _LOG = logging.getLogger("slim.train")
 
@@ -59,6 +59,7 @@ def _train(config, workdir):
     metrics.import_tensorboardx()  # If it is missing, nothing is written yet.
   abstract_state = jax.eval_shape(lambda: experiment.init(parts))
 
+  saved = checkpoint.list_steps(workdir)
   restored = checkpoint.restore_newest(workdir, abstract_state)
   if restored:
     state, facts = restored
@@ -76,37 +77,43 @@ def _train(config, workdir):
     state = experiment.first_state(config, parts)
     window = Sums(0.0, 0.0, 0.0)
   start = int(state.step)
-  _log_start(state.params, train_data)
+  _log_start(config, state.params, train_data)
   programs = compile_programs(
     config, parts, abstract_state, validation_data, start
   )
 
-  write_config(workdir, config, train_data.description)
-  if restored:
-    checkpoint.set_aside_after(workdir, start)
-  with (
-    contextlib.closing(
-      metrics.MetricsWriter(workdir, start, config.train.tensorboard)
-    ) as writer,
-    contextlib.closing(
-      checkpoint.Checkpointer(workdir, config.train.keep_checkpoints)
-    ) as checkpointer,
-  ):
-    progress = Progress(
-      writer,
-      step=start,
-      num_steps=config.train.num_steps,
-      log_every=config.train.log_every,
-      tokens_per_step=batch_size * config.data.sequence_length,
-      flops_per_step=programs.flops_per_step,
-      window=window,
-    )
-    with contextlib.closing(
-      Profiler(workdir, config.profile.steps, start, progress)
-    ) as profiler:
-      state = _loop(
-        config, state, train_data, programs, progress, profiler, checkpointer
+  with lock_workdir(workdir):
+    if checkpoint.list_steps(workdir) != saved:
+      raise ValueError(
+        f"--workdir {workdir} has been trained by another process just now: "
+        "the same command again continues from there"
       )
+    write_config(workdir, config, train_data.description)
+    if restored:
+      checkpoint.set_aside_after(workdir, start)
+    with (
+      contextlib.closing(
+        metrics.MetricsWriter(workdir, start, config.train.tensorboard)
+      ) as writer,
+      contextlib.closing(
+        checkpoint.Checkpointer(workdir, config.train.keep_checkpoints)
+      ) as checkpointer,
+    ):
+      progress = Progress(
+        writer,
+        step=start,
+        num_steps=config.train.num_steps,
+        log_every=config.train.log_every,
+        tokens_per_step=batch_size * config.data.sequence_length,
+        flops_per_step=programs.flops_per_step,
+        window=window,
+      )
+      with contextlib.closing(
+        Profiler(workdir, config.profile.steps, start, progress)
+      ) as profiler:
+        state = _loop(
+          config, state, train_data, programs, progress, profiler, checkpointer
+        )
   _LOG.info(
     "finished: checkpoint %s, metrics %s, config %s",
     os.path.join(workdir, "checkpoints", str(config.train.num_steps)),
@@ -149,7 +156,9 @@ def _loop(config, state, data, programs, progress, profiler, checkpointer):
   return state
 
 
-def _log_start(params: Params, data: Dataset) -> None:
+def _log_start(
+  config: ml_collections.ConfigDict, params: Params, data: Dataset
+) -> None:
   """Logs what trains where, and on what."""
   device = jax.devices()[0]
   _LOG.info(
@@ -158,7 +167,9 @@ def _log_start(params: Params, data: Dataset) -> None:
     device.device_kind,
     jax.__version__,
   )
-  _LOG.info("data: %s", data.description)
+  # The first bytes of a corpus, for instance, are not the benchmark.
+  level = logging.INFO if data.name == config.data.name else logging.WARNING
+  _LOG.log(level, "data: %s", data.description)
   _LOG.info("parameters:\n%s", metrics.parameter_table(params))
 
 

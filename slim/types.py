@@ -42,18 +42,23 @@ class LanguageModel(NamedTuple):
 
   Attributes:
     init: `init(key) -> params`.
-    init_state: `init_state(batch_size, compensated=False) -> state`, the state
-      before the first token. A compensated state carries the rounding error
-      of its sums, which `rewind` needs.
-    apply: `apply(params, tokens, state, dropout_keys=None, *, remat=False) ->
-      (logits, state)` for tokens [B, T] and one PRNG key a sequence,
-      `dropout_keys` [B]. With `remat` the backward pass recomputes each layer.
-    rewind: `rewind(params, tokens, state_after, dropout_keys=None) ->
-      (state_before, logits, state_after)`: `apply`, for somebody who knows
-      only the state after the tokens. None if the model cannot be undone.
+    init_state: `init_state(batch_size, *, compensated=False, max_tokens=None)
+      -> state`, the state before the first token. A compensated one carries
+      the rounding error of its sums, which `rewind` needs. That of a
+      Transformer has room for `max_tokens`, and grows with them; it is None
+      without, for a sequence that is given whole, and nothing is remembered.
+    apply: `apply(params, tokens, state, keys=None, *, remat=False) -> (logits,
+      state)` for tokens [B, T]. `keys` [B] are PRNG keys, one a sequence, of
+      what is random in training: dropout, and the hashes of LSH; None: nothing
+      is. With `remat` the backward pass recomputes each layer.
+    rewind: `rewind(params, tokens, state_after, keys=None) -> (state_before,
+      logits, state_after)`: `apply`, for somebody who knows only the state
+      after the tokens. None if the model cannot be undone.
+    is_random: Whether `keys` change anything.
   """
 
   init: Callable[..., Params]
   init_state: Callable[..., State]
   apply: Callable[..., tuple[jax.Array, State]]
   rewind: Callable[..., tuple[State, jax.Array, State]] | None
+  is_random: bool

@@ -6,6 +6,7 @@ has the settings of the run as JSON ("config") and the updates done ("step").
 
 import json
 import os
+import secrets
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +34,11 @@ def save_weights(
     step: Updates done.
 
   Raises:
-    ValueError: If the file exists.
+    ValueError: If the file exists, or cannot be written.
   """
   if os.path.exists(output):
     raise ValueError(
-      f"--output must be a new file, and {output} exists: choose another name, "
+      f"output must be a new file, and {output} exists: choose another name, "
       "or remove it"
     )
   # The format takes the bytes as they lie in memory.
@@ -46,10 +47,21 @@ def save_weights(
     for name, x in _flatten(params).items()
   }
   metadata = {"config": json.dumps(config.to_dict()), "step": str(step)}
-  # Not the library's save_file: nobody else may read what that has written.
-  with open(f"{output}.tmp", "wb") as file:
-    file.write(safetensors.numpy.save(tensors, metadata))
-  os.replace(f"{output}.tmp", output)
+  # Not by the library's save_file or by tempfile: nobody else may read what
+  # these write.
+  temporary = f"{output}.{secrets.token_hex(8)}.tmp"
+  try:
+    with open(temporary, "xb") as file:
+      file.write(safetensors.numpy.save(tensors, metadata))
+    os.replace(temporary, output)
+  except OSError as error:
+    raise ValueError(
+      f"output: cannot write {output}: {error.strerror}: create the folder or "
+      "choose another"
+    ) from error
+  finally:
+    if os.path.exists(temporary):
+      os.remove(temporary)
 
 
 def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
@@ -59,8 +71,8 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
     path: The file.
 
   Returns:
-    The parameters as nested dictionaries of NumPy arrays, and all settings of
-    the run they are from; one that is newer than the file has its default.
+    The parameters as nested dictionaries, and all settings of the run they are
+    from; one that is newer than the file has its default.
 
   Raises:
     ValueError: If the file cannot be read, or has no valid settings in it.
@@ -88,7 +100,7 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
     module = params
     for part in modules:
       module = module.setdefault(part, {})
-    module[last] = tensor
+    module[last] = jnp.asarray(tensor)
   return params, config.lock()
 
 
@@ -131,7 +143,7 @@ def load_initial_params(
         f"{_describe(expected.get(name))}, is {_describe(found.get(name))} in "
         f"{path}: use the version of slim that wrote it"
       )
-  return jax.tree.map(jnp.array, params)
+  return params
 
 
 def _flatten(params: Params) -> dict[str, jax.Array]:

@@ -4,16 +4,22 @@ A folder holds one run. Whoever names it again continues that run, so its
 settings must be the same, but for the few that change no number of it.
 """
 
+import contextlib
+import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 
 import jax
 import ml_collections
 
 import slim
 from slim import config as config_lib
+
+_LOG = logging.getLogger("slim.workdir")
 
 # May differ when a run is continued. `data.path` too: that the bytes are the
 # same is what the fingerprint in the checkpoint is for.
@@ -61,6 +67,39 @@ def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
       f"--workdir {workdir} belongs to another config; different: {listed}: "
       "choose another --workdir, or the same settings to continue that run"
     )
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: str) -> Iterator[None]:
+  """Keeps other processes from training in a folder; they may read it.
+
+  The lock ends with the process, however that ends; only its file stays.
+
+  Args:
+    workdir: The folder, created if needed, that `check_workdir` has let pass.
+
+  Yields:
+    Nothing.
+
+  Raises:
+    ValueError: If another process trains there.
+  """
+  os.makedirs(workdir, exist_ok=True)
+  with open(os.path.join(workdir, ".lock"), "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise ValueError(
+        f"--workdir {workdir} is being trained by another process: wait for "
+        "it, or choose another"
+      ) from error
+    except OSError as error:  # Some file systems of clusters have no locks.
+      _LOG.warning(
+        "--workdir %s cannot be locked, %s: train there in one process only",
+        workdir,
+        error.strerror,
+      )
+    yield
 
 
 def differences(
@@ -163,12 +202,18 @@ def _path(workdir: str) -> str:
 
 def _git_commit() -> str | None:
   """Returns the commit that slim runs from, if it runs from a repository."""
-  command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-  folder = os.path.dirname(os.path.abspath(__file__))
-  try:
+  folder, file = os.path.split(os.path.abspath(__file__))
+
+  def git(*arguments):
+    command = ["git", *arguments]
     result = subprocess.run(
       command, cwd=folder, capture_output=True, text=True, check=True
     )
+    return result.stdout.strip()
+
+  try:
+    # Or it is the repository of a user who has slim installed inside it.
+    git("ls-files", "--error-unmatch", file)
+    return git("describe", "--always", "--dirty", "--abbrev=40")
   except (OSError, subprocess.CalledProcessError):
     return None
-  return result.stdout.strip()

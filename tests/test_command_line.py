@@ -98,6 +98,48 @@ def test_mistakes_end_in_one_line(parse, line, message):
   assert "\n" not in str(error.value)
 
 
+@loads_config
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [
+    (
+      "config.modle.width = 3",
+      "config.modle is no setting: did you mean config.model?",
+    ),
+    (
+      "config.seed = config.model.widht",
+      "config.widht is no setting: did you mean config.model.width?",
+    ),
+    ("config.model.width = 'a'", "Could not override field 'width'"),
+  ],
+)
+def test_mistakes_in_the_config_file_end_in_one_line(
+  parse, tmp_path, line, message
+):
+  """Without it a typing error would be answered by quotes within quotes."""
+  text = FILE.replace("  return config", f"  {line}\n  return config")
+  (tmp_path / "x.py").write_text(text)
+  with pytest.raises(SystemExit) as error:
+    parse("--config=x.py")
+  assert str(error.value).startswith(f"error: {message}")
+  assert "\n" not in str(error.value)
+
+
+def test_a_script_gets_the_arguments_that_are_no_flags_of_its_own():
+  """Without it a sweep could not hand them on, or would hide a mistake."""
+  flag_values = flags.FlagValues()
+  flags.DEFINE_list("values", None, "", flag_values)
+  flags.mark_flags_as_required(["values"], flag_values)
+  argv = ["program", "--values=1,2", "name", "--config=x.py", "--config.seed=3"]
+  assert command_line.parse_flags(argv, flag_values, known_only=True) == (
+    ["program", "name", "--config=x.py", "--config.seed=3"]
+  )
+  assert flag_values["values"].value == ["1", "2"]
+  flag_values["values"].unparse()
+  with pytest.raises(SystemExit, match="^error: .*--values must have a value"):
+    command_line.parse_flags(["program"], flag_values, known_only=True)
+
+
 @pytest.mark.parametrize("kind", [ValueError, FloatingPointError])
 def test_errors_of_the_program_end_in_one_line(kind, monkeypatch):
   """Without it a missing file would be answered by a traceback."""

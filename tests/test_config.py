@@ -92,6 +92,43 @@ def test_validate_names_the_setting(name, value, expected):
   assert "\n" not in str(error.value)
 
 
+def test_validate_keeps_no_activations_of_reversible_layers():
+  """A run would fail in words of the model's own, far from the setting."""
+  config = config_lib.base()
+  config.gradient.method = "remat"
+  config_lib.validate(config)
+  config.model.reversible = True
+  with pytest.raises(ValueError) as error:
+    config_lib.validate(config)
+  assert str(error.value) == (
+    "config.gradient.method must be another for config.model.reversible=True, "
+    "which keeps no activations, got 'remat'"
+  )
+
+
+@pytest.mark.parametrize("method", ["slim", "full_then_slim"])
+def test_validate_rewinds_favor_with_qk_norm_only(method):
+  """Without it the gradient of the default policy would be noise."""
+  config = config_lib.base()
+  config.gradient.method = method
+  config.model.feature_map = "favor"
+  with pytest.raises(ValueError) as error:
+    config_lib.validate(config)
+  assert str(error.value) == (
+    "config.gradient.policy must be 'sqrt' or 'store' for "
+    "config.model.feature_map='favor', unless config.model.qk_norm=True, got "
+    "'rewind'"
+  )
+  for name, value in (
+    ("model.qk_norm", True),
+    ("gradient.policy", "sqrt"),
+    ("gradient.method", "full"),
+  ):
+    other = config.copy_and_resolve_references()
+    other.update_from_flattened_dict({name: value})
+    config_lib.validate(other)
+
+
 def test_validate_step_schedule_needs_its_step():
   """Without it the rate would drop at step None."""
   config = config_lib.base()
@@ -133,6 +170,7 @@ def test_validate_finds_missing_settings():
   [
     ("gradient.chunksize", "did you mean config.gradient.chunk_size?"),
     ("chunk_size", "did you mean config.gradient.chunk_size?"),
+    ("modle", "did you mean config.model?"),
     ("modle.width", "did you mean config.model.width?"),
     ("train.learning_rate", "did you mean config.optimizer.learning_rate?"),
     ("gradient.zzz", "there are config.gradient.chunk_size, config.grad"),

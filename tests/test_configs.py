@@ -24,7 +24,8 @@ def load(name):
   return module.get_config()
 
 
-@pytest.mark.usefixtures("compilation_cache")  # Four have equal programs.
+# Four have equal programs.
+@pytest.mark.usefixtures("quick_compilation", "compilation_cache")
 # The loader of ml_collections is deprecated by Python, not by us.
 @pytest.mark.filterwarnings(
   "ignore:the load_module\\(\\) method is deprecated:DeprecationWarning"

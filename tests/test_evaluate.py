@@ -18,6 +18,8 @@ from slim.types import Batch, Sums
 from slim.workdir import write_config
 
 ROOT = pathlib.Path(__file__).parents[1]
+# The programs are few, and nothing here asks about rounding.
+pytestmark = pytest.mark.usefixtures("quick_compilation", "compilation_cache")
 
 
 def settings(path):
@@ -35,14 +37,15 @@ def settings(path):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, quick_compilation, compilation_cache):
   """A run that has just begun, and the folder that it is in."""
   folder = tmp_path_factory.mktemp("run")
   path = folder / "text.txt"
   path.write_bytes(np.random.default_rng(0).bytes(4000))
   configuration, workdir = settings(path), str(folder / "run")
   write_config(workdir, configuration, "data")
-  state = experiment.init(experiment.create_experiment(configuration))
+  parts = experiment.create_experiment(configuration)
+  state = jax.jit(lambda: experiment.init(parts))()
   checkpointer = Checkpointer(workdir, 1)
   trained_on = experiment.create_split(configuration, "train", 4)
   facts = {"data_fingerprint": trained_on.fingerprint}
@@ -102,11 +105,10 @@ def test_windows_give_the_loss_of_training(run):
   record = evaluate.evaluate_workdir(folder, "validation", False)
   parts = experiment.create_experiment(configuration)
   dataset = experiment.create_split(configuration, "validation", 4)
+  apply = jax.jit(parts.model.apply)
   total = np.zeros(3)
   for batch in dataset.evaluation_batches():
-    logits, _ = parts.model.apply(
-      state.params, batch.inputs, parts.model.init_state(4)
-    )
+    logits, _ = apply(state.params, batch.inputs, parts.model.init_state(4))
     total += cross_entropy_sums(
       jnp.asarray(logits), batch.targets, batch.weights
     )
@@ -124,7 +126,7 @@ def test_carried_state_gives_the_loss_of_one_long_sequence(run):
   parts = experiment.create_experiment(configuration)
   dataset = experiment.create_split(configuration, "test", 1)
   [batch] = dataset.evaluation_batches()
-  logits, _ = parts.model.apply(
+  logits, _ = jax.jit(parts.model.apply)(
     state.params, batch.inputs, parts.model.init_state(1)
   )
   sums = cross_entropy_sums(logits, batch.targets, batch.weights)
@@ -189,6 +191,7 @@ def test_a_run_without_checkpoint_is_an_error(tmp_path):
     (["--split=test", "--carry_state"], 0, "test loss "),
     (["--split=all"], 1, "should be one of <train|validation|test>"),
     (["--workdir=none"], 1, "--workdir must be the folder of a run"),
+    (["--data_path=none"], 1, "config.data.path: cannot read 'none': No such"),
   ],
 )
 def test_command_line(run, arguments, code, output):
@@ -211,6 +214,25 @@ def test_command_line(run, arguments, code, output):
     shown, silent = silent, shown
   assert output in shown and shown.count("\n") == 1
   assert not silent
+
+
+def test_data_that_has_moved_can_be_named(run, tmp_path):
+  """Without it a run whose file was moved could never be evaluated."""
+  configuration, workdir, _ = run
+  before = evaluate.evaluate_workdir(workdir, "test", carry_state=False)
+  path = pathlib.Path(configuration.data.path)
+  moved = path.rename(tmp_path / "moved.txt")
+  with pytest.raises(ValueError) as error:
+    evaluate.evaluate_workdir(workdir, "test", carry_state=False)
+  message = str(error.value)
+  assert message.startswith(f"config.data.path: cannot read '{path}': No such")
+  assert message.endswith("; --data_path names another place")
+  after = evaluate.evaluate_workdir(workdir, "test", False, str(moved))
+  assert after == before
+  moved.write_bytes(np.random.default_rng(1).bytes(4000))
+  with pytest.raises(ValueError, match="moved.txt is not what the run in"):
+    evaluate.evaluate_workdir(workdir, "test", False, str(moved))
+  path.write_bytes(np.random.default_rng(0).bytes(4000))
 
 
 def test_another_text_is_refused(run, tmp_path, monkeypatch):

@@ -9,34 +9,27 @@ import numpy as np
 import pytest
 
 from slim import config, experiment, export, metrics, train, weights
+from tests.helpers import SMALL, make_config
 
 ROOT = pathlib.Path(__file__).parents[1]
+# The programs are few, and nothing here asks about rounding.
+pytestmark = pytest.mark.usefixtures("quick_compilation", "compilation_cache")
 
 
 def make(**settings):
   """Returns a run of seconds; dots in names are written as __."""
-  defaults = dict(
-    model__width=16,
-    model__num_layers=1,
-    model__num_heads=2,
-    data__sequence_length=16,
-    data__vocab_size=8,
+  defaults = SMALL | dict(
     gradient__method="full",
     train__num_steps=2,
-    train__batch_size=4,
     train__eval_every=1,
     train__eval_batches=1,
     train__checkpoint_every=1,
   )
-  result = config.base()
-  result.update_from_flattened_dict(
-    {k.replace("__", "."): v for k, v in (defaults | settings).items()}
-  )
-  return result.lock()
+  return make_config(**(defaults | settings)).lock()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, quick_compilation, compilation_cache):
   """A run of two steps, the state it ended with, and a file of its weights."""
   folder = tmp_path_factory.mktemp("run")
   state = train.train_and_evaluate(make(), str(folder / "run"))
@@ -57,6 +50,19 @@ def test_the_newest_weights_are_exported(run):
   params, settings = weights.load_weights(path)
   jax.tree.map(np.testing.assert_array_equal, params, state.params)
   assert config.flatten(settings) == config.flatten(make())
+
+
+def test_the_exported_weights_can_be_used_inside_jit(run):
+  """Without it a table of weights could not be looked up by a traced token."""
+  params, settings = weights.load_weights(run[2])
+  model = experiment.create_experiment(settings).model
+  tokens = np.arange(8, dtype=np.int32)[None]
+
+  def apply(tokens):
+    return model.apply(params, tokens, model.init_state(1))[0]
+
+  expected = model.apply(run[1].params, tokens, model.init_state(1))[0]
+  np.testing.assert_allclose(jax.jit(apply)(tokens), expected, rtol=1e-5)
 
 
 def start_settings(run, num_steps):
@@ -118,3 +124,7 @@ def test_command_line(run, tmp_path):
   assert again.returncode == 1
   assert again.stderr.startswith("error: --output must be a new file, and /")
   assert again.stderr.count("\n") == 1
+  elsewhere = call(arguments[0], f"--output={tmp_path}/none/x")
+  assert elsewhere.returncode == 1
+  assert elsewhere.stderr.startswith("error: --output: cannot write /")
+  assert elsewhere.stderr.count("\n") == 1

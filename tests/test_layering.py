@@ -29,15 +29,18 @@ LAYERS = {
     "slim.data.copying",
     "slim.data.corpora",
     "slim.data.dataset",
+    "slim.data.reading",
     "slim.data.text",
     "slim.types",
   },
   "slim/data/builders.py": {
     "numpy",
     "slim.data.corpora",
+    "slim.data.reading",
     "slim.data.text",
     "tensorflow_datasets",
   },
+  "slim/errors.py": {"jax", "numpy"},
   # A model reaches these as plain functions.
   "slim/losses.py": {"jax", "numpy", "slim.kernels", "slim.types"},
   "slim/gradients.py": {
@@ -48,6 +51,7 @@ LAYERS = {
     "slim.types",
   },
   "slim/metrics.py": {"jax", "numpy", "slim.kernels", "slim.types"},
+  "slim/memory/": {"jax", "numpy", "slim.memory"},
   "slim/progress.py": {"jax", "slim.metrics", "slim.types"},
   "slim/profiler.py": {"jax", "slim.progress"},
   "slim/optimizer.py": {"jax", "optax"},
@@ -92,7 +96,7 @@ LAYERS |= dict.fromkeys(
     "slim/experiment.py",
     "slim/export.py",
     "slim/generate.py",
-    "slim/memory.py",
+    "slim/memory/__main__.py",
     "slim/programs.py",
     "slim/train.py",
   ],
@@ -102,6 +106,7 @@ LAYERS |= dict.fromkeys(
 # What may be imported inside a function only, where it is used.
 LAZY = {
   "slim/data/": {"slim.data.builders"},
+  "slim/memory/views.py": {"matplotlib"},
   "slim/metrics.py": {"tensorboardX"},
 }
 

@@ -12,14 +12,14 @@ from slim.types import Batch, LanguageModel, Sums
 B, T, VOCAB_SIZE = 4, 6, 5
 
 
-def value_and_grad(params, batch, dropout_keys=None):
+def value_and_grad(params, batch, keys=None):
   """Differentiates the loss of a table of logits, one row a token."""
 
   def nll(params):
     logits = params["table"][batch.inputs]
-    if dropout_keys is not None:
+    if keys is not None:
       keep = jax.vmap(lambda k: jax.random.bernoulli(k, 0.5, logits.shape[1:]))
-      logits = logits * keep(dropout_keys)
+      logits = logits * keep(keys)
     losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, batch.targets
     )
@@ -46,13 +46,13 @@ def batch():
   return Batch(*tokens, weights)
 
 
-@pytest.mark.parametrize("dropout_key", [None, jax.random.key(3)])
+@pytest.mark.parametrize("key", [None, jax.random.key(3)])
 @pytest.mark.parametrize("parts", [2, 4])
-def test_accumulation_changes_nothing(params, batch, parts, dropout_key):
+def test_accumulation_changes_nothing(params, batch, parts, key):
   """Without it a run in parts would be another run: means of means, masks."""
   make = steps.make_gradient_step
-  whole = make(value_and_grad, accumulation_steps=1, dropout_key=dropout_key)
-  cut = make(value_and_grad, accumulation_steps=parts, dropout_key=dropout_key)
+  whole = make(value_and_grad, accumulation_steps=1, key=key)
+  cut = make(value_and_grad, accumulation_steps=parts, key=key)
   a, b = whole(params, batch, 7), cut(params, batch, 7)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
 
@@ -61,12 +61,12 @@ def test_dropout_is_a_function_of_step_and_row(params, batch):
   """Without it a resumed run would have other masks."""
   seen = []
 
-  def spy(params, batch, dropout_keys):
-    seen.append(jax.random.key_data(dropout_keys))
-    return value_and_grad(params, batch, dropout_keys)
+  def spy(params, batch, keys):
+    seen.append(jax.random.key_data(keys))
+    return value_and_grad(params, batch, keys)
 
   key = jax.random.key(3)
-  step = steps.make_gradient_step(spy, accumulation_steps=1, dropout_key=key)
+  step = steps.make_gradient_step(spy, accumulation_steps=1, key=key)
   step(params, batch, 7)
   expected = [
     jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, 7), row))
@@ -91,9 +91,7 @@ def test_compiled_programs_train(params, batch):
   optimizer = optax.adam(0.1)
   state = steps.init_train_state(params, optimizer)
   gradient_step, activation_bytes = steps.compile_gradient_step(
-    steps.make_gradient_step(
-      value_and_grad, accumulation_steps=1, dropout_key=None
-    ),
+    steps.make_gradient_step(value_and_grad, accumulation_steps=1, key=None),
     state.params,
     batch,
   )
@@ -116,7 +114,7 @@ def test_compiled_programs_train(params, batch):
 def test_activation_bytes_are_those_of_the_temporaries(params, batch):
   """Without it a report would count arguments, results or nothing."""
 
-  def wasteful(params, batch, dropout_keys=None):
+  def wasteful(params, batch, keys=None):
     square = jnp.outer(*[batch.weights.ravel()] * 2)
     large = jnp.sin(jnp.tile(square, (10, 10)))  # 240² values.
     sums, gradients = value_and_grad(params, batch)
@@ -124,9 +122,7 @@ def test_activation_bytes_are_those_of_the_temporaries(params, batch):
     return sums._replace(correct=jnp.sort(large, 0)[3, 3]), gradients
 
   def measure(function):
-    step = steps.make_gradient_step(
-      function, accumulation_steps=1, dropout_key=None
-    )
+    step = steps.make_gradient_step(function, accumulation_steps=1, key=None)
     return steps.compile_gradient_step(step, params, batch)[1]
 
   added = measure(wasteful) - measure(value_and_grad)
@@ -150,7 +146,7 @@ def test_evaluation_continues_from_the_state():
   def apply(params, tokens, state):
     return jnp.zeros((*tokens.shape, VOCAB_SIZE)) + params, state + 1
 
-  model = LanguageModel(None, None, apply, None)
+  model = LanguageModel(None, None, apply, None, is_random=False)
   step = steps.make_evaluation_step(model)
   tokens = jnp.zeros((B, T), jnp.int32)
   batch = Batch(tokens, tokens, jnp.ones((B, T)))

@@ -17,42 +17,34 @@ import pytest
 from slim import (
   checkpoint,
   config,
+  evaluate,
   experiment,
   metrics,
   steps,
   train,
   workdir,
 )
+from tests.helpers import SMALL, make_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 # Most runs here differ in their data only.
-pytestmark = pytest.mark.usefixtures("compilation_cache")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "compilation_cache")
 
 
 def make(**settings):
   """Returns a run of seconds; dots in names are written as __."""
-  defaults = dict(
-    model__width=16,
-    model__num_layers=1,
-    model__num_heads=2,
-    data__sequence_length=16,
-    data__vocab_size=8,
+  defaults = SMALL | dict(
     gradient__method="full",  # The fastest to compile.
     gradient__chunk_size=5,
     train__num_steps=6,
-    train__batch_size=4,
     train__log_every=2,
     train__eval_every=4,
     train__eval_batches=1,
     train__checkpoint_every=3,
   )
-  result = config.base()
-  result.update_from_flattened_dict(
-    {k.replace("__", "."): v for k, v in (defaults | settings).items()}
-  )
-  return result.lock()
+  return make_config(**(defaults | settings)).lock()
 
 
 def read(folder):
@@ -196,6 +188,7 @@ def test_the_log_says_what_trains_and_where_it_is(tmp_path, caplog):
   with caplog.at_level(logging.INFO, "slim"):
     train.train_and_evaluate(make(), str(tmp_path))
   assert any("total" in message for message in caplog.messages)
+  assert {record.levelno for record in caplog.records} == {logging.INFO}
   assert caplog.messages[-1] == (
     f"finished: checkpoint {tmp_path}/checkpoints/6, metrics "
     f"{tmp_path}/metrics.jsonl, config {tmp_path}/config.json"
@@ -215,7 +208,51 @@ def test_the_log_and_the_record_say_what_the_data_is(tmp_path, caplog):
   assert record["data"].startswith(
     "a file of 2,048 bytes instead of enwik8, train: 1843 of 2048 bytes, "
   )
-  assert f"data: {record['data']}" in caplog.messages
+  [logged] = [x for x in caplog.records if x.message.startswith("data: ")]
+  assert logged.message == f"data: {record['data']}"
+  assert logged.levelno == logging.WARNING
+
+
+def list_files(folder):
+  """Returns when each file of a run was last written, but for its lock."""
+  return {
+    path: path.stat().st_mtime_ns
+    for path in folder.rglob("*")
+    if path.is_file() and path.name != ".lock"
+  }
+
+
+def test_a_run_that_is_under_way_is_not_touched(tmp_path):
+  """Without it the same command, given twice, would lose records."""
+  train.train_and_evaluate(make(train__num_steps=3), str(tmp_path))
+  before = list_files(tmp_path)
+  with workdir.lock_workdir(str(tmp_path)):
+    with pytest.raises(ValueError, match="is being trained by another process"):
+      train.train_and_evaluate(make(), str(tmp_path))
+    assert list_files(tmp_path) == before
+    # Who only reads needs no lock.
+    record = evaluate.evaluate_workdir(str(tmp_path), "validation", False)
+  assert record["step"] == 3
+  assert train.train_and_evaluate(make(), str(tmp_path)).step == 6
+
+
+def test_a_run_that_has_gone_on_meanwhile_is_not_turned_back(
+  tmp_path, monkeypatch
+):
+  """Without it what another process has saved would be set aside."""
+  original = train.compile_programs
+
+  def compile_slowly(*args):
+    monkeypatch.setattr(train, "compile_programs", original)
+    train.train_and_evaluate(make(train__num_steps=3), str(tmp_path))
+    before.update(list_files(tmp_path))
+    return original(*args)
+
+  before = {}
+  monkeypatch.setattr(train, "compile_programs", compile_slowly)
+  with pytest.raises(ValueError, match="has been trained by another process"):
+    train.train_and_evaluate(make(), str(tmp_path))
+  assert before and list_files(tmp_path) == before
 
 
 def test_a_damaged_newest_checkpoint_falls_back(tmp_path, caplog):
@@ -312,7 +349,7 @@ def test_looking_at_a_run_changes_no_number(tmp_path, monkeypatch, caplog):
   assert_same(plain, watched)
   assert read(tmp_path / "plain") == read(tmp_path / "x")
   names = {path.name for path in (tmp_path / "plain").iterdir()}
-  assert names == {"checkpoints", "config.json", "metrics.jsonl"}
+  assert names == {".lock", "checkpoints", "config.json", "metrics.jsonl"}
   assert list((tmp_path / "x").glob("events.out.tfevents.*"))
   assert f"trace of training steps: {tmp_path}/x/profile" in caplog.messages
   [path] = (tmp_path / "x" / "profile").rglob("*.trace.json.gz")

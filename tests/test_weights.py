@@ -10,15 +10,7 @@ import safetensors.numpy
 
 from slim import config as config_lib
 from slim import weights
-
-
-def make(**settings):
-  """Returns settings that differ from the defaults, dots written as __."""
-  config = config_lib.base()
-  config.update_from_flattened_dict(
-    {name.replace("__", "."): value for name, value in settings.items()}
-  )
-  return config
+from tests.helpers import make_config
 
 
 def make_params():
@@ -35,7 +27,7 @@ def make_params():
 def path(tmp_path):
   """A file of weights, after 7 steps."""
   result = str(tmp_path / "model.safetensors")
-  settings = make(model__width=64, optimizer__clip_norm=0.5)
+  settings = make_config(model__width=64, optimizer__clip_norm=0.5)
   weights.save_weights(result, make_params(), settings, 7)
   return result
 
@@ -68,8 +60,8 @@ def test_other_programs_can_read_the_file(path):
 def test_an_existing_file_is_left_alone(path, tmp_path):
   """Without it one wrong name would cost a model."""
   before = (tmp_path / "model.safetensors").read_bytes()
-  with pytest.raises(ValueError, match="--output must be a new file, and /"):
-    weights.save_weights(path, {}, make(), 8)
+  with pytest.raises(ValueError, match="^output must be a new file, and /"):
+    weights.save_weights(path, {}, make_config(), 8)
   assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
@@ -82,11 +74,43 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     whole.append(safetensors.numpy.load_file(temporary))
 
   monkeypatch.setattr(os, "replace", replace)
-  weights.save_weights(str(tmp_path / "x"), make_params(), make(), 7)
+  weights.save_weights(str(tmp_path / "x"), make_params(), make_config(), 7)
   assert whole and set(whole[0]) == {
     "layer_0.attention.q.kernel",
     "logits.out.bias",
   }
+
+
+def test_files_of_the_user_are_left_alone(tmp_path):
+  """Without it a file that happens to be called so would be lost."""
+  other = tmp_path / "x.tmp"
+  other.write_text("mine")
+  weights.save_weights(str(tmp_path / "x"), make_params(), make_config(), 7)
+  assert other.read_text() == "mine"
+  assert {path.name for path in tmp_path.iterdir()} == {"x", "x.tmp"}
+
+
+def test_a_folder_that_is_missing_is_one_line(tmp_path):
+  """Without it the user would be told the name of a file never asked for."""
+  output = str(tmp_path / "none" / "x")
+  with pytest.raises(ValueError) as error:
+    weights.save_weights(output, make_params(), make_config(), 7)
+  assert str(error.value) == (
+    f"output: cannot write {output}: No such file or directory: create the "
+    "folder or choose another"
+  )
+
+
+def test_a_file_that_cannot_be_finished_leaves_nothing(tmp_path, monkeypatch):
+  """Without it a full disk would be filled by each further try."""
+
+  def replace(temporary, output):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(os, "replace", replace)
+  with pytest.raises(ValueError, match="^output: cannot write .*No space left"):
+    weights.save_weights(str(tmp_path / "x"), make_params(), make_config(), 7)
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_file_has_the_rights_of_any_other(path, tmp_path):
@@ -136,7 +160,7 @@ def test_a_file_that_was_cut_off_is_one_line(path):
 def load_initial(path, params, **settings):
   """Loads the weights to start a run of a model like `params`."""
   settings = dict(model__width=64) | settings
-  config = make(train__init_from=path, **settings)
+  config = make_config(train__init_from=path, **settings)
   abstract = jax.eval_shape(lambda: params)
   return weights.load_initial_params(config, abstract)
 
@@ -173,8 +197,9 @@ def test_weights_of_another_model_are_refused(path, settings, message):
 
 def test_random_features_need_their_seed(tmp_path):
   """Without it weights would meet features they were not trained on."""
-  path, favor = str(tmp_path / "x"), dict(model__feature_map="favor")
-  weights.save_weights(path, make_params(), make(seed=1, **favor), 7)
+  path = str(tmp_path / "x")
+  favor = dict(model__feature_map="favor", model__qk_norm=True)
+  weights.save_weights(path, make_params(), make_config(seed=1, **favor), 7)
   width = config_lib.base().model.width
   with pytest.raises(ValueError, match="^config.seed must be 1, as in config"):
     load_initial(path, make_params(), seed=2, model__width=width, **favor)

@@ -4,9 +4,17 @@ import os
 
 from slim.data import dataset
 from slim.data.copying import Copying
-from slim.data.corpora import CORPORA, read_corpus
+from slim.data.corpora import CORPORA
 from slim.data.dataset import Dataset
-from slim.data.text import VOCAB_SIZE, Text, TextSplit, cut_text, load_text
+from slim.data.reading import read_corpus
+from slim.data.text import (
+  ORDERS,
+  VOCAB_SIZE,
+  Text,
+  TextSplit,
+  cut_text,
+  load_text,
+)
 
 __all__ = ["Copying", "Dataset", "Text", "create_dataset"]
 
@@ -48,6 +56,7 @@ def create_dataset(
       had or is not what it should be, or the split is too short for a sequence.
   """
   dataset.check_choice("name", name, _NAMES)
+  dataset.check_choice("order", order, ORDERS)  # Of "copying", too.
   settings = dict(
     sequence_length=sequence_length, batch_size=batch_size, seed=seed
   )

@@ -19,13 +19,16 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from slim.data.corpora import CORPORA, find_files, read_files
+from slim.data.corpora import CORPORA
+from slim.data.reading import find_files, read_files
 from slim.data.text import TextSplit
 
 _LOG = logging.getLogger("slim.data")
 
 _RECORD_SIZE = 65_536  # Bytes.
-_PATIENCE = 3.0  # Seconds to wait for the first answer of a server.
+# Seconds to wait for the first answer of a server: with the imports, a command
+# without a network is to end in less than 5.
+_PATIENCE = 2.0
 
 
 class SlimCorpora(tfds.core.GeneratorBasedBuilder):
@@ -88,8 +91,8 @@ def prepare(name: str) -> SlimCorpora:
     return builder
   url = corpus.files[0].url
   advice = (
-    f"put {corpus.listing} into {builder.manual_folder}, or pass the path of "
-    "what you have"
+    f"put {corpus.listing} into {builder.manual_folder}, or train with the "
+    "path of what you have"
   )
   if not find_files(corpus, builder.manual_folder) and not _answers(url):
     raise ValueError(
@@ -108,6 +111,8 @@ def prepare(name: str) -> SlimCorpora:
     ):
       builder.download_and_prepare(download_dir=folder)
   except (OSError, tfds.download.DownloadError) as error:
+    if builder.data_path.exists():  # Another run has been faster.
+      return prepare(name)
     reason = str(error).splitlines()[0]
     raise ValueError(
       f"path: cannot prepare {name!r} in {builder.data_dir}: {reason}: {advice}"
@@ -126,11 +131,23 @@ def load_split(name: str, split: str) -> TextSplit:
     The split.
 
   Raises:
-    ValueError: If it cannot be prepared, see `prepare`.
+    ValueError: If it cannot be prepared, see `prepare`, or has been damaged
+      since.
   """
-  records = prepare(name).as_data_source(split)
-  data = np.concatenate([record["bytes"] for record in records])
-  return TextSplit(name, split, data, CORPORA[name].size)
+  corpus, builder = CORPORA[name], prepare(name)
+  damaged = ValueError(
+    f"path: the prepared {name!r} in {builder.data_dir} is damaged: remove "
+    "this folder, it is made again"
+  )
+  try:
+    records = builder.as_data_source(split)
+    data = np.concatenate([record["bytes"] for record in records])
+  # A record that cannot be read is a RuntimeError, a missing split a KeyError.
+  except (RuntimeError, KeyError, OSError) as error:
+    raise damaged from error
+  if data.size != corpus.split_size(split):
+    raise damaged
+  return TextSplit(name, split, data, corpus.size)
 
 
 def _answers(url: str) -> bool:

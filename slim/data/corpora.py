@@ -1,17 +1,9 @@
-"""Published texts: what their files are, and how they are read from a disk."""
+"""Published texts: what their files are."""
 
-import hashlib
-import os
-import pathlib
-import zipfile
-import zlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from slim.data.dataset import SPLITS
-from slim.data.text import TextSplit, cut_text, load_text
+from slim.data.text import split_bounds
 
 
 class File(NamedTuple):
@@ -38,6 +30,20 @@ class Corpus(NamedTuple):
   def size(self) -> int:
     """Bytes in all splits together."""
     return sum(file.size for file in self.files)
+
+  def split_size(self, split: str) -> int:
+    """Tells how long a split is.
+
+    Args:
+      split: One of `SPLITS`.
+
+    Returns:
+      Its bytes.
+    """
+    if len(self.files) > 1:
+      return self.files[SPLITS.index(split)].size
+    start, stop = split_bounds(self.size, split)
+    return stop - start
 
   @property
   def listing(self) -> str:
@@ -101,109 +107,3 @@ CORPORA = {
     ),
   )
 }
-
-
-def read_corpus(
-  corpus: Corpus, path: str | os.PathLike[str], split: str
-) -> TextSplit:
-  """Reads a split of a corpus from where the user says that it is.
-
-  A folder must hold the files as they were published. A single file may also be
-  another text, such as the beginning of the corpus; it is cut 90/5/5, and the
-  name of what is returned says so.
-
-  Args:
-    corpus: One of `CORPORA`.
-    path: The folder with its files; or its file, or a zip with it inside.
-    split: One of `SPLITS`.
-
-  Returns:
-    The split.
-
-  Raises:
-    ValueError: If a file cannot be read, a zip is damaged, or a file that must
-      be the published one is not.
-  """
-  if os.path.isdir(path):
-    paths = find_files(corpus, path)
-    if not paths:
-      raise ValueError(
-        f"path: the folder {str(path)!r} does not hold {corpus.name!r}: it "
-        f"needs {corpus.listing}; pass another folder, or one file"
-      )
-    return read_files(corpus, paths)[split]
-  file = corpus.files[0]
-  data = _read_file(path, file.name)
-  if len(corpus.files) == 1 and data.size == file.size:
-    return read_files(corpus, [path])[split]
-  name = f"a file of {data.size:,} bytes instead of {corpus.name}"
-  return cut_text(name, data, split)
-
-
-def find_files(
-  corpus: Corpus, folder: str | os.PathLike[str]
-) -> list[pathlib.Path]:
-  """Looks for the files of a corpus in a folder.
-
-  Args:
-    corpus: One of `CORPORA`.
-    folder: A folder, which need not exist.
-
-  Returns:
-    One path for each file of the corpus, or an empty list if one is missing.
-  """
-  found = []
-  for file in corpus.files:
-    paths = [pathlib.Path(folder, name) for name in file.names]
-    found += [path for path in paths if path.is_file()][:1]
-  return found if len(found) == len(corpus.files) else []
-
-
-def read_files(
-  corpus: Corpus, paths: Sequence[str | os.PathLike[str]]
-) -> dict[str, TextSplit]:
-  """Reads the files of a corpus, and checks them.
-
-  Args:
-    corpus: One of `CORPORA`.
-    paths: One for each file of the corpus: the file, or a zip with it inside.
-
-  Returns:
-    The splits, by their names.
-
-  Raises:
-    ValueError: If a file is not the published one, to the last byte.
-  """
-  parts = []
-  for file, path in zip(corpus.files, paths, strict=True):
-    data = _read_file(path, file.name)
-    digest = hashlib.sha256(data).hexdigest()
-    if (data.size, digest) != (file.size, file.sha256):
-      raise ValueError(
-        f"path: {str(path)!r} is not {file.name} of {corpus.name!r}: it must "
-        f"have {file.size:,} bytes with the sha256 {file.sha256}, and has "
-        f"{data.size:,} with {digest}; get it again from {file.url}"
-      )
-    parts.append(data)
-  if len(parts) == 1:
-    return {split: cut_text(corpus.name, parts[0], split) for split in SPLITS}
-  return {
-    split: TextSplit(corpus.name, split, data, corpus.size)
-    for split, data in zip(SPLITS, parts, strict=True)
-  }
-
-
-def _read_file(path: str | os.PathLike[str], name: str) -> np.ndarray:
-  """Reads a file, or the file of that name inside a zip, as uint8."""
-  data = load_text(path)
-  # Not zipfile.is_zipfile: it takes a zip that was cut off for something else.
-  if data[:4].tobytes() != b"PK\x03\x04":
-    return data
-  try:
-    with zipfile.ZipFile(path) as archive:
-      return np.frombuffer(archive.read(name), np.uint8)
-  except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-    raise ValueError(
-      f"path: cannot read {name} from the zip {str(path)!r}, it is damaged or "
-      f"another one: {error.args[0]}; get it again"
-    ) from error

@@ -62,9 +62,22 @@ def cut_text(name: str, data: np.ndarray, split: str) -> TextSplit:
   Returns:
     The split; its bytes are a view of `data`. Bounds are rounded down.
   """
+  start, stop = split_bounds(data.size, split)
+  return TextSplit(name, split, data[start:stop], data.size)
+
+
+def split_bounds(size: int, split: str) -> tuple[int, int]:
+  """Tells where a split begins and ends, as `cut_text` cuts it.
+
+  Args:
+    size: Of the whole text, bytes.
+    split: One of `dataset.SPLITS`.
+
+  Returns:
+    The first byte of the split, and the one after its last.
+  """
   start, stop = _PERCENT[split]
-  part = data[data.size * start // 100 : data.size * stop // 100]
-  return TextSplit(name, split, part, data.size)
+  return size * start // 100, size * stop // 100
 
 
 class Text:

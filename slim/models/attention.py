@@ -1,5 +1,6 @@
 """Attention as a Linen module over the kernels."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ from slim.kernels import (
   positive_random_query_features,
   token_sums,
 )
-from slim.models.layers import dense, wide
+from slim.models.layers import dense, dense_heads
+from slim.models.norms import to_fixed_length
 
 
 class AttentionState(NamedTuple):
@@ -79,35 +81,36 @@ class LinearAttention(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    state: AttentionState,
+    context: tuple[AttentionState, jax.Array | None],
+    replay: Any,
     start: Callable[[PrefixSums, PrefixSums], PrefixSums],
-    projection: jax.Array | None,
-  ) -> tuple[jax.Array, AttentionState, AttentionState]:
+  ) -> tuple[jax.Array, tuple[AttentionState, AttentionState], tuple[()]]:
     """Attends from each token to those before it and to itself.
 
     Args:
       x: [B, T, D].
-      state: The sums from which `start` tells those before these tokens.
+      context: (state, projection): the sums from which `start` tells those
+        before these tokens; and what the random features of "favor" project
+        on, [M, K], or None for other feature maps.
+      replay: Not used: nothing here is drawn or decided.
       start: `start(sums, update) -> sums_before`, with the sums of these
         tokens as the update: keeps the sums, or takes the update out of them.
-      projection: [M, K], what the random features of "favor" project on; None
-        for other feature maps.
 
     Returns:
       y: [B, T, D].
-      state_before: AttentionState of the tokens before these.
-      state_after: The same with these.
+      states: AttentionState of the tokens before these, and with these.
+      replay: ().
     """
+    del replay
+    state, projection = context
     width = x.shape[-1]
     q, k, v = (
-      dense(x, width, self.dtype, name).reshape(
-        *x.shape[:-1], self.num_heads, -1
-      )
+      dense_heads(x, self.num_heads, self.dtype, name)
       for name in ("q", "k", "v")
     )
     if self.qk_norm:
-      q = _to_fixed_length(q, "q_norm", use_scale=True)
-      k = _to_fixed_length(k, "k_norm", use_scale=False)
+      q = to_fixed_length(q, "q_norm", use_scale=True)
+      k = to_fixed_length(k, "k_norm", use_scale=False)
     if self.feature_map == "favor":
       q = positive_random_query_features(q, projection)
       k = positive_random_features(k, projection)
@@ -118,33 +121,24 @@ class LinearAttention(nn.Module):
       q, k = feature_map(q), feature_map(k)
       eps = 1e-16
     q, k = q.astype(self.dtype), k.astype(self.dtype)
-    # Nothing depends on the origin but the rounding, so it is a constant.
-    is_first = ~jnp.any(state.sums.k > 0, -1, keepdims=True)
+    # Nothing depends on the origin but the rounding, so it is a constant. Keys
+    # may all have vanished so far, and the first value may be zero: not both.
+    is_first = ~(
+      jnp.any(state.sums.k > 0, -1, keepdims=True)
+      | jnp.any(state.origin != 0, -1, keepdims=True)
+    )
     origin = jax.lax.stop_gradient(
       jnp.where(is_first, v[:, 0].astype(state.origin.dtype), state.origin)
     )
     v = (v - origin[:, None]).astype(self.dtype)
-    before = start(state.sums, token_sums(k, v))
-    y, after = chunked_linear_attention(q, k, v, before, eps=eps)
+    # Of scores and of states between blocks there are then equally many.
+    block_size = max(64, math.isqrt(k.shape[-1] * v.shape[-1]))
+    before = start(state.sums, token_sums(k, v, block_size=block_size))
+    y, after = chunked_linear_attention(
+      q, k, v, before, block_size=block_size, eps=eps
+    )
     y = (y + origin[:, None]).astype(self.dtype).reshape(x.shape)
     if self.output_projection:
       y = dense(y, width, self.dtype, "out")
-    return y, AttentionState(before, origin), AttentionState(after, origin)
-
-
-def _to_fixed_length(x, name, *, use_scale):
-  """Scales heads [..., K] to length K^¼, and if asked by learned factors.
-
-  Returns float32 or wider, as the exponential of "favor" makes of an absolute
-  error a relative one.
-  """
-  dtype = wide(x.dtype)
-  norm = nn.RMSNorm(
-    epsilon=1e-5,
-    use_scale=use_scale,
-    dtype=dtype,
-    param_dtype=dtype,
-    name=name,
-  )
-  # A root mean square of 1, as it comes out of there, is a length of √K.
-  return norm(x) * x.shape[-1] ** -0.25
+    states = AttentionState(before, origin), AttentionState(after, origin)
+    return y, states, ()

@@ -1,12 +1,13 @@
-"""The parts that every model shares: embedding, MLP, normalisation, dropout."""
+"""The parts that every model shares: embedding, MLP, output layer, dropout."""
 
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
+
+from slim.models.positions import sinusoids
 
 
 class MLP(nn.Module):
@@ -24,27 +25,66 @@ class MLP(nn.Module):
 
 
 class Embedding(nn.Module):
-  """Half of the width a learned embedding N(0, 1), half sinusoids."""
+  """Tokens as vectors, N(0, 1) to begin with, and what is known of positions.
+
+  Attributes:
+    vocab_size: Number of tokens.
+    width: D.
+    positions: "concatenated", half of the width learned and half sinusoids;
+      "sinusoidal", "learned" or "axial", added; or "rotary", which is up to
+      attention.
+    max_positions: Of "learned" and "axial": further positions are NaN, of
+      "axial" those behind the row that it ends in.
+    scaled: Whether the table is N(0, 1 / D), to be multiplied by √D, so that
+      its transpose may serve as the output layer.
+    dtype: Of the computation.
+  """
 
   vocab_size: int
   width: int
+  positions: str
+  max_positions: int
+  scaled: bool
   dtype: Any
 
   @nn.compact
   def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
     """Maps tokens [B, T] and positions [T] to [B, T, D]."""
-    learned_dim = self.width - self.width // 2
+    concatenated = self.positions == "concatenated"
+    fixed_dim = self.width // 2 if concatenated else 0
+    scale = self.width**0.5 if self.scaled else 1.0
     table = self.param(
       "table",
-      nn.initializers.normal(1.0),
-      (self.vocab_size, learned_dim),
+      nn.initializers.normal(1 / scale),
+      (self.vocab_size, self.width - fixed_dim),
       wide(self.dtype),
     )
     # Looked up before the cast: a bfloat16 scatter would lose gradient.
-    learned = table[tokens].astype(self.dtype)
-    fixed = sinusoids(positions, self.width // 2).astype(self.dtype)
-    fixed = jnp.broadcast_to(fixed, (*tokens.shape, fixed.shape[-1]))
-    return jnp.concatenate([learned, fixed], -1)
+    x = scale * table[tokens]
+    if concatenated:
+      fixed = sinusoids(positions, fixed_dim)[None].astype(x.dtype)
+      fixed = jnp.broadcast_to(fixed, (*tokens.shape, fixed_dim))
+      x = jnp.concatenate([x, fixed], -1)
+    elif self.positions == "sinusoidal":
+      x += sinusoids(positions, self.width)[None].astype(x.dtype)
+    elif self.positions == "learned":
+      x += self._learned("positions", self.max_positions, self.width, positions)
+    elif self.positions == "axial":
+      # Position p stands in row p // columns of a table that is never formed.
+      columns = math.isqrt(self.max_positions - 1) + 1
+      rows = -(-self.max_positions // columns)
+      row = self._learned("rows", rows, self.width // 2, positions // columns)
+      column = self._learned(
+        "columns", columns, self.width // 2, positions % columns
+      )
+      x += jnp.concatenate([row, column], -1)
+    return x.astype(self.dtype)
+
+  def _learned(self, name, count, width, index):
+    """Looks up [1, T, width] in a learned table of `count` vectors."""
+    init, dtype = nn.initializers.normal(1.0), wide(self.dtype)
+    table = self.param(name, init, (count, width), dtype)
+    return table.at[index].get(mode="fill", fill_value=jnp.nan)[None]
 
 
 class Logits(nn.Module):
@@ -54,9 +94,19 @@ class Logits(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, T, D] to [B, T, vocab_size]."""
-    return dense(x, self.vocab_size, self.dtype, "out").astype(wide(self.dtype))
+  def __call__(self, x: jax.Array, table: jax.Array | None = None) -> jax.Array:
+    """Maps [B, T, D] to [B, T, vocab_size].
+
+    By `table` [vocab_size, D] if it is given: the embedding's, so that the bias
+    alone is learned here.
+    """
+    if table is None:
+      logits = dense(x, self.vocab_size, self.dtype, "out")
+    else:
+      shape, dtype = (self.vocab_size,), wide(self.dtype)
+      bias = self.param("bias", nn.initializers.zeros, shape, dtype)
+      logits = x @ table.T.astype(self.dtype) + bias[None, None]
+    return logits.astype(wide(self.dtype))
 
 
 def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
@@ -77,55 +127,18 @@ def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
     bias_init=uniform,
     name=name,
   )
-  return _by_rows(layer, x)
+  return by_rows(layer, x)
 
 
-class LayerNorm(nn.Module):
-  """LayerNorm with learned scale and bias, ε = 1e-5."""
-
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, T, D] to [B, T, D]."""
-    shape, dtype = x.shape[-1:], wide(self.dtype)
-    scale = self.param("scale", nn.initializers.ones, shape, dtype)
-    bias = self.param("bias", nn.initializers.zeros, shape, dtype)
-
-    x = standardise(x.astype(self.dtype))
-    x = _by_rows(lambda rows: rows * scale[None] + bias[None], x)
-    return x.astype(self.dtype)
+def dense_heads(
+  x: jax.Array, num_heads: int, dtype: Any, name: str
+) -> jax.Array:
+  """A `dense` layer from [B, T, D] to [B, T, H, D / H]."""
+  y = dense(x, x.shape[-1], dtype, name)
+  return y.reshape(*x.shape[:-1], num_heads, -1)
 
 
-@jax.custom_jvp
-def standardise(x: jax.Array) -> jax.Array:
-  """z = (x - mean) / √(variance + 1e-5) over the last axis.
-
-  The derivative, (ẋ - mean(ẋ) - z mean(z ẋ)) / √…, is written in z, which is
-  all that is kept of x. `nn.LayerNorm` keeps three arrays more.
-  """
-  return _standardise(x)[0]
-
-
-@standardise.defjvp
-def _standardise_jvp(primals, tangents):
-  (x,), (x_dot,) = primals, tangents
-  z, inverse_deviation = _standardise(x)
-  zw, x_dot = (a.astype(inverse_deviation.dtype) for a in (z, x_dot))
-  along = jnp.mean(zw * x_dot, -1, keepdims=True)
-  z_dot = x_dot - jnp.mean(x_dot, -1, keepdims=True) - zw * along
-  return z, (inverse_deviation * z_dot).astype(z.dtype)
-
-
-def _standardise(x):
-  centred = x.astype(wide(x.dtype))
-  centred -= centred.mean(-1, keepdims=True)
-  variance = jnp.square(centred).mean(-1, keepdims=True)
-  inverse_deviation = jax.lax.rsqrt(variance + 1e-5)
-  return (centred * inverse_deviation).astype(x.dtype), inverse_deviation
-
-
-def _by_rows(layer, x):
+def by_rows(layer, x):
   """Applies a layer with batch and time as one axis.
 
   The derivatives with respect to its parameters are sums over that axis. Over
@@ -163,34 +176,6 @@ def _gelu_and_slope(x):
 def wide(dtype: Any) -> Any:
   """The dtype of parameters and states: float32, or wider if `dtype` is."""
   return jnp.promote_types(dtype, jnp.float32)
-
-
-def sinusoids(positions: jax.Array, width: int) -> jax.Array:
-  """Absolute position features: sin half, then cos half, base 10000.
-
-  [sin(p f_i) …, cos(p f_i) …],   f_i = 10000^(-i / (width / 2)).
-
-  The angle is kept in turns as a 32-bit fixed-point number, whose overflow is
-  the reduction modulo one turn. It is off by at most 7.3e-10 · p radians:
-  8e-4 at a position of 2^20, where float32 angles would be off by 0.06.
-
-  Args:
-    positions: [T], int32.
-    width: Number of features, even.
-
-  Returns:
-    [T, width], float32.
-
-  References:
-    Vaswani et al., 2017, https://arxiv.org/abs/1706.03762, section 3.5.
-  """
-  half = width // 2
-  turns = 10000.0 ** (-np.arange(half) / half) / (2 * np.pi)
-  per_token = jnp.asarray(np.round(turns * 2.0**32).astype(np.uint32))
-  phase = jnp.outer(positions.astype(jnp.uint32), per_token)
-  phase = jax.lax.bitcast_convert_type(phase, jnp.int32)
-  angle = phase.astype(jnp.float32) * np.float32(2 * np.pi / 2.0**32)
-  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
 
 
 def dropout(

@@ -2,19 +2,25 @@
 
 import functools
 import http.server
-import importlib.util
+import os
 import pathlib
+import runpy
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from slim.data import builders, create_dataset
-from slim.data.corpora import CORPORA, read_files
+from slim.data.corpora import CORPORA
 from slim.data.dataset import SPLITS
+from slim.data.reading import read_files
 
 ROOT = pathlib.Path(__file__).parents[2]
+SCRIPT = str(ROOT / "scripts" / "download_data.py")
 SETTINGS = dict(
   split="validation",
   sequence_length=8,
@@ -168,6 +174,62 @@ def test_a_bad_download_gets_one_line(
   assert_loads("enwik8", published)
 
 
+def spoil(folder, kind):
+  """Spoils what is prepared of the validation split of PTB."""
+  [path] = folder.glob("*-validation.*")
+  if kind == "cut off":
+    path.write_bytes(path.read_bytes()[:-1000])
+  if kind == "other bytes":
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+  if kind == "of another split":
+    [other] = folder.glob("*-test.*")
+    path.write_bytes(other.read_bytes())
+  if kind == "missing":
+    path.unlink()
+  if kind == "without its list of files":
+    (folder / "dataset_info.json").unlink()
+
+
+@pytest.mark.parametrize(
+  "kind",
+  [
+    "cut off",
+    "other bytes",
+    "of another split",
+    "missing",
+    "without its list of files",
+  ],
+)
+def test_what_was_prepared_and_is_damaged_gets_one_line(
+  kind, published, data_dir
+):
+  """Without it the user would see a traceback, or train on another text."""
+  folder = builders.prepare("ptb").data_dir
+  spoil(pathlib.Path(folder), kind)
+  with pytest.raises(ValueError) as error:
+    builders.load_split("ptb", "validation")
+  assert_one_line(error, f"in {folder} is damaged: remove this folder")
+  shutil.rmtree(folder)
+  assert_loads("ptb", published)
+
+
+def test_of_two_runs_that_prepare_one_corpus_both_go_on(
+  published, data_dir, monkeypatch
+):
+  """Without it the slower one would fail, told to download by hand."""
+  original = builders.read_files
+
+  def read_slowly(*args):
+    monkeypatch.setattr(builders, "read_files", original)
+    builders.prepare("ptb")  # As another process does meanwhile.
+    return original(*args)
+
+  monkeypatch.setattr(builders, "read_files", read_slowly)
+  assert_loads("ptb", published)
+
+
 def test_a_download_that_breaks_off_gets_one_line(published, data_dir):
   """Without it the user would see a traceback of a library's."""
   with pytest.raises(ValueError) as error:
@@ -198,22 +260,52 @@ def test_without_a_network_it_fails_fast(
   )
 
 
-def test_patience_and_imports_take_less_than_five_seconds():
-  """Without it a user without a network would wait."""
-  assert builders._PATIENCE <= 3  # The rest is for importing tfds.
+COMMAND = """
+import runpy, sys, time
+from slim.data import builders, corpora
+
+name, port, script = sys.argv[1:]
+corpus = corpora.CORPORA[name]
+url = f"http://127.0.0.1:{port}/text"
+files = tuple(file._replace(url=url) for file in corpus.files)
+corpora.CORPORA[name] = corpus._replace(files=files)
+sys.argv = [script, name]
+start = time.monotonic()
+try:
+  runpy.run_path(script, run_name="__main__")
+except SystemExit as error:
+  print(time.monotonic() - start, error.code)
+"""
+
+
+def test_the_command_ends_within_five_seconds(tmp_path):
+  """Without it a user behind a silent firewall would wait for minutes."""
+  with socket.create_server(("127.0.0.1", 0)) as server:  # It never answers.
+    arguments = ["ptb", str(server.getsockname()[1]), SCRIPT]
+    result = subprocess.run(
+      [sys.executable, "-c", COMMAND, *arguments],
+      cwd=ROOT,
+      env=os.environ | {"TFDS_DATA_DIR": str(tmp_path), "no_proxy": "*"},
+      capture_output=True,
+      text=True,
+    )
+  # Without the imports: how long these take depends on the machine.
+  seconds, _, message = result.stdout.partition(" ")
+  assert message.startswith("error: path: 'ptb' is not prepared in"), result
+  assert message.count("\n") == 1
+  assert builders._PATIENCE <= float(seconds) < 5
 
 
 def test_the_script_says_where_the_data_is(published, data_dir, capsys):
   """Without it nobody could prepare data before going off the network."""
-  path = ROOT / "scripts" / "download_data.py"
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  script = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(script)
-  script.download(["enwik8", "ptb"])
+  script = runpy.run_path(SCRIPT)
+  script["download"](["enwik8", "ptb"])
   assert capsys.readouterr().out == (
     f"enwik8: {data_dir}/slim_corpora/enwik8/1.0.0\n"
     f"ptb: {data_dir}/slim_corpora/ptb/1.0.0\n"
   )
-  with pytest.raises(ValueError, match="name must be one of 'ptb', .*'text8'"):
-    script.download(["ptb", "text8"])
+  with pytest.raises(ValueError, match="^there is no 'text8': name some of p"):
+    script["download"](["ptb", "text8"])
+  with pytest.raises(ValueError, match="^there is no '--all': name some of "):
+    script["download"](["--all"])
   assert set(SPLITS) == set(builders.prepare("ptb").info.splits)

@@ -89,6 +89,7 @@ def test_settings_reach_text(tmp_path):
     ("text", {"sequence_length": 0}, ["sequence_length", "1", "0"]),
     ("text", {"seed": -1}, ["seed", "0", "-1"]),
     ("text", {"split": "valid"}, ["split", "'validation'", "'valid'"]),
+    ("copying", {"order": "sorted"}, ["order", "'random', 'consecutive'"]),
     ("copying", {"split": "valid"}, ["split", "'validation'", "'valid'"]),
     ("copying", {"batch_size": 0}, ["batch_size", "1", "0"]),
     ("copying", {"seed": -1}, ["seed", "0", "-1"]),

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from slim.errors import relative_errors
 from slim.models.attention import LinearAttention, init_attention_state
-from tests.helpers import assert_gradients_close, relative_errors
+from slim.models.norms import to_fixed_length
+from tests.helpers import FAST, assert_gradients_close, fast_for
 
 B, T, D, H = 2, 150, 32, 2
 
@@ -36,13 +39,17 @@ def value_and_gradients(dtype, params, x, pieces=1):
   def loss(params, x):
     state, total = start, 0.0
     for piece in jnp.split(x, pieces, axis=1):
-      y, _, state = layer.apply({"params": params}, piece, state, keep, None)
+      context = state, None
+      y, (_, state), _ = layer.apply(
+        {"params": params}, piece, context, None, keep
+      )
       # Not a plain sum, to which what all values share adds a constant.
       total += jnp.sum(jnp.sin(y) * jnp.cos(piece))
     return total
 
   cast = jax.tree.map(lambda a: jnp.asarray(a, dtype), (params, x))
-  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*cast)
+  gradient = jax.value_and_grad(loss, argnums=(0, 1))
+  return jax.jit(gradient, compiler_options=fast_for(dtype))(*cast)
 
 
 def keep(sums, update):
@@ -55,7 +62,8 @@ def setup(common):
   """Parameters and inputs; all values have `common` in common."""
   x = np.random.default_rng(0).normal(size=(B, T, D))
   layer, state = create("float64")
-  params = layer.init(jax.random.key(0), x[:, :1], state, keep, None)["params"]
+  args = (x[:, :1], (state, None), None, keep)
+  params = layer.init(jax.random.key(0), *args)["params"]
   params["v"]["bias"] += common
   return params, x
 
@@ -68,7 +76,7 @@ def test_what_all_values_share_leaves_no_error(x64):
   assert max(errors.values()) <= 5e-6
 
 
-def test_the_origin_does_not_see_the_cut(x64):
+def test_the_origin_does_not_see_the_cut(float64):
   """Each chunk would measure its values from a place of its own."""
   params, x = setup(common=1.0)
   found = value_and_gradients("float64", params, x, pieces=5)
@@ -78,24 +86,66 @@ def test_the_origin_does_not_see_the_cut(x64):
 
 
 @pytest.mark.parametrize("feature_map", ["elu_plus_one", "favor"])
-def test_qk_norm_fixes_the_length(x64, feature_map):
+def test_qk_norm_fixes_the_length(float64, feature_map):
   """Keys could grow until the sums that are undone leave nothing of others."""
   layer, state = create("float64", feature_map=feature_map, qk_norm=True)
   random = np.random.default_rng(0)
   x = random.normal(size=(B, T, D))
   projection = random.normal(size=(D // H, D // H))
-  args = (state, keep, projection)
+  args = ((state, projection), None, keep)
   params = layer.init(jax.random.key(0), x[:, :1], *args)["params"]
+  apply = jax.jit(layer.apply, static_argnums=4, compiler_options=FAST)
   # So large that the epsilon of the norm does not count.
   for name in ("q", "k"):
     params[name] = jax.tree.map(lambda a: 1e6 * a, params[name])
-  y, _, after = layer.apply({"params": params}, x, *args)
+  y, (_, after), _ = apply({"params": params}, x, *args)
   longer = params | {
     name: jax.tree.map(lambda a: 10 * a, params[name]) for name in ("q", "k")
   }
-  found, _, found_after = layer.apply({"params": longer}, x, *args)
+  found, (_, found_after), _ = apply({"params": longer}, x, *args)
   np.testing.assert_allclose(found, y, rtol=1e-9)
   assert_gradients_close(found_after.sums[:2], after.sums[:2], 1e-9)
   # The queries have a scale of their own, which is learned.
   assert params["q_norm"]["scale"].shape == (D // H,)
+
+
+def test_the_fixed_length_is_that_of_a_unit_score(float64):
+  """Scores q · k / √K, and what they exponentiate to, would grow with K."""
+  x = np.random.default_rng(0).normal(size=(B, T, H, D))
+
+  class Norm(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return to_fixed_length(x, "norm", use_scale=False)
+
+  found = Norm().apply({}, 1e6 * x)
+  np.testing.assert_allclose(
+    jnp.linalg.norm(found, axis=-1), D**0.25, rtol=1e-9
+  )
+
+
+def test_keys_that_vanish_do_not_move_the_origin(float64):
+  """Until a key counts, each chunk would measure values from its own first."""
+  layer, start = create("float64", feature_map="favor")
+  x = np.random.default_rng(0).normal(size=(B, 6, D))
+  projection = np.random.default_rng(1).normal(size=(D // H, D // H))
+  context = start, projection
+  params = layer.init(jax.random.key(0), x[:, :1], context, None, keep)
+  apply = jax.jit(layer.apply, static_argnums=4, compiler_options=FAST)
+  # The features of the first 3 tokens' keys underflow to 0.
+  x[:, :3] *= 1e4
+
+  def run(pieces):
+    state, ys = start, []
+    for piece in np.split(x, pieces, axis=1):
+      context = state, projection
+      y, (_, state), _ = apply(params, piece, context, None, keep)
+      ys.append(y)
+    return jnp.concatenate(ys, 1), state
+
+  whole = run(1)
+  np.testing.assert_array_equal(run(1)[1].sums.k > 0, True)
+  _, (_, early), _ = apply(params, x[:, :3], context, None, keep)
+  assert not early.sums.k.any()
+  assert_gradients_close(run(6), whole, 1e-12)
   assert "k_norm" not in params

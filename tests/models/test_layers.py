@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from slim.models import layers
+from slim.models import layers, norms
 from tests.helpers import assert_gradients_close
 
 
@@ -29,7 +29,7 @@ def test_sinusoids_keep_their_bound():
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
-def test_gelu_is_exact(x64, derivative, order):
+def test_gelu_is_exact(float64, derivative, order):
   """Its hand-written derivative would train another function."""
   mine, right = layers.gelu, lambda x: jax.nn.gelu(x, approximate=False)
   for _ in range(order):
@@ -42,7 +42,7 @@ def test_gelu_is_exact(x64, derivative, order):
 
 @pytest.mark.parametrize("derivative", [jax.jacrev, jax.jacfwd])
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_layer_norm_is_exact(x64, derivative, order):
+def test_layer_norm_is_exact(float64, derivative, order):
   """Its hand-written derivative would train another function."""
   norm = nn.LayerNorm(
     epsilon=1e-5,
@@ -51,7 +51,7 @@ def test_layer_norm_is_exact(x64, derivative, order):
     use_fast_variance=False,
     dtype=jnp.float64,
   )
-  mine, right = layers.standardise, lambda x: norm.apply({}, x)
+  mine, right = norms.standardise, lambda x: norm.apply({}, x)
   for _ in range(order):
     mine, right = derivative(mine), derivative(right)
   random = np.random.default_rng(0)
@@ -125,7 +125,14 @@ def test_dense_layers_are_initialised_as_in_pytorch():
 
 def test_embedding_is_initialised_as_in_pytorch():
   """Tokens would be too faint, or too loud, beside their positions."""
-  embedding = layers.Embedding(vocab_size=256, width=512, dtype=jnp.float32)
+  embedding = layers.Embedding(
+    vocab_size=256,
+    width=512,
+    positions="concatenated",
+    max_positions=0,
+    scaled=False,
+    dtype=jnp.float32,
+  )
   tokens = jnp.zeros((1, 1), jnp.int32)
   params = embedding.init(jax.random.key(0), tokens, jnp.arange(1))["params"]
   table = np.asarray(params["table"], np.float64)
@@ -133,3 +140,32 @@ def test_embedding_is_initialised_as_in_pytorch():
   # The same for N(0, 1): 1/√n, and √(2/n) for the mean square.
   assert abs(table.mean()) < 5 / np.sqrt(table.size)
   assert abs(np.square(table).mean() - 1) < 5 * np.sqrt(2 / table.size)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 12, 16, 17])
+def test_axial_positions_are_a_table_of_pairs(count):
+  """Two positions would be one, or some without a vector."""
+  embedding = layers.Embedding(
+    vocab_size=3,
+    width=8,
+    positions="axial",
+    max_positions=count,
+    scaled=False,
+    dtype=jnp.float32,
+  )
+  tokens = jnp.zeros((1, 40), jnp.int32)
+  params = embedding.init(jax.random.key(0), tokens, jnp.arange(40))["params"]
+  rows, columns = params["rows"], params["columns"]
+  table = np.array([[*row, *column] for row in rows for column in columns])
+  # As few rows and columns as can be, in a grid that is nearly a square.
+  assert count <= len(table) < count + len(columns)
+  assert 0 <= len(columns) - len(rows) <= 1
+  # Across the end of a row, as a chunk of a longer sequence may lie.
+  for start in (0, 3):
+    x = embedding.apply({"params": params}, tokens, start + jnp.arange(40))
+    found = np.asarray(x - params["table"][0][None, None])[0]
+    within = max(0, len(table) - start)
+    np.testing.assert_allclose(found[:within], table[start:], atol=1e-6)
+    # The row that max_positions ends in is whole; what is behind it is none.
+    assert np.isnan(found[within:, :4]).all()
+  assert len(np.unique(table, axis=0)) == len(table)

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slim.gradients import make_value_and_grad
 from slim.models import create_model
-from tests.helpers import assert_gradients_close
+from slim.types import Batch
+from tests.helpers import FAST, assert_gradients_close, init_params
 
 SIZES = {
   "vocab_size": 71,
@@ -29,16 +31,17 @@ VARIANTS = pytest.mark.parametrize(
   ids=lambda settings: settings["feature_map"],
 )
 KEYS = jax.random.split(jax.random.key(5), 2)
-# Large programs, compiled in half the time, where all is float64 and run once.
-FAST = {"xla_backend_optimization_level": 0}
+
+# Models that differ in their attention have equal programs for `init`.
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def create(**settings):
   """A small model and parameters for it."""
   model = create_model(
-    **{**SIZES, "feature_key": jax.random.key(7), **settings}
+    **{**SIZES, "constant_key": jax.random.key(7), **settings}
   )
-  return model, model.init(jax.random.key(0))
+  return model, init_params(model)
 
 
 def tokens_of(batch_size, length, seed=0):
@@ -63,7 +66,7 @@ def exact_sums(state):
 
 
 @VARIANTS
-def test_no_token_sees_a_later_one(x64, settings):
+def test_no_token_sees_a_later_one(float64, settings):
   """The loss would be low for the wrong reason."""
   model, params = create(dtype="float64", **settings)
   # Each position has a token of its own, so a row of the table is a position.
@@ -85,10 +88,11 @@ def test_no_token_sees_a_later_one(x64, settings):
 
 @VARIANTS
 @pytest.mark.parametrize("sizes", [[1] * T, [5, 64, 1]], ids=["ones", "cut"])
-def test_pieces_are_the_whole(x64, settings, sizes):
+def test_pieces_are_the_whole(float64, settings, sizes):
   """Generation and long evaluation would be those of another model."""
   model, params = create(dtype="float64", **settings)
-  apply, tokens = jax.jit(model.apply), tokens_of(2, T)
+  apply = jax.jit(model.apply, compiler_options=FAST)
+  tokens = tokens_of(2, T)
   start = model.init_state(2)
   expected, expected_end = apply(params, tokens, start, KEYS)
   state, logits = start, []
@@ -101,12 +105,13 @@ def test_pieces_are_the_whole(x64, settings, sizes):
 
 
 @VARIANTS
-def test_rewind_is_apply_seen_from_its_end(x64, settings):
+def test_rewind_is_apply_seen_from_its_end(float64, settings):
   """The backward walk would differentiate another function."""
   model, params = create(dtype="float64", **settings)
   earlier, tokens = tokens_of(2, 9), tokens_of(2, T, seed=1)
   start = model.init_state(2, compensated=True)
-  _, before = jax.jit(model.apply)(params, earlier, start, KEYS)
+  apply_once = jax.jit(model.apply, compiler_options=FAST)
+  _, before = apply_once(params, earlier, start, KEYS)
   random = np.random.default_rng(2)
 
   def apply(params, state):
@@ -122,17 +127,17 @@ def test_rewind_is_apply_seen_from_its_end(x64, settings):
     outputs, vjp, before = jax.vjp(fn, params, state, has_aux=True)
     return outputs, before, vjp(ct)
 
-  outputs, _ = apply(params, before)
+  shapes, _ = jax.eval_shape(apply, params, before)
   ct = jax.tree.map(
     lambda x: (
       random.normal(size=x.shape)
       if jnp.issubdtype(x.dtype, jnp.floating)
       else np.zeros(x.shape, jax.dtypes.float0)
     ),
-    outputs,
+    shapes,
   )
   right = value_and_cotangents(apply, params, before, ct)
-  found = value_and_cotangents(rewind, params, outputs[1], ct)
+  found = value_and_cotangents(rewind, params, right[0][1], ct)
   assert found[1].position == before.position == 9
   for a, b in zip(exact_sums(found[1]), exact_sums(before), strict=True):
     assert_gradients_close(a, b, 1e-14)
@@ -187,16 +192,17 @@ def test_same_input_gives_the_same_bits():
 def favor_logits(**settings):
   """The logits of random features; the parameters are the same for all."""
   model, params = create(feature_map="favor", **settings)
-  logits, _ = model.apply(params, tokens_of(1, T), model.init_state(1))
+  apply = jax.jit(model.apply, compiler_options=FAST)
+  logits, _ = apply(params, tokens_of(1, T), model.init_state(1))
   return np.asarray(logits), params
 
 
-def test_the_feature_key_decides_the_features():
+def test_the_constant_key_decides_the_features():
   """An evaluation would be of another model than was trained."""
   logits, params = favor_logits()
   np.testing.assert_array_equal(logits, favor_logits()[0])
   for other in (
-    {"feature_key": jax.random.key(8)},
+    {"constant_key": jax.random.key(8)},
     {"orthogonal_features": False},
     {"num_features": 9},
   ):
@@ -221,7 +227,8 @@ def test_layers_have_features_of_their_own():
     name: jax.tree.map(jnp.zeros_like, params["layer_0"][name])
     for name in ("attention_norm", "mlp_norm")
   }
-  _, state = model.apply(params, tokens_of(1, 5), model.init_state(1))
+  apply = jax.jit(model.apply, compiler_options=FAST)
+  _, state = apply(params, tokens_of(1, 5), model.init_state(1))
   first, second = (layer.sums.k for layer in state.layers)
   assert np.abs(first - second).max() > 1e-3
 
@@ -244,6 +251,75 @@ def test_bfloat16_keeps_what_must_be_wide():
   assert logits.dtype == jnp.float32
 
 
+def gradient_of(model, params, length, **how):
+  """The loss and the gradient of two sequences."""
+  tokens = tokens_of(2, length + 1)
+  ones = np.ones((2, length), np.float32)
+  batch = Batch(tokens[:, :-1], tokens[:, 1:], ones)
+  run = jax.jit(make_value_and_grad(model, **how), compiler_options=FAST)
+  return run(params, batch, KEYS)
+
+
+@pytest.mark.parametrize(
+  "policies",
+  [["rewind", "sqrt"], pytest.param(["store"], marks=pytest.mark.full)],
+)
+def test_slim_of_reversible_layers_is_full(float64, policies):
+  """The layers would be undone, or the chunks, as if there were only one."""
+  model, params = create(
+    reversible=True, num_layers=1, dropout=0.1, dtype="float64"
+  )
+  right = gradient_of(model, params, 23, method="full")
+  for policy in policies:
+    found = gradient_of(
+      model, params, 23, method="slim", chunk_size=7, policy=policy
+    )
+    assert_gradients_close(found, right, 1e-10)
+
+
+def test_slim_of_reversible_layers_in_float32(x64):
+  """What is undone twice would be right to less than what is undone once."""
+  settings = {"reversible": True, "norm": "pre", "qk_norm": True}
+  model, params = create(dtype="float64", **settings)
+  right = gradient_of(model, params, 23, method="full")
+  narrow = create_model(**SIZES, dtype="float32", **settings)
+  params = jax.tree.map(lambda x: x.astype("float32"), params)
+  found = gradient_of(narrow, params, 23, method="slim", chunk_size=7)
+  assert_gradients_close(found, right, 1e-5)
+
+
+def slim_of_reversible(length, layers):
+  """Temporary bytes of such a gradient, and those of a layer's state."""
+  sizes = SIZES | {"width": 64, "mlp_width": 128, "num_layers": layers}
+  model = create_model(**sizes, reversible=True)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+  weights = jax.ShapeDtypeStruct((1, length), jnp.float32)
+  run = jax.jit(make_value_and_grad(model, method="slim", chunk_size=128))
+  # What LLVM makes of the program does not change what is assigned to it.
+  options = {"xla_backend_optimization_level": 0}
+  lowered = run.lower(params, Batch(tokens, tokens, weights))
+  found = lowered.compile(options).memory_analysis().temp_size_in_bytes
+  state = jax.eval_shape(lambda: model.init_state(1, compensated=True))
+  return found, sum(4 * x.size for x in jax.tree.leaves(state.layers[0]))
+
+
+def test_slim_of_reversible_layers_keeps_states_alone():
+  """Activations would grow with depth or length, or gradients be kept twice."""
+  small, state = slim_of_reversible(512, 2)
+  large, _ = slim_of_reversible(4096, 3)
+  # Of a chunk there are three sums more; of a layer, its states.
+  assert large - small <= 12 * (4096 - 512) / 64 + 6 * state, (small, large)
+
+
+def test_remat_of_reversible_layers_is_refused():
+  """They would be computed three times, to no end."""
+  model, params = create(reversible=True, num_layers=1)
+  with pytest.raises(ValueError, match="remat must be False for rev") as error:
+    gradient_of(model, params, 5, method="remat")
+  assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
   "settings, expected, found",
   [
@@ -262,13 +338,13 @@ def test_bfloat16_keeps_what_must_be_wide():
     ),
     (
       {"feature_map": "favor"},
-      "feature_key must be a PRNG key for feature_map='favor'",
+      "constant_key must be a PRNG key",
       "None",
     ),
     (
       {
         "feature_map": "favor",
-        "feature_key": jax.random.key(0),
+        "constant_key": jax.random.key(0),
         "num_features": 0,
       },
       "num_features must be a positive integer",

@@ -1,0 +1,162 @@
+"""Published texts: how they are read from a disk."""
+
+import hashlib
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from slim.data.corpora import Corpus
+from slim.data.dataset import SPLITS
+from slim.data.text import TextSplit, cut_text, load_text
+
+
+def read_corpus(
+  corpus: Corpus, path: str | os.PathLike[str], split: str
+) -> TextSplit:
+  """Reads a split of a corpus from where the user says that it is.
+
+  A folder must hold the files as they were published. A single file may also be
+  another text, such as the beginning of the corpus; it is cut 90/5/5, and the
+  name of what is returned says so. One of several published files is none.
+
+  Args:
+    corpus: One of `CORPORA`.
+    path: The folder with its files; or its file, or a zip with it inside.
+    split: One of `SPLITS`.
+
+  Returns:
+    The split.
+
+  Raises:
+    ValueError: If a file cannot be read, a zip is damaged, a file that must be
+      the published one is not, or others that belong to it are missing.
+  """
+  if os.path.isdir(path):
+    paths = find_files(corpus, path)
+    if not paths:
+      raise ValueError(
+        f"path: the folder {str(path)!r} does not hold {corpus.name!r}: it "
+        f"needs {corpus.listing}; pass another folder, or one file"
+      )
+    return read_files(corpus, paths)[split]
+  file, *others = corpus.files
+  data, names = _read_file(path, file.name)
+  if not others and data.size == file.size:
+    return _check_and_cut(corpus, [path], [data])[split]
+  # Cut 90/5/5, it would be called ptb by everybody and be something else.
+  if others and (
+    data.size in [file.size for file in corpus.files]
+    or any(other.name in names for other in others)
+  ):
+    raise ValueError(
+      f"path: {str(path)!r} is one of the files of {corpus.name!r}, or a zip "
+      f"of them: pass the folder that holds all of {corpus.listing}"
+    )
+  name = f"a file of {data.size:,} bytes instead of {corpus.name}"
+  return cut_text(name, data, split)
+
+
+def find_files(
+  corpus: Corpus, folder: str | os.PathLike[str]
+) -> list[pathlib.Path]:
+  """Looks for the files of a corpus in a folder.
+
+  Args:
+    corpus: One of `CORPORA`.
+    folder: A folder, which need not exist.
+
+  Returns:
+    One path for each file of the corpus, or an empty list if one is missing.
+  """
+  found = []
+  for file in corpus.files:
+    paths = [pathlib.Path(folder, name) for name in file.names]
+    found += [path for path in paths if path.is_file()][:1]
+  return found if len(found) == len(corpus.files) else []
+
+
+def read_files(
+  corpus: Corpus, paths: Sequence[str | os.PathLike[str]]
+) -> dict[str, TextSplit]:
+  """Reads the files of a corpus, and checks them.
+
+  Args:
+    corpus: One of `CORPORA`.
+    paths: One for each file of the corpus: the file, or a zip with it inside.
+
+  Returns:
+    The splits, by their names.
+
+  Raises:
+    ValueError: If a file is not the published one, to the last byte.
+  """
+  parts = [
+    _read_file(path, file.name)[0]
+    for file, path in zip(corpus.files, paths, strict=True)
+  ]
+  return _check_and_cut(corpus, paths, parts)
+
+
+def _check_and_cut(
+  corpus: Corpus,
+  paths: Sequence[str | os.PathLike[str]],
+  parts: Sequence[np.ndarray],
+) -> dict[str, TextSplit]:
+  """Checks the bytes of the files at `paths`, and makes the splits of them."""
+  for file, path, data in zip(corpus.files, paths, parts, strict=True):
+    digest = hashlib.sha256(data).hexdigest()
+    if (data.size, digest) != (file.size, file.sha256):
+      raise ValueError(
+        f"path: {str(path)!r} is not {file.name} of {corpus.name!r}: it must "
+        f"have {file.size:,} bytes with the sha256 {file.sha256}, and has "
+        f"{data.size:,} with {digest}; get it again from {file.url}"
+      )
+  if len(parts) == 1:
+    return {split: cut_text(corpus.name, parts[0], split) for split in SPLITS}
+  return {
+    split: TextSplit(corpus.name, split, data, corpus.size)
+    for split, data in zip(SPLITS, parts, strict=True)
+  }
+
+
+def _read_file(
+  path: str | os.PathLike[str], name: str
+) -> tuple[np.ndarray, list[str]]:
+  """Reads a file, or the file of that name inside a zip, as uint8.
+
+  Args:
+    path: The file, or the zip.
+    name: The file inside.
+
+  Returns:
+    The bytes, and the names of all files in the zip.
+
+  Raises:
+    ValueError: If the file cannot be read.
+  """
+  data = load_text(path)
+  # Not zipfile.is_zipfile: it takes a zip that was cut off for something else.
+  if data[:4].tobytes() != b"PK\x03\x04":
+    return data, []
+  try:
+    with zipfile.ZipFile(path) as archive:
+      return np.frombuffer(archive.read(name), np.uint8), archive.namelist()
+  # What it cannot decrypt or unpack is a RuntimeError.
+  except (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+  ) as error:
+    # A KeyError puts its words into quotes, and an EOFError may have none.
+    reason = str(error).strip('"') or type(error).__name__
+    raise ValueError(
+      f"path: cannot read {name} from the zip {str(path)!r}, it is damaged or "
+      f"another one: {reason}; get it again"
+    ) from error

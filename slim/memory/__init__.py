@@ -1,0 +1,23 @@
+"""What memory a program needs, and what for, without running it.
+
+    report = memory_report(fn, *args)  # Totals, as XLA assigns them.
+    timeline = memory_timeline(fn, *args)  # What is live when, and who made it.
+    plot_reports({"fn": report}, "report.svg")
+    plot_timelines({"fn": timeline}, "timeline.svg")
+
+`python -m slim.memory --config=…` does it for the gradient of a config.
+"""
+
+from slim.memory.report import MemoryReport, memory_report
+from slim.memory.timeline import Buffer, MemoryTimeline, memory_timeline
+from slim.memory.views import plot_reports, plot_timelines
+
+__all__ = [
+  "Buffer",
+  "MemoryReport",
+  "MemoryTimeline",
+  "memory_report",
+  "memory_timeline",
+  "plot_reports",
+  "plot_timelines",
+]

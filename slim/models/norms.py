@@ -1,0 +1,72 @@
+"""Normalisation: LayerNorm, and queries and keys of a fixed length."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from slim.models.layers import by_rows, wide
+
+
+class LayerNorm(nn.Module):
+  """LayerNorm with learned scale and bias, ε = 1e-5."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, T, D] to [B, T, D]."""
+    shape, dtype = x.shape[-1:], wide(self.dtype)
+    scale = self.param("scale", nn.initializers.ones, shape, dtype)
+    bias = self.param("bias", nn.initializers.zeros, shape, dtype)
+
+    x = standardise(x.astype(self.dtype))
+    x = by_rows(lambda rows: rows * scale[None] + bias[None], x)
+    return x.astype(self.dtype)
+
+
+@jax.custom_jvp
+def standardise(x: jax.Array) -> jax.Array:
+  """z = (x - mean) / √(variance + 1e-5) over the last axis.
+
+  The derivative, (ẋ - mean(ẋ) - z mean(z ẋ)) / √…, is written in z, which is
+  all that is kept of x. `nn.LayerNorm` keeps three arrays more.
+  """
+  return _standardise(x)[0]
+
+
+@standardise.defjvp
+def _standardise_jvp(primals, tangents):
+  (x,), (x_dot,) = primals, tangents
+  z, inverse_deviation = _standardise(x)
+  zw, x_dot = (a.astype(inverse_deviation.dtype) for a in (z, x_dot))
+  along = jnp.mean(zw * x_dot, -1, keepdims=True)
+  z_dot = x_dot - jnp.mean(x_dot, -1, keepdims=True) - zw * along
+  return z, (inverse_deviation * z_dot).astype(z.dtype)
+
+
+def _standardise(x):
+  centred = x.astype(wide(x.dtype))
+  centred -= centred.mean(-1, keepdims=True)
+  variance = jnp.square(centred).mean(-1, keepdims=True)
+  inverse_deviation = jax.lax.rsqrt(variance + 1e-5)
+  return (centred * inverse_deviation).astype(x.dtype), inverse_deviation
+
+
+def to_fixed_length(x, name, *, use_scale):
+  """Scales heads [..., K] to length K^¼, and if asked by learned factors.
+
+  Returns float32 or wider, as the exponential of "favor" makes of an absolute
+  error a relative one.
+  """
+  dtype = wide(x.dtype)
+  norm = nn.RMSNorm(
+    epsilon=1e-5,
+    use_scale=use_scale,
+    dtype=dtype,
+    param_dtype=dtype,
+    name=name,
+  )
+  # A root mean square of 1, as it comes out of there, is a length of √K.
+  return norm(x) * x.shape[-1] ** -0.25

@@ -1,0 +1,175 @@
+"""The scripts of experiments/: what can be seen to be wrong in seconds."""
+
+import functools
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from slim.kernels import softmax_attention
+from slim.models import create_model
+from slim.types import Batch
+from tests.helpers import FAST, assert_gradients_close, init_params
+
+FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
+# The others are what these share.
+SCRIPTS = sorted(
+  path
+  for path in FOLDER.glob("*.py")
+  if "app.run(main)" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.fixture
+def beside(monkeypatch):
+  """Imports as a script in experiments/ does; forgets what it defined."""
+  monkeypatch.syspath_prepend(FOLDER)
+  modules, names = set(sys.modules), set(flags.FLAGS)
+  yield
+  for name in set(flags.FLAGS) - names:
+    delattr(flags.FLAGS, name)
+  for name in set(sys.modules) - modules:
+    del sys.modules[name]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_knows_its_flags(path):
+  """A name that was changed in slim would be missed when a day has passed."""
+  run = subprocess.run(
+    [sys.executable, path, "--helpshort"], capture_output=True, text=True
+  )
+  assert "flags" in run.stdout, run.stderr
+  assert not run.stderr.count("Traceback"), run.stderr
+
+
+def test_all_methods_are_the_gradient(float64, beside):
+  """A baseline that computed less would be faster."""
+  from baselines import gradient_methods
+
+  model = create_model(
+    vocab_size=11,
+    width=8,
+    num_layers=1,
+    num_heads=2,
+    mlp_width=16,
+    dtype="float64",
+  )
+  params = init_params(model)
+  tokens = np.random.default_rng(0).integers(0, 11, (2, 13), dtype=np.int32)
+  batch = Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones((2, 12)))
+  methods = gradient_methods(model, 12, (4, 12, 20))
+  # full, and for the C that cuts: what one would write, and three policies.
+  assert len(methods) == 1 + 4
+  found = {
+    key: jax.jit(value_and_grad, compiler_options=FAST)(params, batch)
+    for key, value_and_grad in methods.items()
+  }
+  assert next(iter(methods)) == ("full", 12)
+  for value in found.values():
+    assert_gradients_close(value, found["full", 12], 1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_figure_of_the_tradeoff(beside, tmp_path, count):
+  """An hour of measuring would end in an error."""
+  import slim_tradeoff
+
+  rows = [
+    {
+      "configuration": "II",
+      "method": method,
+      "chunk_size": chunk_size,
+      "over_full": 1.2,
+      "activation_MiB": 10.0,
+      "error": 1e-7,
+    }
+    for method, chunk_size in (("full", 8), ("a", 2), ("a", 4), ("b", 2))
+  ]
+  slim_tradeoff.draw([rows] * count, tmp_path / "figure.svg")
+  assert "C, tokens" in (tmp_path / "figure.svg").read_text()
+
+
+def test_the_figure_of_the_curves(beside, tmp_path):
+  """An hour of training would end in an error, such as that of log(0)."""
+  import learning_curves
+
+  rows = [
+    {
+      "step": step,
+      "metric": "train/bpc",
+      "full": 2.0,
+      "slim:2": 2.0,
+      "slim:2_relative_difference": 0.0,
+    }
+    for step in (1, 2)
+  ]
+  learning_curves.draw(rows, ["full", "slim:2"], tmp_path / "figure.svg")
+  assert "bits a byte" in (tmp_path / "figure.svg").read_text()
+
+
+def test_the_figure_of_softmax(beside, tmp_path):
+  """An hour of measuring would end in an error: not all that is has a time."""
+  import softmax_memory
+
+  rows = [
+    {
+      "tokens": tokens,
+      "is_causal": is_causal,
+      "pass": passes,
+      "implementation": "slim",
+      "overhead_MiB": 1.0,
+      "seconds": None if tokens == 4 else 0.1,
+    }
+    for tokens in (2, 4)
+    for is_causal in (False, True)
+    for passes in ("forward", "gradient")
+  ]
+  softmax_memory.draw(rows, tmp_path / "figure.svg")
+  assert "overhead, MiB" in (tmp_path / "figure.svg").read_text()
+
+
+def test_the_attention_of_probabilities_is_attention(float64, beside):
+  """A baseline that computed less would need less."""
+  from baselines import probabilities_attention
+
+  random = np.random.default_rng(0)
+  q, k, v, y_ct = (
+    jnp.asarray(random.normal(size=(2, 9, 3, 4))) for _ in "qkvy"
+  )
+  found, right = (
+    jax.vjp(functools.partial(attend, is_causal=True), q, k, v)
+    for attend in (probabilities_attention, softmax_attention)
+  )
+  assert_gradients_close(found[0], right[0], 1e-12)
+  assert_gradients_close(found[1](y_ct), right[1](y_ct), 1e-12)
+
+
+def test_the_figures_of_the_reformer(beside, tmp_path):
+  """Half an hour of compiling would end in an error."""
+  import reformer_memory
+
+  from slim.memory import MemoryTimeline
+
+  rows = [
+    row | {"activation_MiB": float(reformer_memory.formula(row["model"], row))}
+    if row["model"] in reformer_memory.FORMULAS
+    else row | {"activation_MiB": 1.0}
+    for row in reformer_memory.plan(quick=False)
+  ]
+  exponents = reformer_memory.growth(rows)
+  for row in exponents:
+    np.testing.assert_allclose(row["exponent"], row["of_formula"], atol=1e-3)
+  found = {row["of"]: row for row in reformer_memory.marks(rows, exponents)}
+  assert found["Reformer, 2 to 12 layers, %"]["is_met"]
+  assert not found["Reformer, 2 to 16 hashes, %"]["is_met"]
+  timeline = MemoryTimeline(np.arange(1, 9) << 20, ())
+  timelines = dict.fromkeys(reformer_memory.MODELS, timeline)
+  reformer_memory.draw(rows, tmp_path / "figure.svg")
+  reformer_memory.draw_timelines(rows, timelines, tmp_path / "timelines.svg")
+  assert "rounds of hashing" in (tmp_path / "figure.svg").read_text()
+  assert "probabilities only" in (tmp_path / "timelines.svg").read_text()
