@@ -1,4 +1,4 @@
-"""What a JAX user writes without slim: a scan over checkpointed chunks."""
+"""What is compared: every policy, `full`, and what one writes without slim."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +6,41 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from slim.gradients import make_value_and_grad
+from slim.kernels import POLICIES
 from slim.losses import cross_entropy_sums
 from slim.types import Batch, LanguageModel, Sums
+
+
+def gradient_methods(
+  model: LanguageModel, sequence_length: int, chunk_sizes: tuple[int, ...]
+) -> dict[tuple[str, int], Callable[..., tuple[Sums, Any]]]:
+  """Makes the gradient of a model in all ways, `full` first.
+
+  Args:
+    model: The model.
+    sequence_length: T.
+    chunk_sizes: The C of all methods but `full`; they divide T. Those that are
+      not below T are left out.
+
+  Returns:
+    `value_and_grad(params, batch)` by method and C: ("full", T), and for each C
+    "lax.scan(jax.checkpoint)" and the policies of `slim`.
+  """
+  methods = {
+    ("full", sequence_length): make_value_and_grad(model, method="full")
+  }
+  for chunk_size in chunk_sizes:
+    if chunk_size >= sequence_length:
+      continue
+    methods["lax.scan(jax.checkpoint)", chunk_size] = (
+      scan_checkpoint_value_and_grad(model, chunk_size)
+    )
+    for policy in POLICIES:
+      methods[f"slim, {policy}", chunk_size] = make_value_and_grad(
+        model, method="slim", chunk_size=chunk_size, policy=policy
+      )
+  return methods
 
 
 def scan_checkpoint_value_and_grad(
@@ -43,3 +76,64 @@ def scan_checkpoint_value_and_grad(
     return sums, gradients
 
   return value_and_grad
+
+
+def probabilities_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  *,
+  is_causal: bool,
+  local_window_size: None = None,
+  query_offset: jax.Array | int = 0,
+) -> jax.Array:
+  """Causal softmax attention that keeps its probabilities alone.
+
+  One array of T² a head is the least that a backward pass can be given which
+  does not recompute scores. Differentiated as written, the exponentials are
+  kept as well. It stands where `slim.kernels.softmax_attention` does.
+
+  Args:
+    q: [B, T, H, K], float.
+    k: [B, T, H, K], float.
+    v: [B, T, H, V], float.
+    is_causal: True.
+    local_window_size: None.
+    query_offset: 0.
+
+  Returns:
+    [B, T, H, V].
+
+  Raises:
+    ValueError: If it is not causal, or for a window.
+  """
+  del query_offset  # Of a sequence that is given whole.
+  if not is_causal or local_window_size is not None:
+    raise ValueError("is_causal must be True and local_window_size None")
+  return _attend(q / q.shape[-1] ** 0.5, k, v)
+
+
+@jax.custom_vjp
+def _attend(q, k, v):
+  return _attend_forward(q, k, v)[0]
+
+
+def _attend_forward(q, k, v):
+  scores = jnp.einsum("bthk,bshk->bhts", q, k)
+  sees = jnp.tri(q.shape[1], dtype=bool)
+  p = jax.nn.softmax(jnp.where(sees, scores, -jnp.inf))
+  return jnp.einsum("bhts,bshv->bthv", p, v), (q, k, v, p)
+
+
+def _attend_backward(saved, y_ct):
+  q, k, v, p = saved
+  p_ct = jnp.einsum("bthv,bshv->bhts", y_ct, v)
+  scores_ct = p * (p_ct - (p * p_ct).sum(-1, keepdims=True))
+  return (
+    jnp.einsum("bhts,bshk->bthk", scores_ct, k),
+    jnp.einsum("bhts,bthk->bshk", scores_ct, q),
+    jnp.einsum("bhts,bthv->bshv", p, y_ct),
+  )
+
+
+_attend.defvjp(_attend_forward, _attend_backward)

@@ -1,14 +1,26 @@
-"""The four configurations that the SLiM paper measures, and their data."""
+"""What experiments are of: configs/, and the paper's four configurations."""
 
+import importlib.util
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from slim.data import create_dataset
 from slim.models import create_model
 from slim.types import Batch, LanguageModel
+
+
+def load_config(name: str, arg: str = "") -> ml_collections.ConfigDict:
+  """Loads the settings of a file of `configs/`, by its name."""
+  path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.py"
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(arg)
 
 
 class Configuration(NamedTuple):

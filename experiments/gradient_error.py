@@ -2,9 +2,9 @@
 
 For the configurations of the SLiM paper, at initialisation and on weights that
 were trained on the text before (500 steps of the paper's Adam on consecutive
-slices of 1,024 tokens; the runs are kept in --workdir and resumed). `errors.py`
-says what an error is. With --dtype=bfloat16 the computation is in bfloat16, and
-parameters, states and gradients are in float32.
+slices of 1,024 tokens; the runs are kept in --workdir and resumed). What an
+error is, `slim.errors` says. With --dtype=bfloat16 the computation is in
+bfloat16, and parameters, states and gradients are in float32.
 
   python experiments/gradient_error.py --text=FILE [--dtype=bfloat16]
 """
@@ -16,11 +16,12 @@ import jax
 import numpy as np
 from absl import app, flags
 from configurations import CONFIGURATIONS, make_batch, make_model
-from errors import largest_error
 from record import print_table, save
 
 from slim.config import base
+from slim.errors import largest_error
 from slim.gradients import COMPILER_OPTIONS, make_value_and_grad
+from slim.kernels import POLICIES
 from slim.train import train_and_evaluate
 
 _TEXT = flags.DEFINE_string("text", None, "File to train and measure on.")
@@ -94,7 +95,7 @@ def measure(name: str, params: Any, dtype: str) -> list[dict[str, Any]]:
   full_error = largest_error(full, exact)
   rows = []
   for chunk_size in _CHUNK_SIZES.get(name, (64, 256, 1024)):
-    for policy in ("store", "rewind"):
+    for policy in POLICIES:
       slim = gradient(
         name,
         dtype,

@@ -1,62 +1,80 @@
-"""Training curves of full, slim and full_then_slim from one seed.
+"""Training curves beside each other, from one seed.
 
-Trains `configs/shakespeare_slim.py` with each gradient method on the text that
-is given, and compares the losses that were logged. Training magnifies rounding
-errors: how much, "full_in_parts" shows, which is `full` over each half of the
-batch after the other, the same gradient but for rounding. The paper's preset,
-which learns next to nothing in these steps, magnifies them little.
+Trains a file of `configs/` once for each of --runs and compares the losses that
+were logged with those of the first. A run is a gradient method with a chunk
+size, as in slim:256, or with that of the config; or an attention, softmax or
+chunked_softmax. Training magnifies rounding errors once it learns: how much,
+"full_in_parts" shows, which is `full` over each half of the batch after the
+other, the same gradient but for rounding. Runs are kept in --workdir and
+resumed.
 
   python experiments/learning_curves.py --text=input.txt [--paper]
+  python experiments/learning_curves.py --config=ptb_slim --text=FOLDER \
+    --steps=1000 --runs=full,slim:512,slim:256,full_then_slim:512
+  python experiments/learning_curves.py --config=enwik8_slim --text=FILE \
+    --steps=200 --runs=full,slim:2048 --eval_batches=4
+  python experiments/learning_curves.py --config=copying_slim --steps=15000 \
+    --runs=full,slim:128,slim:64,full_then_slim:128
+  python experiments/learning_curves.py --config=shakespeare_transformer \
+    --text=input.txt --runs=softmax,chunked_softmax
 """
 
-import importlib.util
 import pathlib
 from typing import Any
 
 import ml_collections
 from absl import app, flags
-from record import print_table, save
+from configurations import load_config
+from record import RESULTS, print_table, save
 
+from slim.experiment import create_split
 from slim.metrics import read_records
+from slim.models.softmax import ATTENTIONS
 from slim.train import train_and_evaluate
 
-_TEXT = flags.DEFINE_string("text", None, "Tiny Shakespeare, or any text.")
+_CONFIG = flags.DEFINE_string("config", "shakespeare_slim", "Of configs/.")
+_TEXT = flags.DEFINE_string("text", None, "config.data.path, if it needs one.")
+_RUNS = flags.DEFINE_list(
+  "runs",
+  ["full", "slim", "full_then_slim", "full_in_parts"],
+  "The first is what the others are compared with.",
+)
 _STEPS = flags.DEFINE_integer("steps", 1000, "Training steps.")
+_EVAL_BATCHES = flags.DEFINE_integer("eval_batches", None, "None: config's.")
 _PAPER = flags.DEFINE_bool("paper", False, "With the SLiM paper's model.")
 _WORKDIR = flags.DEFINE_string(
   "workdir", "runs/learning_curves", "Of the runs."
 )
-_CONFIG = pathlib.Path(__file__).parents[1] / "configs/shakespeare_slim.py"
-_METHODS = ("full", "slim", "full_then_slim", "full_in_parts")
 
 
 def main(argv: list[str]) -> None:
-  """Trains, compares, prints and saves."""
+  """Trains, compares, prints, draws and saves."""
   del argv
-  name = "learning_curves_paper" if _PAPER.value else "learning_curves"
+  name = f"learning_curves_{_CONFIG.value}{'_paper' if _PAPER.value else ''}"
   curves = {}
-  for method in _METHODS:
-    folder = pathlib.Path(_WORKDIR.value) / f"{name}-{method}-{_STEPS.value}"
-    train_and_evaluate(make_config(method), str(folder))
-    curves[method] = read_records(str(folder / "metrics.jsonl"))
+  for run in _RUNS.value:
+    config = make_config(run)
+    folder = f"{name}-{run.replace(':', '-')}-{_STEPS.value}"
+    folder = pathlib.Path(_WORKDIR.value) / folder
+    train_and_evaluate(config, str(folder))
+    curves[run] = read_records(str(folder / "metrics.jsonl"))
   rows = []
   for records in zip(*curves.values(), strict=True):
     rows.append(compare(dict(zip(curves, records, strict=True))))
   print_table(rows)
   worst = {
-    method: max(row[f"{method}_relative_difference"] for row in rows)
-    for method in _METHODS[1:]
+    run: max(row[f"{run}_relative_difference"] for row in rows)
+    for run in _RUNS.value[1:]
   }
-  print("largest relative difference from full:", worst)
-  save(name, rows, largest_relative_difference=worst)
+  print(f"largest relative difference from {_RUNS.value[0]}:", worst)
+  data = create_split(config, "train", config.train.batch_size).description
+  save(name, rows, data=data, largest_relative_difference=worst)
+  draw(rows, _RUNS.value, RESULTS / f"{name}.svg")
 
 
-def make_config(method: str) -> ml_collections.ConfigDict:
+def make_config(run: str) -> ml_collections.ConfigDict:
   """Makes the settings of a run."""
-  spec = importlib.util.spec_from_file_location("shakespeare_slim", _CONFIG)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config()
+  config = load_config(_CONFIG.value)
   if _PAPER.value:
     config.model.norm = "output"
     config.model.output_projection = False
@@ -65,27 +83,69 @@ def make_config(method: str) -> ml_collections.ConfigDict:
     config.optimizer.schedule = "constant"
     config.optimizer.warmup_steps = 0
     config.optimizer.clip_norm = None
-  in_parts = method == "full_in_parts"
-  config.gradient.method = "full" if in_parts else method
-  config.train.accumulation_steps = 2 if in_parts else 1
-  config.data.name, config.data.path = "text", _TEXT.value
+  method, _, chunk_size = run.partition(":")
+  if method == "full_in_parts":
+    method, config.train.accumulation_steps = "full", 2
+  if method in ATTENTIONS:
+    config.model.attention = method
+  else:
+    config.gradient.method = method
+  if chunk_size:
+    config.gradient.chunk_size = int(chunk_size)
+  config.data.path = _TEXT.value
   config.train.num_steps = _STEPS.value
   config.train.log_every = max(1, _STEPS.value // 100)
   config.train.eval_every = max(1, _STEPS.value // 4)
+  config.train.checkpoint_every = max(1, _STEPS.value // 10)
+  config.train.keep_checkpoints = 1
+  if _EVAL_BATCHES.value:
+    config.train.eval_batches = _EVAL_BATCHES.value
   return config
 
 
 def compare(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-  """Compares the methods at one step, by their records."""
-  full = records["full"]
-  key = "train/bpc" if "train/bpc" in full else "eval/bpc"
-  row = {"step": full["step"], "metric": key}
-  row |= {method: found[key] for method, found in records.items()}
-  for method in _METHODS[1:]:
-    row[f"{method}_relative_difference"] = abs(row[method] / row["full"] - 1)
+  """Compares the runs at one step, by their records."""
+  first, *others = records
+  key = "train/bpc" if "train/bpc" in records[first] else "eval/bpc"
+  row = {"step": records[first]["step"], "metric": key}
+  row |= {run: found[key] for run, found in records.items()}
+  for run in others:
+    row[f"{run}_relative_difference"] = abs(row[run] / row[first] - 1)
   return row
 
 
+def draw(
+  rows: list[dict[str, Any]], runs: list[str], path: pathlib.Path
+) -> None:
+  """Draws the losses, and below how far they are from the first ones."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  rows = [row for row in rows if row["metric"] == "train/bpc"]
+  steps = [row["step"] for row in rows]
+  figure, (losses, differences) = pyplot.subplots(
+    2, 1, figsize=(6, 5), sharex=True, height_ratios=(2, 1)
+  )
+  # The curves lie on each other: each thinner than the one below it.
+  for number, run in enumerate(runs):
+    width = 1 + 1.5 * (len(runs) - number - 1)
+    color = f"C{number}"
+    losses.plot(
+      steps, [row[run] for row in rows], color, linewidth=width, label=run
+    )
+    if number:
+      found = [row[f"{run}_relative_difference"] or None for row in rows]
+      differences.plot(steps, found, f"{color}.", markersize=4)
+  losses.set_ylabel("training loss, bits a byte")
+  losses.legend()
+  differences.set_ylabel(f"difference from {runs[0]}\n(relative)")
+  differences.set_yscale("log")
+  differences.set_xlabel("step")
+  figure.tight_layout()
+  figure.savefig(path, metadata={"Date": None})
+
+
 if __name__ == "__main__":
-  flags.mark_flag_as_required("text")
   app.run(main)

@@ -10,11 +10,9 @@ be measured on a laptop.
 
 import jax
 from absl import app, flags
-from baselines import scan_checkpoint_value_and_grad
+from baselines import gradient_methods
 from configurations import abstract_batch, make_model
 from record import print_table, save
-
-from slim.gradients import make_value_and_grad
 
 _QUICK = flags.DEFINE_bool("quick", False, "Two lengths, one chunk size.")
 
@@ -28,20 +26,9 @@ def main(argv: list[str]) -> None:
   model = make_model("III")
   rows = []
   for length in lengths:
-    full = make_value_and_grad(model, method="full")
-    rows.append(measure(model, full, length, "full", length))
-    for chunk_size in chunk_sizes:
-      methods = {
-        "lax.scan(jax.checkpoint)": scan_checkpoint_value_and_grad(
-          model, chunk_size
-        )
-      }
-      for policy in ("store", "rewind"):
-        methods[f"slim, {policy}"] = make_value_and_grad(
-          model, method="slim", chunk_size=chunk_size, policy=policy
-        )
-      for name, value_and_grad in methods.items():
-        rows.append(measure(model, value_and_grad, length, name, chunk_size))
+    methods = gradient_methods(model, length, chunk_sizes)
+    for (name, chunk_size), value_and_grad in methods.items():
+      rows.append(measure(model, value_and_grad, length, name, chunk_size))
   print_table(rows)
   save("memory_vs_length_quick" if quick else "memory_vs_length", rows)
 

@@ -17,16 +17,16 @@ import numpy as np
 import optax
 from absl import app, flags
 from configurations import make_batch
-from errors import largest_error
 from record import print_table, save
 
+from slim.errors import largest_error
 from slim.gradients import make_value_and_grad
 from slim.models import create_model
 
 _TEXT = flags.DEFINE_string("text", None, "File of at least 1.2 MB.")
 _TOKENS = flags.DEFINE_integer("tokens", 2**20, "T.")
 _CHUNK_SIZE = flags.DEFINE_integer("chunk_size", 512, "C.")
-_STEPS = flags.DEFINE_integer("steps", 5, "Updates by Adam.")
+_STEPS = flags.DEFINE_integer("steps", 2, "Updates by Adam.")
 
 
 def main(argv: list[str]) -> None:
@@ -68,15 +68,20 @@ def main(argv: list[str]) -> None:
         "largest_resident_MiB": _largest_resident_bytes() / 2**20,
       }
     )
+    print_table(rows[-1:])
     before = params
     params, moments = update(params, moments, gradients, sums.weight)
-  print_table(rows)
-  stored = jax.tree.leaves(compiled("store")(before, batch)[1])
-  error = largest_error(jax.tree.leaves(gradients), stored)
+  resident = rows[-1]["largest_resident_MiB"] * 2**20
+  error = largest_error(gradients, compiled("store")(before, batch)[1])
   activations = value_and_grad.memory_analysis().temp_size_in_bytes / 2**20
-  print(f"activations {activations:.1f} MiB, distance to store {error:.1e}")
+  print(
+    f"activations {activations:.1f} MiB, largest resident size "
+    f"{resident / 1e9:.3f} GB ({'less' if resident < 1e9 else 'NOT less'} than "
+    f"1 GB), distance to store {error:.1e}"
+  )
+  full_size = _TOKENS.value == 2**20
   save(
-    "million_tokens",
+    "million_tokens" if full_size else f"million_tokens_{_TOKENS.value}",
     rows,
     tokens=_TOKENS.value,
     chunk_size=chunk_size,

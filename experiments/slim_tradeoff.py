@@ -4,43 +4,51 @@ Figure 3 of the SLiM paper: for each of its four configurations the gradient by
 every policy at C = 64, 256, 1024, beside `full` (C = T) and the
 `lax.scan(jax.checkpoint)` that one would write without slim. Memory is the
 temporary memory of value_and_grad as XLA assigns it; the error is measured from
-the gradient of `full`, as in gradient_error.py; time is the median after one
-warm-up, over that of `full` in the same process.
+the gradient of `full`, as `slim.errors` says; time is the median over rounds in
+which every method has its turn, over that of `full`. The first round does not
+count where there are more, as in all but IV. The figure is drawn from all
+configurations in results/.
 
-  python experiments/slim_tradeoff.py [--text=FILE]
+  python experiments/slim_tradeoff.py [--text=FILE] [--configurations=I,II]
 """
 
+import functools
+import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags
-from baselines import scan_checkpoint_value_and_grad
+from baselines import gradient_methods
 from configurations import CONFIGURATIONS, make_batch, make_model
-from errors import largest_error
 from record import RESULTS, print_table, save
 
-from slim.gradients import make_value_and_grad
-from slim.kernels import POLICIES
+from slim.errors import largest_error
 
 _TEXT = flags.DEFINE_string("text", None, "A text; random bytes if not given.")
 _NAMES = flags.DEFINE_list("configurations", list(CONFIGURATIONS), "Which.")
 _QUICK = flags.DEFINE_bool("quick", False, "II alone, in two minutes.")
 _CHUNK_SIZES = (64, 256, 1024)
-_REPETITIONS = {"I": 3, "II": 5, "III": 1, "IV": 1}
+_ROUNDS = {"I": 3, "II": 6, "III": 2, "IV": 1}
 
 
 def main(argv: list[str]) -> None:
-  """Measures, prints, draws and saves."""
+  """Measures, prints, saves and draws."""
   del argv
-  rows = []
+  suffix = "_quick" if _QUICK.value else ""
   for name in ["II"] if _QUICK.value else _NAMES.value:
-    rows += measure(name)
+    rows = measure(name)
     print_table(rows)
-  name = "slim_tradeoff_quick" if _QUICK.value else "slim_tradeoff"
-  save(name, rows)
-  draw(rows, RESULTS / f"{name}.svg")
+    save(f"slim_tradeoff_{name}{suffix}", rows)
+  found = [
+    RESULTS / f"slim_tradeoff_{name}{suffix}.json" for name in CONFIGURATIONS
+  ]
+  rows = [
+    json.loads(path.read_text())["rows"] for path in found if path.exists()
+  ]
+  draw(rows, RESULTS / f"slim_tradeoff{suffix}.svg")
 
 
 def measure(name: str) -> list[dict[str, Any]]:
@@ -49,85 +57,89 @@ def measure(name: str) -> list[dict[str, Any]]:
   params = model.init(jax.random.key(0))
   length = CONFIGURATIONS[name].sequence_length
   batch = make_batch(length, _TEXT.value)
-  programs = {("full", length): make_value_and_grad(model, method="full")}
-  for chunk_size in _CHUNK_SIZES:
-    if chunk_size >= length:
-      continue
-    programs["lax.scan(jax.checkpoint)", chunk_size] = (
-      scan_checkpoint_value_and_grad(model, chunk_size)
-    )
-    for policy in POLICIES:
-      programs[policy, chunk_size] = make_value_and_grad(
-        model, method="slim", chunk_size=chunk_size, policy=policy
-      )
-  rows, right = [], None
-  for (method, chunk_size), program in programs.items():
+  rows, programs, seconds, right = [], [], [], None
+  for (method, chunk_size), program in gradient_methods(
+    model, length, _CHUNK_SIZES
+  ).items():
     with jax.default_matmul_precision("highest"):
       compiled = jax.jit(program).lower(params, batch).compile()
-    gradients = jax.device_get(compiled(params, batch)[1])
-    gradients = jax.tree.leaves(gradients)
+    programs.append(functools.partial(compiled, params, batch))
+    gradients, first = timed(programs[-1])
+    seconds.append([first])
     right = gradients if right is None else right
-    seconds = []
-    for _ in range(_REPETITIONS[name]):
-      start = time.perf_counter()
-      jax.block_until_ready(compiled(params, batch))
-      seconds.append(time.perf_counter() - start)
-    memory = compiled.memory_analysis().temp_size_in_bytes
+    memory = compiled.memory_analysis()
     rows.append(
       {
         "configuration": name,
         "method": method,
         "chunk_size": chunk_size,
-        "seconds": float(np.median(seconds)),
-        "activation_MiB": memory / 2**20,
+        "activation_MiB": memory.temp_size_in_bytes / 2**20,
+        "arguments_MiB": memory.argument_size_in_bytes / 2**20,
+        "outputs_MiB": memory.output_size_in_bytes / 2**20,
         "error": largest_error(gradients, right),
       }
     )
-  for row in rows:
+  for _ in range(_ROUNDS[name] - 1):
+    for program, found in zip(programs, seconds, strict=True):
+      found.append(timed(program)[1])
+  for row, found in zip(rows, seconds, strict=True):
+    found = found[1:] or found
+    row["seconds"] = float(np.median(found))
+    row["fastest"], row["slowest"] = min(found), max(found)
     row["over_full"] = row["seconds"] / rows[0]["seconds"]
   return rows
 
 
-def draw(rows: list[dict[str, Any]], path: Any) -> None:
-  """Draws a column of three panels for each configuration."""
+def timed(program: Callable[[], Any]) -> tuple[Any, float]:
+  """Returns the gradients, and the seconds they took."""
+  start = time.perf_counter()
+  _, gradients = jax.block_until_ready(program())
+  return gradients, time.perf_counter() - start
+
+
+def draw(configurations: list[list[dict[str, Any]]], path: Any) -> None:
+  """Draws a column of three panels for the rows of each configuration."""
   import matplotlib
 
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
-  names = list(dict.fromkeys(row["configuration"] for row in rows))
-  methods = list(dict.fromkeys(row["method"] for row in rows))
   panels = {
     "over_full": "time / full",
     "activation_MiB": "activations, MiB",
     "error": "distance to full",
   }
+  width = 3 * len(configurations)
   figure, axes = pyplot.subplots(
-    3, len(names), figsize=(3 * len(names), 7), sharex="col", squeeze=False
+    3, len(configurations), figsize=(width, 7), sharex="col", squeeze=False
   )
-  for column, name in enumerate(names):
-    full, *others = [row for row in rows if row["configuration"] == name]
-    for row, (key, label) in enumerate(panels.items()):
-      axis = axes[row, column]
-      for method in methods[1:]:
-        points = [p for p in others if p["method"] == method]
+  for column, (full, *others) in zip(axes.T, configurations, strict=True):
+    for axis, (key, label) in zip(column, panels.items(), strict=True):
+      for method in dict.fromkeys(row["method"] for row in others):
+        points = [row for row in others if row["method"] == method]
         axis.plot(
-          [p["chunk_size"] for p in points],
-          [p[key] for p in points],
+          [row["chunk_size"] for row in points],
+          [row[key] for row in points],
           marker="o",
           markersize=3,
           label=method,
         )
       if key != "error":
         axis.axhline(full[key], color="black", linewidth=1, label="full")
-      axis.set_xscale("log", base=2)
+      axis.set_xscale("log")
+      sizes = sorted({row["chunk_size"] for row in others})
+      axis.set_xticks(sizes, map(str, sizes), minor=False)
+      axis.set_xticks([], minor=True)
       axis.set_yscale("linear" if key == "over_full" else "log")
-      if column == 0:
+      if key == "error":
+        axis.set_ylim(1e-7, 1e-5)
+      if axis in axes[:, 0]:
         axis.set_ylabel(label)
-    axes[0, column].set_title(f"{name}, T = {full['chunk_size']:,}")
-    axes[2, column].set_xlabel("chunk size C, tokens")
-  axes[0, 0].legend(fontsize="x-small")
-  figure.tight_layout()
+    column[0].set_title(f"{full['configuration']}, T = {full['chunk_size']:,}")
+    column[2].set_xlabel("chunk size C, tokens")
+  handles, labels = axes[0, 0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="lower center", ncols=len(labels))
+  figure.tight_layout(rect=(0, 0.04, 1, 1))
   figure.savefig(path, metadata={"Date": None})
 
 

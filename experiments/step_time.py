@@ -2,24 +2,23 @@
 
 Each repetition times a matrix product and every method in turn, so that all see
 the same machine; medians are quoted. Efficiency is the floating-point
-operations of the matrix products in the model, 3 F for full and 4 F for slim,
-over the time, as a share of the rate of that matrix product alone.
+operations of the matrix products in the model, 3 F for full, 5 F for sqrt and
+4 F for the others, over the time, as a share of the rate of that matrix product
+alone.
 
   python experiments/step_time.py --configurations=II,III,IV
 """
 
 import functools
-import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
-from baselines import scan_checkpoint_value_and_grad
+from baselines import gradient_methods
 from configurations import CONFIGURATIONS, make_batch, make_model
 from record import print_table, save
+from timing import median_seconds
 
-from slim.gradients import make_value_and_grad
 from slim.metrics import count_matmul_flops
 
 _NAMES = flags.DEFINE_list("configurations", ["II", "III", "IV"], "Which.")
@@ -47,40 +46,26 @@ def measure(name: str, repetitions: int) -> list[dict[str, object]]:
   forward = count_matmul_flops(
     model.apply, params, batch.inputs, model.init_state(1)
   )
-  programs = {("full", None): make_value_and_grad(model, method="full")}
-  for chunk_size in _CHUNK_SIZES:
-    programs["lax.scan(jax.checkpoint)", chunk_size] = (
-      scan_checkpoint_value_and_grad(model, chunk_size)
-    )
-    for policy in ("store", "rewind"):
-      programs[f"slim, {policy}", chunk_size] = make_value_and_grad(
-        model, method="slim", chunk_size=chunk_size, policy=policy
-      )
+  length = CONFIGURATIONS[name].sequence_length
+  programs = gradient_methods(model, length, _CHUNK_SIZES)
   calls = {
     key: functools.partial(jax.jit(program), params, batch)
     for key, program in programs.items()
   }
   calls["matmul"], matmul_flops = matrix_product(CONFIGURATIONS[name].width)
-  for call in calls.values():
-    jax.block_until_ready(call())
-  seconds = {key: [] for key in calls}
-  for _ in range(repetitions):
-    for key, call in calls.items():
-      start = time.perf_counter()
-      jax.block_until_ready(call())
-      seconds[key].append(time.perf_counter() - start)
-  median = {key: float(np.median(values)) for key, values in seconds.items()}
+  seconds = median_seconds(list(calls.values()), repetitions)
+  median = dict(zip(calls, seconds, strict=True))
   rate = matmul_flops / median.pop("matmul")
   rows = []
   for (method, chunk_size), value in median.items():
-    passes = 3 if method == "full" else 4
+    passes = {"full": 3, "slim, sqrt": 5}.get(method, 4)
     rows.append(
       {
         "configuration": name,
         "method": method,
         "chunk_size": chunk_size,
         "seconds": value,
-        "over_full": value / median["full", None],
+        "over_full": value / median["full", length],
         "efficiency": passes * forward / value / rate,
         "matmul_GFLOP_per_second": rate / 1e9,
       }

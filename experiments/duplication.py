@@ -1,0 +1,83 @@
+"""The duplication task of the Reformer paper, its Table 2, in minutes.
+
+Trains `configs/duplication.py` with each number of rounds of hashing, and with
+all pairs ("full": buckets of T tokens), and evaluates what was learned with the
+others. Runs are kept in --workdir and resumed.
+
+  python experiments/duplication.py [--quick]
+"""
+
+import pathlib
+
+import jax
+import ml_collections
+from absl import app, flags
+from configurations import load_config
+from record import print_table, save
+
+from slim.evaluate import sum_batches
+from slim.experiment import create_experiment, create_split, restore_run
+from slim.steps import make_evaluation_step
+from slim.train import train_and_evaluate
+
+_QUICK = flags.DEFINE_bool("quick", False, "The config's smoke form.")
+_STEPS = flags.DEFINE_integer("steps", None, "Training steps; None: config's.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/duplication", "Of the runs.")
+
+TRAINED = ("full", "lsh-4", "lsh-2", "lsh-1")
+EVALUATED = ("full", "lsh-8", "lsh-4", "lsh-2", "lsh-1")
+
+
+def main(argv: list[str]) -> None:
+  """Trains, evaluates, prints and saves."""
+  del argv
+  rows = []
+  for trained in TRAINED:
+    config = make_config(trained)
+    folder = pathlib.Path(_WORKDIR.value) / (
+      f"{trained}-{config.train.num_steps}"
+    )
+    train_and_evaluate(config, str(folder))
+    state, _ = restore_run(str(folder), create_experiment(config))
+    row = {"trained": trained, "steps": config.train.num_steps}
+    for evaluated in EVALUATED:
+      row[evaluated] = accuracy(make_config(evaluated), state.params)
+    rows.append(row)
+    print_table(rows)
+  save(
+    f"duplication{'_quick' if _QUICK.value else ''}",
+    rows,
+    unit="accuracy, %, of the second w, 16 batches of validation",
+  )
+
+
+def make_config(attention: str) -> ml_collections.ConfigDict:
+  """Makes the settings of "full" or of "lsh-R"."""
+  config = load_config("duplication", "smoke" if _QUICK.value else "")
+  if attention == "full":
+    config.model.bucket_size = config.data.sequence_length
+    config.model.num_hashes = 1
+  else:
+    config.model.num_hashes = int(attention.removeprefix("lsh-"))
+  if _STEPS.value is not None:
+    config.train.num_steps = _STEPS.value
+  return config
+
+
+def accuracy(config: ml_collections.ConfigDict, params) -> float:
+  """Evaluates parameters with the attention of `config`, in percent."""
+  model = create_experiment(config).model
+  data = create_split(config, "validation", config.train.batch_size)
+  sums = sum_batches(
+    jax.jit(make_evaluation_step(model)),
+    params,
+    model.init_state(config.train.batch_size),
+    data.evaluation_batches(),
+    chunk_size=config.data.sequence_length,
+    carry_state=False,
+  )
+  return 100 * float(sums.correct / sums.weight)
+
+
+if __name__ == "__main__":
+  app.run(main)
