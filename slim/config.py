@@ -82,7 +82,8 @@ def base() -> ml_collections.ConfigDict:
   # Whether the gradient keeps the activations of one sublayer alone, and
   # computes those of the others backwards. Not for model.norm "post".
   model.reversible = False
-  # Tokens that an MLP sees at once, and keeps the activations of; None: all.
+  # Tokens that an MLP sees at once, and keeps the activations of; likewise
+  # norms, but for "post". None: all.
   model.mlp_chunk_size = config_dict.placeholder(int)
   # The output layer is the embedding's table; not if that is "concatenated".
   model.tied_output = False

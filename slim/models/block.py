@@ -24,7 +24,8 @@ class Block(nn.Module):
       the state; what is drawn or decided once and has to be the same where the
       layer is computed anew is the replay, None the first time.
     mlp: Maps [B, T, D] to [B, T, D], token by token.
-    mlp_chunk_size: Tokens that the MLP sees at once; None: all.
+    mlp_chunk_size: Tokens that the MLP sees at once, and a norm that is not
+      "post"; None: all.
     norm: One of `NORMS`.
     dtype: Of the computation.
   """
@@ -65,21 +66,32 @@ class Block(nn.Module):
   ) -> tuple[jax.Array, Any, Any]:
     """Computes what attention adds to x [B, T, D], its state and its replay."""
     if self.norm == "pre":
-      x = self.attention_norm(x)
+      x = self._in_chunks([self.attention_norm], x)
     y, state, replay = self.attention(x, context, replay, *static)
     if self.norm == "output":
-      y = self.attention_norm(y)
+      y = self._in_chunks([self.attention_norm], y)
     return y, state, replay
 
   def feed(self, x: jax.Array) -> jax.Array:
     """Computes what the MLP adds to x [B, T, D]."""
-    if self.norm == "pre":
-      x = self.mlp_norm(x)
+    layers = {
+      "pre": [self.mlp_norm, self.mlp],
+      "post": [self.mlp],
+      "output": [self.mlp, self.mlp_norm],
+    }
+    return self._in_chunks(layers[self.norm], x)
+
+  def _in_chunks(self, layers, x):
+    """Applies layers in turn, all of them to one chunk after the other."""
     if self.mlp_chunk_size is None or self.is_initializing():
-      y = self.mlp(x)
-    else:
-      mlp, variables = self.mlp.unbind()
-      y = chunked_map(mlp.apply, variables, x, chunk_size=self.mlp_chunk_size)
-    if self.norm == "output":
-      y = self.mlp_norm(y)
-    return y
+      for layer in layers:
+        x = layer(x)
+      return x
+    unbound, params = zip(*(layer.unbind() for layer in layers), strict=True)
+
+    def apply(params, x):
+      for layer, its_params in zip(unbound, params, strict=True):
+        x = layer.apply(its_params, x)
+      return x
+
+    return chunked_map(apply, params, x, chunk_size=self.mlp_chunk_size)

@@ -56,7 +56,7 @@ class ModelSettings(NamedTuple):
     reversible: Whether the layers are on two streams, so that the gradient
       keeps the activations of one sublayer; see `slim.kernels.reversible`.
     mlp_chunk_size: Tokens that an MLP sees at once, and keeps the activations
-      of; None: all.
+      of; likewise norms, but for "post"; None: all.
     tied_output: Whether the output layer is the embedding's table.
     dropout: Rate, on the embedding and on what each sublayer adds.
     dtype: Of the computation: "float32", "float64" or "bfloat16". Parameters,

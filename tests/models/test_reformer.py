@@ -451,6 +451,7 @@ def temporaries(**settings):
 
 LSH = {
   "attention": "lsh",
+  "norm": "pre",
   "num_layers": 2,
   "num_hashes": 2,
   "heads_at_once": 2,
@@ -477,6 +478,7 @@ def test_memory_hardly_grows_with_the_rounds():
 
 
 def test_memory_is_that_of_the_heads_at_once():
-  """All heads would be there at once, one after the other."""
+  """All heads would be there at once, or all that is made of a norm."""
   one, two = (temporaries(**LSH | {"heads_at_once": count}) for count in (1, 2))
   assert one <= 0.8 * two, (one, two)
+  assert one <= 18.3 * STREAM, one / STREAM
