@@ -14,11 +14,16 @@ import jax
 from baselines import probabilities_attention
 from configurations import abstract_batch
 
-from slim.gradients import COMPILER_OPTIONS, make_value_and_grad
+from slim.gradients import (
+  COMPILER_OPTIONS,
+  ValueAndGrad,
+  make_value_and_grad,
+)
 from slim.memory import MemoryReport, MemoryTimeline, memory_report
 from slim.memory.timeline import analyse
 from slim.models import create_model
 from slim.models.softmax import ATTENTIONS
+from slim.types import LanguageModel
 
 SIZES = {"length": 4096, "layers": 6, "mlp_width": 2048, "hashes": 8}
 QUICK_SIZES = {"length": 512, "layers": 2, "mlp_width": 512, "hashes": 2}
@@ -35,6 +40,7 @@ MODELS = {
   "LSH Transformer": {"attention": "lsh"},
   "Reversible": {"attention": "softmax"} | _REVERSIBLE,
   "Chunked reversible": {"attention": "softmax"} | _CHUNKED,
+  "Chunked reversible, by blocks": {"attention": "chunked_softmax"} | _CHUNKED,
   "Reformer, published form": _PUBLISHED | _CHUNKED,
   "Reformer, all heads at once": {"attention": "lsh"} | _CHUNKED,
   "Reformer": {"attention": "lsh", "heads_at_once": 1} | _CHUNKED,
@@ -67,35 +73,43 @@ def formula(name: str, sizes: dict[str, int]) -> int:
   return eval(FORMULAS[name], {"max": max}, sizes)
 
 
-def compile_with(
-  look: Callable[..., Any], name: str, sizes: dict[str, int]
-) -> Any:
-  """Gives the gradient of a model to a function of `slim.memory`."""
+def make_gradient(
+  name: str, sizes: dict[str, int]
+) -> tuple[LanguageModel, ValueAndGrad]:
+  """Makes a model, and its gradient by the method of that row."""
   settings = dict(MODELS[name])
   method = {
     key: settings.pop(key)
     for key in ("method", "chunk_size", "policy")
     if key in settings
   }
+  model = create_model(
+    vocab_size=256,
+    width=512,
+    num_heads=8,
+    num_layers=sizes["layers"],
+    mlp_width=sizes["mlp_width"],
+    num_hashes=sizes["hashes"],
+    positions="axial",
+    max_positions=sizes["length"],
+    norm="pre",
+    final_norm=True,
+    output_projection=True,
+    tied_output=True,
+    constant_key=jax.random.key(0),
+    **settings,
+  )
+  return model, make_value_and_grad(model, **{"method": "full"} | method)
+
+
+def compile_with(
+  look: Callable[..., Any], name: str, sizes: dict[str, int]
+) -> Any:
+  """Gives the gradient of a model to a function of `slim.memory`."""
   # The model finds its attention by name: for one that slim does not have, the
   # name is there for as long as it is compiled.
   with mock.patch.dict(ATTENTIONS, probabilities=probabilities_attention):
-    model = create_model(
-      vocab_size=256,
-      width=512,
-      num_heads=8,
-      num_layers=sizes["layers"],
-      mlp_width=sizes["mlp_width"],
-      num_hashes=sizes["hashes"],
-      positions="axial",
-      max_positions=sizes["length"],
-      norm="pre",
-      final_norm=True,
-      output_projection=True,
-      tied_output=True,
-      constant_key=jax.random.key(0),
-      **settings,
-    )
+    model, program = make_gradient(name, sizes)
     args = [
       jax.eval_shape(model.init, jax.random.key(0)),
       abstract_batch(sizes["length"]),
@@ -104,7 +118,6 @@ def compile_with(
       args.append(
         jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
       )
-    program = make_value_and_grad(model, **{"method": "full"} | method)
     return look(program, *args, compiler_options=_OPTIONS)
 
 
