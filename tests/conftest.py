@@ -35,18 +35,20 @@ def pytest_addoption(parser):
   parser.addoption(
     "--first",
     action="store_true",
-    help="run the first case of each test only",
+    help="run the first case of each test only, and no slow tests",
   )
 
 
 def pytest_collection_modifyitems(config, items):
-  """Leaves out what is marked `full`, or all cases of a test but the first."""
+  """Leaves out what is marked `full`, or all but first cases and slow tests."""
   chosen = items
   if not config.getoption("full"):
     chosen = [item for item in items if not item.get_closest_marker("full")]
   if config.getoption("first"):
     by_test = {}
     for item in chosen:
+      if item.get_closest_marker("slow"):
+        continue
       by_test.setdefault((item.path, item.originalname), item)
     chosen = list(by_test.values())
   kept = set(chosen)

@@ -88,8 +88,27 @@ def pairwise(**axes):
     A list for `pytest.mark.parametrize`, of the whole product in its order,
     one dict {axis: value} a case. Cases outside the cover are marked `full`.
   """
+  return _grid(axes, strength=2)
+
+
+def each_value(**axes):
+  """Lists the cases of a grid as `pairwise`, for tests that take long.
+
+  In those that always run any value of any axis is met, not any two.
+
+  Args:
+    **axes: As of `pairwise`.
+
+  Returns:
+    As `pairwise`.
+  """
+  return _grid(axes, strength=1)
+
+
+def _grid(axes, strength):
+  """The product of the axes; what is not in the cover is marked `full`."""
   sizes = [len(values) for values in axes.values()]
-  cover = _cover(sizes)
+  cover = _cover(sizes, strength)
   cases = []
   for indices in itertools.product(*map(range, sizes)):
     case = {
@@ -106,9 +125,9 @@ def pairwise(**axes):
   return cases
 
 
-def _cover(sizes):
-  """Chooses, greedily, index tuples in which all pairs of indices meet."""
-  strength = min(2, len(sizes))
+def _cover(sizes, strength):
+  """Chooses, greedily, index tuples in which any so many indices meet."""
+  strength = min(strength, len(sizes))
   groups = list(itertools.combinations(range(len(sizes)), strength))
 
   def met(indices):

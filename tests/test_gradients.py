@@ -16,6 +16,7 @@ from slim.types import Batch
 from tests.helpers import (
   FAST,
   assert_gradients_close,
+  each_value,
   init_params,
   pairwise,
 )
@@ -230,9 +231,12 @@ def float32_right(trained, features="square"):
     return run(model, params, copying_case(), None, method="full")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "case",
-  pairwise(policy=POLICIES, chunk_size=[64, 95, 999], features=list(FEATURES)),
+  each_value(
+    policy=POLICIES, chunk_size=[64, 95, 999], features=list(FEATURES)
+  ),
 )
 def test_float32_is_as_exact_as_full(case):
   """Rounding would grow with the length, as plain subtraction makes it."""
@@ -255,7 +259,10 @@ def test_float32_is_as_exact_as_full(case):
       assert error <= max(1.5 * allowed[name], floor), (name, trained)
 
 
-@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "features", ["square", pytest.param("favor", marks=pytest.mark.full)]
+)
 def test_bfloat16_rewinds_as_exactly_as_it_stores(features):
   """Chunks would be undone with other roundings than they were done with."""
   model = create(norm="pre", dtype="bfloat16", **FEATURES[features])

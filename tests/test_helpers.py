@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_gradients_close, pairwise
+from tests.helpers import assert_gradients_close, each_value, pairwise
 
 GRID = {"chunk": [1, 7, 64], "norm": ["pre", "post"], "even": [True, False]}
 
@@ -44,6 +44,14 @@ def test_cover_has_all_pairs():
   assert not any(case.marks for case in pairwise(chunk=[1, 7, 64]))
 
 
+def test_small_cover_has_all_values():
+  """Without it `make test` would leave settings untried, or pairs be tried."""
+  cover = [case.values[0] for case in each_value(**GRID) if not case.marks]
+  for name, values in GRID.items():
+    assert {case[name] for case in cover} == set(values)
+  assert len(cover) == 3
+
+
 def test_cases_have_readable_names():
   """Without it a failing case would be called case17."""
   names = [case.id for case in pairwise(f=[jnp.tanh, len], chunk=[7])]
@@ -56,14 +64,19 @@ def test_one_case(case):
   assert case.keys() == GRID.keys()
 
 
+@pytest.mark.slow
+def test_one_slow_case():
+  """Stands for a test that takes long, for the test below."""
+
+
 @pytest.mark.parametrize(
-  "options, count", [([], 6), (["--full"], 12), (["--first"], 1)]
+  "options, count", [([], 7), (["--full"], 13), (["--first"], 1)]
 )
 def test_options_choose_the_cases(options, count):
   """Without it --full would run the cover, plain pytest everything."""
   run = subprocess.run(
     [sys.executable, "-m", "pytest", "--collect-only", "-qq", *options]
-    + ["-p", "no:cacheprovider", f"{__file__}::test_one_case"],
+    + ["-p", "no:cacheprovider", "-k", "test_one_", __file__],
     capture_output=True,
     text=True,
   )

@@ -89,10 +89,11 @@ def stop_at(monkeypatch, step):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "settings",
   [
-    dict(gradient__method="slim"),
+    pytest.param(dict(gradient__method="slim"), marks=pytest.mark.full),
     dict(
       gradient__method="full_then_slim",
       model__dropout=0.3,
@@ -381,6 +382,7 @@ def start(tmp_path, *arguments):
   )
 
 
+@pytest.mark.slow
 def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
   """Without it only runs that end politely could be resumed."""
   arguments = ["--config.train.num_steps=100000", "--config.train.log_every=5"]

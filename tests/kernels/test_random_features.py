@@ -15,7 +15,7 @@ from slim.kernels import (
   positive_random_query_features,
   sample_projection,
 )
-from tests.helpers import FAST, assert_gradients_close
+from tests.helpers import FAST, assert_gradients_close, pairwise
 
 KEY = jax.random.key(0)
 
@@ -89,13 +89,16 @@ def by_kernels(q, k, v, kv, z, projection):
   return y
 
 
-@pytest.mark.parametrize("length", [1, 7, 13])
 @pytest.mark.parametrize(
-  ("dtype", "tol"), [("float64", 1e-12), ("float32", 1e-5)]
+  "case",
+  pairwise(
+    length=[1, 7, 13], dtype=["float64", "float32"], orthogonal=[False, True]
+  ),
 )
-@pytest.mark.parametrize("orthogonal", [False, True])
-def test_features_are_the_equation(x64, orthogonal, dtype, tol, length):
+def test_features_are_the_equation(x64, case):
   """Values or gradients, of keys and of the first state too, would be wrong."""
+  length, dtype, orthogonal = case.values()
+  tol = {"float64": 1e-12, "float32": 1e-5}[dtype]
   projection = sample_projection(KEY, 20, 8, orthogonal=orthogonal)
   q, k, v = of_length(3, 3, 2, length, 3, 8)
   random = np.random.default_rng(1)

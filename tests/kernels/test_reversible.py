@@ -105,6 +105,7 @@ def test_gradients_are_those_of_autodiff(float64, form):
   assert_gradients_close(found, right, 1e-12)
 
 
+@pytest.mark.slow
 def test_float32_at_12_layers(x64):
   """The error of undoing would grow out of bounds with the depth."""
   wide = make_inputs("float64", layers=12, width=64)

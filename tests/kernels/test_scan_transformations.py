@@ -10,7 +10,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from slim.kernels import POLICIES, scan
 from slim.metrics import count_matmul_flops
-from tests.helpers import FAST, TOLERANCES, assert_gradients_close, pairwise
+from tests.helpers import FAST, TOLERANCES, assert_gradients_close, each_value
 from tests.kernels.toy import (
   Data,
   State,
@@ -44,7 +44,7 @@ def assert_close(found, right):
 
 @pytest.mark.parametrize(
   "case",
-  pairwise(
+  each_value(
     policy=POLICIES,
     mapped=["params", "weights", "total", "x", "all"],
     order=["grad(vmap)", "vmap(grad)"],
@@ -75,23 +75,23 @@ def test_vmap(float64, case):
   assert_close(found, compiled(members, data, dense))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+TRANSFORMS = {
+  "grad": lambda f: jax.grad(f),
+  "jit(grad)": lambda f: jax.jit(jax.grad(f)),
+  "grad(jit)": lambda f: jax.grad(jax.jit(f)),
+  "jit(grad(remat))": lambda f: jax.jit(jax.grad(jax.checkpoint(f))),
+}
+
+
 @pytest.mark.parametrize(
-  "transform",
-  [
-    lambda f: jax.grad(f),
-    lambda f: jax.jit(jax.grad(f)),
-    lambda f: jax.grad(jax.jit(f)),
-    lambda f: jax.jit(jax.grad(jax.checkpoint(f))),
-  ],
-  ids=["grad", "jit(grad)", "grad(jit)", "jit(grad(remat))"],
+  "case", each_value(policy=POLICIES, transform=list(TRANSFORMS))
 )
-def test_grad_with_jit_and_checkpoint(float64, policy, transform):
+def test_grad_with_jit_and_checkpoint(float64, case):
   """A closed-over key or weight would leak out of one of the traces."""
   inputs, data = make_inputs(T, "float64")
-  found = transform(lambda *args: value(*args, by_scan(policy, C)))(
-    inputs, data
-  )
+  run = by_scan(case["policy"], C)
+  transform = TRANSFORMS[case["transform"]]
+  found = transform(lambda *args: value(*args, run))(inputs, data)
   assert_close(found, dense_gradients())
 
 
@@ -216,10 +216,10 @@ def test_forward_derivatives_through_stored_states(float64, policy):
   assert_close(compiled(inputs, by_scan(policy, C)), compiled(inputs, dense))
 
 
-@pytest.mark.parametrize("inner", POLICIES)
-@pytest.mark.parametrize("outer", POLICIES)
-def test_a_scan_inside_a_scan(float64, outer, inner):
+@pytest.mark.parametrize("case", each_value(outer=POLICIES, inner=POLICIES))
+def test_a_scan_inside_a_scan(float64, case):
   """A step could not itself walk in chunks."""
+  outer, inner = case.values()
   inputs, data = make_inputs(T, "float64")
 
   def run(step, rewind, params, state, xs):

@@ -260,6 +260,7 @@ def gradient_of(model, params, length, **how):
   return run(params, batch, KEYS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "policies",
   [["rewind", "sqrt"], pytest.param(["store"], marks=pytest.mark.full)],
@@ -277,6 +278,7 @@ def test_slim_of_reversible_layers_is_full(float64, policies):
     assert_gradients_close(found, right, 1e-10)
 
 
+@pytest.mark.slow
 def test_slim_of_reversible_layers_in_float32(x64):
   """What is undone twice would be right to less than what is undone once."""
   settings = {"reversible": True, "norm": "pre", "qk_norm": True}

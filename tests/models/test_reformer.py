@@ -234,6 +234,7 @@ def in_scan(layers, replays):
   return apply
 
 
+@pytest.mark.slow
 def test_hashes_are_the_same_on_the_way_back(monkeypatch):
   """Tokens would get gradients of other attention than they had."""
   model, params = create(

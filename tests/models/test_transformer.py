@@ -10,7 +10,7 @@ from slim.gradients import make_value_and_grad
 from slim.models import create_model
 from slim.models.positions import rotate
 from slim.types import Batch
-from tests.helpers import FAST, assert_gradients_close, init_params, pairwise
+from tests.helpers import FAST, assert_gradients_close, each_value, init_params
 
 SIZES = {
   "vocab_size": 31,
@@ -63,7 +63,7 @@ def in_pieces(model, params, tokens, cuts, max_tokens=T, keys=None):
 
 @pytest.mark.parametrize(
   "case",
-  pairwise(
+  each_value(
     positions=["rotary", "learned", "sinusoidal", "concatenated"],
     attention=["softmax", "chunked_softmax"],
     norm=["pre", "post", "output"],
