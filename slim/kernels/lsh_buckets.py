@@ -6,6 +6,8 @@ direction on it, that it is nearest to:
   bucket(x) = argmax [x R; -x R],   R: [K, num_buckets / 2], normal.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,13 +54,20 @@ def lsh_buckets(
   for factor, its_key in zip(factors, keys, strict=True):
     shape = (x.shape[-1], num_hashes, factor // 2)
     rotations = jax.random.normal(its_key, shape, dtype)
-    rotated = jnp.einsum("bthk,krn->bhrtn", x, rotations)
-    # argmax [x; -x] without the array of both.
-    top, bottom = jnp.argmax(rotated, -1), jnp.argmin(rotated, -1)
-    is_top = rotated.max(-1) >= -rotated.min(-1)
-    digit = jnp.where(is_top, top, bottom + factor // 2)
+    digit = jax.lax.map(
+      functools.partial(_nearest, x), jnp.moveaxis(rotations, 1, 0)
+    )
     buckets = buckets * factor + digit
-  return buckets.astype(_smallest(num_buckets))
+  return jnp.moveaxis(buckets, 0, 2).astype(_smallest(num_buckets))
+
+
+def _nearest(x, rotation):
+  """Of [B, T, H, K]: which of the vectors ± `rotation` [K, n] is nearest."""
+  rotated = jnp.einsum("bthk,kn->bhtn", x, rotation)
+  # argmax [x; -x] without the array of both.
+  top, bottom = jnp.argmax(rotated, -1), jnp.argmin(rotated, -1)
+  is_top = rotated.max(-1) >= -rotated.min(-1)
+  return jnp.where(is_top, top, bottom + rotation.shape[-1])
 
 
 def _factors(num_buckets):
