@@ -200,7 +200,8 @@ def dropout(
 
   def mask(key, position):
     key = jax.random.fold_in(key, position)
-    return jax.random.bernoulli(key, 1 - rate, x.shape[-1:])
+    # Of one type, or with 64-bit types enabled other elements would drop.
+    return jax.random.uniform(key, x.shape[-1:], jnp.float32) < 1 - rate
 
   over_positions = jax.vmap(mask, in_axes=(None, 0))
   kept = jax.vmap(over_positions, in_axes=(0, None))(keys, positions)
