@@ -39,16 +39,8 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
   Raises:
     ValueError: If the settings of the model or of the gradient do not fit.
   """
-  init_key, training_key, constant_key = jax.random.split(
-    jax.random.key(config.seed), 3
-  )
-  with config_lib.naming("model"):
-    model = models.create_model(
-      vocab_size=config.data.vocab_size,
-      constant_key=constant_key,
-      max_positions=config.data.sequence_length,
-      **config.model,
-    )
+  init_key, training_key, _ = _keys(config)
+  model = create_model(config)
   gradient_steps = {}
   for method in _methods(config):
     with config_lib.naming("gradient"):
@@ -67,6 +59,28 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
     num_steps=config.train.num_steps, **config.optimizer
   )
   return Experiment(model, optimizer, gradient_steps, init_key)
+
+
+def create_model(config: ml_collections.ConfigDict) -> LanguageModel:
+  """Creates the model of an experiment alone.
+
+  Args:
+    config: All settings.
+
+  Returns:
+    The model.
+
+  Raises:
+    ValueError: If its settings do not fit.
+  """
+  *_, constant_key = _keys(config)
+  with config_lib.naming("model"):
+    return models.create_model(
+      vocab_size=config.data.vocab_size,
+      constant_key=constant_key,
+      max_positions=config.data.sequence_length,
+      **config.model,
+    )
 
 
 def init(experiment: Experiment) -> steps.TrainState:
@@ -170,6 +184,11 @@ def evaluation_chunk(config: ml_collections.ConfigDict) -> int:
   if config.gradient.method == "slim":
     return min(config.gradient.chunk_size, config.data.sequence_length)
   return config.data.sequence_length
+
+
+def _keys(config: ml_collections.ConfigDict) -> jax.Array:
+  """Keys of the parameters, of what is random in training, and of constants."""
+  return jax.random.split(jax.random.key(config.seed), 3)
 
 
 def _methods(config: ml_collections.ConfigDict) -> list[str]:

@@ -84,16 +84,7 @@ def make_value_and_grad(
     return cross_entropy_sums(logits, batch.targets, batch.weights)
 
   def slim(params, batch, keys):
-    def step(params, state, chunk):
-      logits, state = model.apply(params, chunk.inputs, state, keys)
-      return state, _chunk_sums(logits, chunk)
-
-    def rewind(params, state_after, chunk):
-      before, logits, after = model.rewind(
-        params, chunk.inputs, state_after, keys
-      )
-      return before, _chunk_sums(logits, chunk), after
-
+    step, rewind = make_step(model, keys)
     state = model.init_state(
       batch.inputs.shape[0], compensated=policy == "rewind"
     )
@@ -123,6 +114,33 @@ def make_value_and_grad(
     return sums, gradients
 
   return value_and_grad
+
+
+def make_step(
+  model: LanguageModel, keys: jax.Array | None
+) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+  """Makes of a model the step of `slim.kernels.scan` that sums its loss.
+
+  Args:
+    model: The model.
+    keys: Those of `LanguageModel.apply`.
+
+  Returns:
+    `step(params, state, batch) -> (state, Sums)`, with a time axis of 1; and
+    the `rewind` of it, None if the model cannot be undone.
+  """
+
+  def step(params, state, chunk):
+    logits, state = model.apply(params, chunk.inputs, state, keys)
+    return state, _chunk_sums(logits, chunk)
+
+  def rewind(params, state_after, chunk):
+    before, logits, after = model.rewind(
+      params, chunk.inputs, state_after, keys
+    )
+    return before, _chunk_sums(logits, chunk), after
+
+  return step, None if model.rewind is None else rewind
 
 
 def _chunk_sums(logits, chunk):

@@ -52,6 +52,14 @@ LAYERS = {
   },
   "slim/metrics.py": {"jax", "numpy", "slim.kernels", "slim.types"},
   "slim/memory/": {"jax", "numpy", "slim.memory"},
+  "slim/certify/": {
+    "jax",
+    "numpy",
+    "slim.certify",
+    "slim.errors",
+    "slim.gradients",
+    "slim.kernels",
+  },
   "slim/progress.py": {"jax", "slim.metrics", "slim.types"},
   "slim/profiler.py": {"jax", "slim.progress"},
   "slim/optimizer.py": {"jax", "optax"},
@@ -91,7 +99,8 @@ LAYERS = {
 # programs see everything.
 LAYERS |= dict.fromkeys(
   [
-    "slim/certify.py",
+    "slim/certify/models.py",
+    "slim/certify/__main__.py",
     "slim/evaluate.py",
     "slim/experiment.py",
     "slim/export.py",

@@ -1,0 +1,13 @@
+"""Is the chunked gradient the dense gradient, on a model of one's own?
+
+    certificate = certify(step, params, state, xs, policy="rewind", rewind=undo)
+    print(certificate)
+    assert certificate.ok, certificate.describe_failure()
+
+`python -m slim.certify --config=…` does it for the model of a config.
+"""
+
+from slim.certify.certificate import Certificate, Check
+from slim.certify.certifying import certify
+
+__all__ = ["Certificate", "Check", "certify"]
