@@ -199,6 +199,7 @@ def test_rows_are_standard_normal(orthogonal):
 
 def test_a_key_is_all_that_decides_the_projection(x64):
   """A float64 run would have other features than the float32 one it checks."""
+  jax.clear_caches()  # Other tests compile the one or the other quickly.
   w = sample_projection(KEY, 20, 8)
   with jax.enable_x64(False):
     np.testing.assert_array_equal(w, sample_projection(KEY, 20, 8))
