@@ -24,8 +24,8 @@ def main() -> None:
 
   def check():
     path = output.value
-    if path is not None and pathlib.Path(path).exists():
-      raise ValueError(f"--output {path} exists already: name a new file")
+    if path is not None:
+      _check_output(pathlib.Path(path))
     certificate = certify_config(config.value)
     print(certificate)
     if path is not None:
@@ -34,6 +34,20 @@ def main() -> None:
       raise ValueError(certificate.describe_failure())
 
   command_line.run(check)
+
+
+def _check_output(path: pathlib.Path) -> None:
+  """Refuses, before long work, a file that cannot be written."""
+  if path.exists():
+    raise ValueError(
+      f"--output must be a new file, and {path} exists: choose another name, "
+      "or remove it"
+    )
+  if not path.parent.is_dir():
+    raise ValueError(
+      f"--output: cannot write {path}: its folder does not exist: create it, "
+      "or choose another"
+    )
 
 
 if __name__ == "__main__":

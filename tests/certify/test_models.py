@@ -67,26 +67,40 @@ def test_what_has_no_chunks_is_refused(settings, message):
 
 @pytest.mark.slow
 def test_command_line(tmp_path):
-  """It would not run, write nothing, or write over a file."""
+  """It would not run, or write nothing."""
   output = tmp_path / "certificate.json"
-
-  def run(*arguments):
-    command = [sys.executable, "-m", "slim.certify", *arguments]
-    return subprocess.run(
-      [*command, f"--output={output}"], capture_output=True, text=True
-    )
-
-  done = run(
-    "--config=configs/quickstart.py:smoke",
-    "--config.model.num_layers=1",
-    "--config.gradient.policy=store",
+  done = subprocess.run(
+    [sys.executable, "-m", "slim.certify", f"--output={output}"]
+    + ["--config=configs/quickstart.py:smoke", "--config.model.num_layers=1"]
+    + ["--config.gradient.policy=store"],
+    capture_output=True,
+    text=True,
   )
   assert done.returncode == 0, done.stderr
   assert "gradient of params" in done.stdout
   found = json.loads(output.read_text())
   assert found["ok"]
   assert {check["dtype"] for check in found["checks"]} == {"float32", "float64"}
-  again = run("--config=configs/quickstart.py:smoke")
-  assert again.returncode == 1
-  line = again.stderr.strip()
-  assert line == f"error: --output {output} exists already: name a new file"
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("there.json", "--output must be a new file, and {} exists: choose"),
+    ("no/folder.json", "--output: cannot write {}: its folder does not exist"),
+  ],
+)
+def test_where_nothing_can_be_written_is_refused(tmp_path, name, message):
+  """A file would be lost, or all the work before it is written."""
+  (tmp_path / "there.json").write_text("old")
+  output = tmp_path / name
+  done = subprocess.run(
+    [sys.executable, "-m", "slim.certify", f"--output={output}"]
+    + ["--config=configs/quickstart.py:smoke"],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith("error: " + message.format(output))
+  assert len(done.stderr.splitlines()) == 1
+  assert (tmp_path / "there.json").read_text() == "old"
