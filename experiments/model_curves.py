@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     training = [x for x in records if "train/bpc" in x]
     curves[name] = [(x["step"], x["train/bpc"]) for x in training]
     *_, last = (x for x in records if "eval/bpc" in x)
-    speeds = sorted(x["train/tokens_per_second"] for x in training)
+    speeds = sorted(x["time/tokens_per_second"] for x in training)
     rows.append(
       {
         "config": name,

@@ -18,6 +18,8 @@ from absl import logging as absl_logging
 from slim import config as config_lib
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+# The flags of numbers and strings know no None.
+_UNSET = re.compile(r"--?config\.([^=]+)=None")
 
 
 def parse_flags(
@@ -46,11 +48,15 @@ def parse_flags(
         name = override.group(1)
         if name not in config_lib.flatten(config_lib.base()):
           raise config_lib.unknown_setting(name)
+    unset = [match[1] for match in map(_UNSET.fullmatch, argv[1:]) if match]
+    if "config" in flag_values:
+      argv = [argument for argument in argv if not _UNSET.fullmatch(argument)]
     program, *rest = flag_values(argv, known_only)
     if rest and not known_only:
       raise ValueError(f"unexpected {rest[0]!r}: all arguments are --flags")
     if "config" in flag_values:
-      _ = flag_values["config"].value.seed  # A missing file shows only now.
+      config = flag_values["config"].value  # A missing file shows only now.
+      config.update_from_flattened_dict(dict.fromkeys(unset))
     return [program, *rest]
   except OSError as error:
     line = str(error).strip().splitlines()[-1].strip()

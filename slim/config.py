@@ -12,6 +12,8 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from slim.sizes import parse_size
+
 _CHOICES = {
   "matmul_precision": ("default", "high", "highest"),
   "model.dtype": ("float32", "bfloat16"),
@@ -25,6 +27,7 @@ _NOT_NEGATIVE = (
   "optimizer.decay_factor",
   "optimizer.weight_decay",
 )
+_OR_NONE = ("gradient.chunk_size",)  # And what is None by default.
 _UNIT_INTERVAL = ("model.dropout", "optimizer.beta1", "optimizer.beta2")
 
 
@@ -108,11 +111,15 @@ def base() -> ml_collections.ConfigDict:
   # activations. "slim": chunk by chunk. "full_then_slim": the first half of the
   # steps full, the second half slim.
   gradient.method = "slim"
-  gradient.chunk_size = 128  # C, tokens; above T it is T. Not for "full".
+  # C, tokens; above T it is T. "slim" only. None: what memory_budget allows.
+  gradient.chunk_size = 128
   # What "slim" keeps of the N states between chunks: all ("store"), about 2 √N,
   # for a forward pass more ("sqrt"), or only the last, from which the others
   # are computed backwards ("rewind").
   gradient.policy = "rewind"
+  # Of the device, or on CPUs of the process, such as "2GiB": method, policy and
+  # chunk size, which must be None, are those of the fastest gradient that fits.
+  gradient.memory_budget = config_dict.placeholder(str)
 
   config.optimizer = optimizer = ml_collections.ConfigDict()
   optimizer.learning_rate = 1e-3  # The highest of the schedule; > 0.
@@ -267,7 +274,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
       raise ValueError(f"config.{name} is missing: start from slim.config.base")
     value = flat[name]
     if value is None:
-      _require(flatten(default)[name] is None, name, f"{kind.__name__}", None)
+      ok = flatten(default)[name] is None or name in _OR_NONE
+      _require(ok, name, f"{kind.__name__}", None)
       continue
     _require(type(value) is kind, name, f"of type {kind.__name__}", value)
     if name in _CHOICES:
@@ -314,6 +322,22 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
     "config.model.qk_norm=True",
     gradient.policy,
   )
+  if gradient.memory_budget is not None:
+    parse_size("config.gradient.memory_budget", gradient.memory_budget)
+    _require(
+      gradient.chunk_size is None,
+      "gradient.chunk_size",
+      "None for config.gradient.memory_budget, which chooses it",
+      gradient.chunk_size,
+    )
+  else:
+    _require(
+      gradient.chunk_size is not None or "slim" not in gradient.method,
+      "gradient.chunk_size",
+      "a number of tokens for config.gradient.method="
+      f"{gradient.method!r}, unless there is a config.gradient.memory_budget",
+      gradient.chunk_size,
+    )
   _require(
     not (model.reversible and gradient.method == "remat"),
     "gradient.method",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -15,7 +16,7 @@ from slim import checkpoint, data, models, steps, weights
 from slim import config as config_lib
 from slim.gradients import make_value_and_grad
 from slim.optimizer import create_optimizer
-from slim.types import LanguageModel
+from slim.types import Batch, LanguageModel
 
 
 class Experiment(NamedTuple):
@@ -156,6 +157,29 @@ def create_split(
     return data.create_dataset(
       split=split, batch_size=batch_size, seed=config.seed, **config.data
     )
+
+
+def abstract_batch(
+  config: ml_collections.ConfigDict,
+  batch_size: int | None = None,
+  length: int | None = None,
+) -> Batch:
+  """Returns the shapes of a batch, to compile without data.
+
+  Args:
+    config: All settings.
+    batch_size: B, sequences; None: those of an update.
+    length: T, tokens; None: those of a sequence.
+
+  Returns:
+    Batch of `jax.ShapeDtypeStruct`s.
+  """
+  shape = (
+    batch_size or config.train.batch_size,
+    length or config.data.sequence_length,
+  )
+  tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+  return Batch(tokens, tokens, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def method_at(config: ml_collections.ConfigDict, step: int) -> str:

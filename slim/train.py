@@ -17,11 +17,18 @@ from ml_collections import config_flags
 from slim import checkpoint, command_line, experiment, metrics, steps
 from slim import config as config_lib
 from slim.data import Dataset
+from slim.plan.models import fit_config
 from slim.profiler import Profiler
 from slim.programs import compile_programs
 from slim.progress import Progress
 from slim.types import Params, Sums
-from slim.workdir import check_workdir, lock_workdir, write_config
+from slim.workdir import (
+  check_workdir,
+  is_run,
+  lock_workdir,
+  read_config,
+  write_config,
+)
 
 _LOG = logging.getLogger("slim.train")
 
@@ -44,8 +51,19 @@ def train_and_evaluate(
     FloatingPointError: If the loss or the gradient is no finite number.
   """
   config_lib.validate(config)
+  if config.gradient.memory_budget is not None:
+    config = _fit(config, workdir)
   with jax.default_matmul_precision(config.matmul_precision):
     return _train(config, workdir)
+
+
+def _fit(config, workdir):
+  """Chooses the gradient that fits; a run that is continued has chosen."""
+  if not is_run(workdir):
+    return fit_config(config)
+  config = config.copy_and_resolve_references()
+  config.gradient = read_config(workdir).gradient
+  return config
 
 
 def _train(config, workdir):

@@ -34,6 +34,18 @@ _MAY_DIFFER = (
 )
 
 
+def is_run(workdir: str) -> bool:
+  """Tells whether a folder is that of a run, with settings of its own.
+
+  Args:
+    workdir: A folder, which need not exist.
+
+  Returns:
+    Whether there is a config.json.
+  """
+  return os.path.exists(_path(workdir))
+
+
 def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
   """Refuses a folder that belongs to something else; writes nothing.
 
@@ -47,7 +59,7 @@ def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
   """
   if os.path.exists(workdir) and not os.path.isdir(workdir):
     raise ValueError(f"--workdir must be a folder, got the file {workdir}")
-  if not os.path.exists(_path(workdir)):
+  if not is_run(workdir):
     for name in ("metrics.jsonl", "checkpoints"):
       if os.path.exists(os.path.join(workdir, name)):
         raise ValueError(

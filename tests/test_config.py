@@ -142,7 +142,7 @@ def test_validate_step_schedule_needs_its_step():
   [
     ("gradient.chunk_size", 1.5, "must be of type int, got 1.5"),
     ("gradient.chunk_size", True, "must be of type int, got True"),
-    ("gradient.chunk_size", None, "must be int, got None"),
+    ("gradient.policy", None, "must be str, got None"),
     ("gradient.chunksize", 3, "did you mean config.gradient.chunk_size"),
   ],
 )

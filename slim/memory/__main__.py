@@ -19,7 +19,6 @@ from slim.gradients import COMPILER_OPTIONS
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline, analyse
 from slim.memory.views import check_output, describe_peak, plot_timelines
-from slim.types import Batch
 
 
 def analyse_config(
@@ -39,9 +38,7 @@ def analyse_config(
   config_lib.validate(config)
   parts = experiment.create_experiment(config)
   params = jax.eval_shape(lambda: experiment.init(parts)).params
-  shape = config.train.batch_size, config.data.sequence_length
-  tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
-  batch = Batch(tokens, tokens, jax.ShapeDtypeStruct(shape, jnp.float32))
+  batch = experiment.abstract_batch(config)
   step = jax.ShapeDtypeStruct((), jnp.int32)
   for method, gradient_step in parts.gradient_steps.items():
     with jax.default_matmul_precision(config.matmul_precision):

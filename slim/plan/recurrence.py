@@ -1,0 +1,113 @@
+"""A plan for a step of one's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from slim.gradients import COMPILER_OPTIONS
+from slim.kernels import scan
+from slim.memory.report import lower, report_of
+from slim.metrics import count_matmul_flops
+from slim.plan.formula import activation_bytes, kept, tree_bytes
+from slim.plan.options import list_options, relative_time
+from slim.plan.planning import Plan, Row, search
+from slim.sizes import parse_size
+
+
+def plan(
+  step: Callable[..., tuple[Any, Any]],
+  params: Any,
+  state: Any,
+  xs: Any,
+  *,
+  budget: str,
+  axis: int = 1,
+  rewind: Callable[..., tuple[Any, Any, Any]] | None = None,
+  others: Any = (),
+) -> Plan:
+  """Finds the chunks in which the gradient of `slim.kernels.scan` fits.
+
+  It is that of the sum of all outs in `params`. Nothing is run.
+
+  Args:
+    step: As of `scan`.
+    params: As of `scan`, or the shapes of it; likewise the other arrays.
+    state: As of `scan`.
+    xs: As of `scan`.
+    budget: Of the device, or on CPUs of the process, such as "2GiB".
+    axis: As of `scan`.
+    rewind: As of `scan`; None: the policy of that name is not tried.
+    others: Pytree of arrays, or their shapes, that are there besides, such as
+      the state of an optimizer.
+
+  Returns:
+    The plan; `scan` takes `plan.choice.option.arguments`, unless it is "full":
+    the step by itself, over the whole sequence. What is slower than the choice
+    has its formula only.
+
+  Raises:
+    ValueError: If the budget is no size.
+
+  Cost: a compilation for each option that is too large.
+  """
+  length = jax.tree.leaves(xs)[0].shape[axis]
+  weight_bytes = tree_bytes(params)
+  # At least those of one product with each weight a token.
+  flops = max(
+    count_matmul_flops(step, params, state, xs), weight_bytes // 2 * length, 1
+  )
+
+  def make_row(option):
+    size, num_chunks = option.cut(length)
+    chunk = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        (*x.shape[:axis], size, *x.shape[axis + 1 :]), x.dtype
+      ),
+      xs,
+    )
+    return Row(
+      option,
+      relative_time(
+        option, num_chunks=num_chunks, weight_bytes=weight_bytes, flops=flops
+      ),
+      activation_bytes(
+        option,
+        kept=kept(step, params, state, chunk),
+        state_bytes=tree_bytes(state),
+        sequence_bytes=tree_bytes(xs),
+        num_chunks=num_chunks,
+        params=params,
+      ),
+    )
+
+  def compile_option(option):
+    def total(params, state, xs):
+      if option.method == "full":
+        outs = step(params, state, xs)[1]
+      else:
+        undo = rewind if option.policy == "rewind" else None
+        outs = scan(
+          step, params, state, xs, axis=axis, rewind=undo, **option.arguments
+        )[1]
+      return sum(map(jnp.sum, jax.tree.leaves(outs)))
+
+    compiled = lower(jax.grad(total), params, state, xs).compile(
+      COMPILER_OPTIONS
+    )
+    activations = report_of(compiled).temporary_bytes
+    return activations, activations
+
+  policies = ("rewind", "store", "sqrt") if rewind else ("store", "sqrt")
+  options = list_options(
+    length, policies=policies, remat=False, reversible=False
+  )
+  rows = sorted(map(make_row, options), key=lambda row: row.time)
+  held = {
+    "arguments": tree_bytes((params, state, xs)),
+    "gradients": tree_bytes(params),
+    "others": tree_bytes(others),
+  }
+  size = parse_size("budget", budget)
+  return search(rows, size, held, compile_option)

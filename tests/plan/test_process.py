@@ -1,0 +1,135 @@
+"""The budget of a real process, by its largest resident size."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+MIB = 2**20
+
+# Little work for much memory: 65,536 tokens of a small model.
+MODEL = [
+  "--config=configs/quickstart.py",
+  "--config.model.width=64",
+  "--config.data.sequence_length=4096",
+]
+RUN = [
+  "--config.train.num_steps=2",
+  "--config.train.eval_batches=1",
+]
+# Runs a module, and prints the largest resident size of that process.
+PROGRAM = """
+import resource, runpy, sys
+module = sys.argv.pop(1)
+try:
+  runpy.run_module(module, run_name="__main__", alter_sys=True)
+finally:
+  print("KiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+# Prints the activations that are planned, and by what the process grows.
+GROWTH = """
+import pathlib, jax
+from slim import experiment, steps
+from slim.plan.models import with_option
+from slim.plan.options import Option
+from tests.helpers import make_config
+
+def size(name):
+  lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+  return next(int(x.split()[1]) for x in lines if x.startswith(name)) * 1024
+
+config = make_config(model__width=64, data__sequence_length=4096)
+for option in (
+  Option("slim", 1024, "rewind", False), Option("full", None, None, False),
+):
+  parts = experiment.create_experiment(with_option(config, option))
+  params = jax.jit(parts.model.init)(parts.init_key)
+  batch = experiment.create_split(config, "train", config.train.batch_size)
+  batch = jax.tree.map(jax.numpy.asarray, batch.batch(0))
+  step, compiled = steps.compile_gradient_step(
+    parts.gradient_steps[option.method], params, batch
+  )
+  before = size("VmRSS")
+  pathlib.Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak.
+  jax.block_until_ready(step(params, batch, jax.numpy.int32(0)))
+  print(compiled, size("VmHWM") - before)
+"""
+
+
+def call(module, *arguments):
+  """Runs a command; returns what it prints, its log and its size in bytes."""
+  done = subprocess.run(
+    [sys.executable, "-c", PROGRAM, f"slim.{module}", *MODEL, *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  *lines, size = done.stdout.splitlines()
+  return lines, done.stderr, int(size.split()[1]) * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in KiB, as Linux")
+def test_a_run_stays_in_its_budget_and_a_larger_one_would_not(tmp_path):
+  """It would be killed, or slower than it has to be."""
+  budget = [
+    "--config.gradient.chunk_size=None",
+    "--config.gradient.memory_budget=1.25GiB",
+  ]
+  _, log, size = call("train", f"--workdir={tmp_path}/a", *RUN, *budget)
+  assert "finished" in log, log
+  assert size <= 1280 * MIB
+  chosen = json.loads((tmp_path / "a" / "config.json").read_text())["config"]
+  chosen = chosen["gradient"]
+  assert chosen["method"] == "slim"
+  # One step more: all at once.
+  assert chosen["chunk_size"] == 2048
+  arguments = [f"--workdir={tmp_path}/b", "--config.gradient.method=full"]
+  _, full_log, full_size = call("train", *RUN, *arguments)
+  assert full_size > 1280 * MIB
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the size")
+def test_activations_are_what_a_process_grows_by():
+  """A plan would be of what the compiler says, and not of the memory."""
+  done = subprocess.run(
+    [sys.executable, "-c", GROWTH], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  for line in done.stdout.splitlines():
+    compiled, grown = map(int, line.split())
+    assert compiled > 300 * MIB
+    assert grown == pytest.approx(compiled, rel=0.15)
+
+
+def test_command_line():
+  """It would not run, or its last line be no setting."""
+  small = ["--config.data.sequence_length=32", "--config.model.norm=post"]
+  lines, errors, _ = call("plan", "--budget=1TiB", *small)
+  assert not errors
+  assert lines[0].split() == ["gradient", "C", "time", "formula"] + [
+    "activations",
+    "total",
+  ]
+  assert lines[1].split()[0] == "full" and lines[1].endswith("fits")
+  assert lines[-2].startswith("the total is activations and parameters ")
+  assert lines[-1] == "--config.gradient.method=full"
+
+
+@pytest.mark.parametrize(
+  ("budget", "message"),
+  [
+    ("2GB", "error: --budget must be a number above 0 with one of the units"),
+    ("1KiB", "error: --budget must be at least "),
+  ],
+)
+def test_mistakes_end_in_one_line(budget, message):
+  """Without it a typing error would be answered by a traceback."""
+  small = ["--config.data.sequence_length=8", "--config.model.norm=post"]
+  _, errors, _ = call("plan", f"--budget={budget}", *small)
+  assert errors.startswith(message) and errors.count("\n") == 1, errors

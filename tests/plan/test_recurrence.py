@@ -1,0 +1,82 @@
+"""A plan for a recurrence of a user's own."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from slim.kernels import scan
+from slim.plan import plan
+
+B, T, D = 4, 512, 64
+
+
+def step(params, state, chunk):
+  """A recurrence in plain JAX, token by token, and a loss; all of it kept."""
+
+  def token(s, x):
+    s = params["decay"] * s + jnp.tanh(x @ params["w"])
+    return s, s
+
+  state, ys = jax.lax.scan(token, state, jnp.moveaxis(chunk["x"], 1, 0))
+  loss = jnp.sum((jnp.moveaxis(ys, 0, 1) - chunk["target"]) ** 2)
+  return state, loss.reshape(1, 1)
+
+
+def array(*shape):
+  """The shape of an array, as a plan takes it."""
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+PARAMS = {"decay": array(1, D), "w": array(D, D)}
+XS = {"x": array(B, T, D), "target": array(B, T, D)}
+STATE = array(B, D)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process():
+  """As on a device, whose memory the process does not share."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("slim.plan.planning._process_bytes", lambda: 0)
+    yield
+
+
+@pytest.fixture(scope="module")
+def everything(no_process):
+  """A plan in which all is compiled, as nothing fits."""
+  return plan(step, PARAMS, STATE, XS, budget="1KiB")
+
+
+def test_a_recurrence_is_planned(everything):
+  """Without it only our own models could be."""
+  fitting = sorted(row.total_bytes for row in everything.rows)[3]
+  budget = f"{fitting / 2**10 + 0.01:.2f}KiB"
+  found = plan(step, PARAMS, STATE, XS, budget=budget)
+  choice = found.choice
+  assert choice == next(x for x in everything.rows if x.total_bytes <= fitting)
+
+  def loss(params, state, xs):
+    _, outs = scan(step, params, state, xs, **choice.option.arguments)
+    return jnp.sum(outs)
+
+  compiled = jax.jit(jax.grad(loss)).lower(PARAMS, STATE, XS).compile()
+  memory = compiled.memory_analysis()
+  assert choice.activation_bytes == memory.temp_size_in_bytes
+  held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+  # The compiler adds some bytes for the places of the results.
+  assert sum(found.held.values()) == pytest.approx(held, abs=64)
+  assert choice.total_bytes == sum(found.held.values(), choice.activation_bytes)
+
+
+def test_what_is_plenty_needs_no_chunks():
+  """A recurrence would be cut that need not be, and take longer."""
+  found = plan(step, PARAMS, STATE, XS, budget="1GiB", others=array(2**20, 2))
+  assert found.choice.option.method == "full"
+  assert found.held["others"] == 2**23
+  assert all(row.total_bytes is None for row in found.rows[1:])
+
+
+def test_the_formula_is_near(everything):
+  """The column would mean nothing: compiled is what it is compared with."""
+  for row in everything.rows:
+    ratio = row.formula_bytes / row.activation_bytes
+    assert 0.6 < ratio < 1.6, (row, ratio)
