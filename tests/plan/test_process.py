@@ -43,8 +43,9 @@ def size(name):
   return next(int(x.split()[1]) for x in lines if x.startswith(name)) * 1024
 
 config = make_config(model__width=64, data__sequence_length=4096)
+# The largest first: it brings the workspace that all of them use.
 for option in (
-  Option("slim", 1024, "rewind", False), Option("full", None, None, False),
+  Option("full", None, None, False), Option("slim", 1024, "rewind", False),
 ):
   parts = experiment.create_experiment(with_option(config, option))
   params = jax.jit(parts.model.init)(parts.init_key)
