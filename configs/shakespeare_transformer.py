@@ -5,9 +5,10 @@ blocks.
 
 Command:   python -m slim.train --config=configs/shakespeare_transformer.py \
              --workdir=runs/shakespeare_transformer
-Hardware:  not run yet.
-Time:      not run yet.
-Expected:  not run yet.
+Hardware:  2 cores of an Intel Xeon at 2.5 GHz.
+Time:      2 s a step (on cores that were also at other work); with
+           --config.train.num_steps=400, as was run, 13 minutes.
+Expected:  eval/bpc 2.82 after these 400 (2026-11-26, jax 0.10.2).
 """
 
 import ml_collections

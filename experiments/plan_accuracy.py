@@ -19,7 +19,8 @@ from record import print_table, save
 from timing import median_seconds
 
 from slim import experiment, steps
-from slim.plan.models import list_rows, with_option
+from slim.plan.models import list_rows
+from slim.plan.networks import with_option
 
 _CONFIG = flags.DEFINE_string("config", "enwik8_slim", "Of configs/.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Timings of each.")

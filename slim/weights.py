@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from slim import config as config_lib
+from slim.files import check_new_file
 from slim.types import Params
 from slim.workdir import differences
 
@@ -36,11 +37,7 @@ def save_weights(
   Raises:
     ValueError: If the file exists, or cannot be written.
   """
-  if os.path.exists(output):
-    raise ValueError(
-      f"output must be a new file, and {output} exists: choose another name, "
-      "or remove it"
-    )
+  check_new_file("output", output)
   # The format takes the bytes as they lie in memory.
   tensors = {
     name: np.asarray(jax.device_get(x), order="C")
@@ -56,8 +53,7 @@ def save_weights(
     os.replace(temporary, output)
   except OSError as error:
     raise ValueError(
-      f"output: cannot write {output}: {error.strerror}: create the folder or "
-      "choose another"
+      f"output: cannot write {output}: {error.strerror}: choose another place"
     ) from error
   finally:
     if os.path.exists(temporary):

@@ -96,8 +96,8 @@ def test_a_folder_that_is_missing_is_one_line(tmp_path):
   with pytest.raises(ValueError) as error:
     weights.save_weights(output, make_params(), make_config(), 7)
   assert str(error.value) == (
-    f"output: cannot write {output}: No such file or directory: create the "
-    "folder or choose another"
+    f"output: cannot write {output}: its folder does not exist: create it, or "
+    "choose another"
   )
 
 

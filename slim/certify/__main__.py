@@ -5,13 +5,12 @@ exit code 1 and one line if the gradient in chunks is not that of the whole
 sequence. No data is read.
 """
 
-import pathlib
-
 from absl import flags
 from ml_collections import config_flags
 
 from slim import command_line
 from slim.certify.models import certify_config
+from slim.files import check_new_file
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
   def check():
     path = output.value
     if path is not None:
-      _check_output(pathlib.Path(path))
+      check_new_file("--output", path)
     certificate = certify_config(config.value)
     print(certificate)
     if path is not None:
@@ -34,20 +33,6 @@ def main() -> None:
       raise ValueError(certificate.describe_failure())
 
   command_line.run(check)
-
-
-def _check_output(path: pathlib.Path) -> None:
-  """Refuses, before long work, a file that cannot be written."""
-  if path.exists():
-    raise ValueError(
-      f"--output must be a new file, and {path} exists: choose another name, "
-      "or remove it"
-    )
-  if not path.parent.is_dir():
-    raise ValueError(
-      f"--output: cannot write {path}: its folder does not exist: create it, "
-      "or choose another"
-    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from slim.files import check_new_file
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline
 
@@ -124,16 +125,7 @@ def check_output(output: str) -> None:
       "output must be the name of a figure, as in memory.svg, memory.png or "
       f"memory.pdf, got {output}"
     )
-  if os.path.exists(output):
-    raise ValueError(
-      f"output must be a new file, and {output} exists: choose another name, "
-      "or remove it"
-    )
-  if not os.path.isdir(os.path.dirname(output) or "."):
-    raise ValueError(
-      f"output: cannot write {output}: its folder does not exist: create it, "
-      "or choose another"
-    )
+  check_new_file("output", output)
 
 
 def _new_figure(width: float, height: float) -> Any:

@@ -1,6 +1,6 @@
 """Will it fit, and with which chunks?
 
-    found = plan(step, params, state, xs, budget="2GiB", rewind=undo)
+    found = plan(step, params, state, xs, budget="2GiB")
     print(found)
     scan(step, params, state, xs, **found.choice.option.arguments)
 

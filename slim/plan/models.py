@@ -1,46 +1,24 @@
 """A config's plan: its gradient in all ways, and with reversible layers."""
 
-import functools
 import logging
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import ml_collections
 
 from slim import config as config_lib
-from slim import experiment, metrics, steps
-from slim.losses import cross_entropy_sums
-from slim.plan.formula import Kept, activation_bytes, kept, tree_bytes
-from slim.plan.options import Option, list_options, relative_time
+from slim import experiment, steps
+from slim.plan.formula import tree_bytes
+from slim.plan.networks import (
+  create_network,
+  make_formula,
+  timed_rows,
+  with_option,
+)
+from slim.plan.options import Option
 from slim.plan.planning import Plan, Row, search
 from slim.sizes import format_size, parse_size
 
 _LOG = logging.getLogger("slim.plan")
-
-
-class _Network(NamedTuple):
-  """A model as a config has it, or with reversible layers where it has none."""
-
-  config: ml_collections.ConfigDict
-  parts: experiment.Experiment
-  state: steps.TrainState  # Shapes.
-
-  @property
-  def options(self) -> Iterator[Option]:
-    """The ways to differentiate it."""
-    model, is_reversible = self.parts.model, self.config.model.reversible
-    policies = []
-    if jax.eval_shape(lambda: model.init_state(1)) is not None:
-      policies = ["store", "sqrt"]
-      if model.rewind is not None:
-        policies.insert(0, "rewind")
-    return list_options(
-      self.config.data.sequence_length,
-      policies=policies,
-      remat=not is_reversible,
-      reversible=is_reversible,
-    )
 
 
 def plan_config(config: ml_collections.ConfigDict, budget: int) -> Plan:
@@ -74,16 +52,17 @@ def list_rows(config: ml_collections.ConfigDict) -> list[Row]:
   Returns:
     Rows with predicted times and formulas.
   """
-  networks = [_create_network(config)]
+  networks = [create_network(config)]
   if not config.model.reversible and config.model.norm != "post":
     other = networks[0].config.copy_and_resolve_references()
     other.model.reversible = True
-    networks.append(_create_network(other))
+    networks.append(create_network(other))
   rows = []
   for network in networks:
-    formula = _make_formula(network)
+    formula = make_formula(network)
     rows += [
-      row._replace(formula_bytes=formula(row.option)) for row in _rows(network)
+      row._replace(formula_bytes=formula(row.option))
+      for row in timed_rows(network)
     ]
   return rows
 
@@ -103,7 +82,7 @@ def fit_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """
   name = "config.gradient.memory_budget"
   budget = parse_size(name, config.gradient.memory_budget)
-  found = _search(config, _rows(_create_network(config)), budget)
+  found = _search(config, timed_rows(create_network(config)), budget)
   if found.choice is None:
     raise ValueError(f"{name} {found.describe_failure()}")
   _LOG.info(
@@ -135,117 +114,9 @@ def overrides(option: Option, config: ml_collections.ConfigDict) -> list[str]:
   ]
 
 
-def with_option(
-  config: ml_collections.ConfigDict, option: Option
-) -> ml_collections.ConfigDict:
-  """Returns settings with those of an option, and no budget.
-
-  Args:
-    config: All settings.
-    option: What is chosen.
-
-  Returns:
-    All settings.
-  """
-  config = config.copy_and_resolve_references()
-  config.model.reversible = option.reversible
-  config.gradient.method = option.method
-  config.gradient.memory_budget = None
-  if option.method == "slim":
-    config.gradient.policy = option.policy
-    config.gradient.chunk_size = option.chunk_size
-  return config
-
-
-def _create_network(config):
-  config_lib.validate(config)
-  config = with_option(
-    config, Option("full", None, None, config.model.reversible)
-  )
-  parts = experiment.create_experiment(config)
-  state = jax.eval_shape(lambda: experiment.init(parts))
-  return _Network(config, parts, state)
-
-
-def _rows(network):
-  """The options of a network with the time of each, the fastest first."""
-  config, model = network.config, network.parts.model
-  state = jax.eval_shape(lambda: model.init_state(config.train.batch_size))
-  flops = metrics.count_matmul_flops(
-    model.apply,
-    network.state.params,
-    experiment.abstract_batch(config).inputs,
-    state,
-  )
-  rows = []
-  for option in network.options:
-    _, num_chunks = option.cut(config.data.sequence_length)
-    time = relative_time(
-      option,
-      num_chunks=num_chunks * config.train.accumulation_steps,
-      weight_bytes=tree_bytes(network.state.params),
-      flops=flops,
-    )
-    rows.append(Row(option, time))
-  return sorted(rows, key=lambda row: row.time)
-
-
-def _make_formula(network):
-  """Makes a function that counts the activations of an option."""
-  config, model, params = (
-    network.config,
-    network.parts.model,
-    network.state.params,
-  )
-  batch_size = config.train.batch_size // config.train.accumulation_steps
-  other = config.copy_and_resolve_references()
-  other.model.reversible = False
-  plain = experiment.create_model(other)
-
-  @functools.cache
-  def count(model, size, remat=False):
-    keys = jax.random.split(jax.random.key(0), batch_size)
-
-    def loss(params, state, batch, keys):
-      keys = keys if model.is_random else None
-      logits, state = model.apply(
-        params, batch.inputs, state, keys, remat=remat
-      )
-      sums = cross_entropy_sums(logits, batch.targets, batch.weights)
-      return sums.nll, state
-
-    state = jax.eval_shape(lambda: model.init_state(batch_size))
-    batch = experiment.abstract_batch(config, batch_size, size)
-    return kept(loss, params, state, batch, keys)
-
-  def formula(option):
-    size, num_chunks = option.cut(config.data.sequence_length)
-    found = count(plain, size)
-    if option.reversible or option.method == "remat":
-      # What is not kept is there again for the layer that is computed anew.
-      less = count(model, size, option.method == "remat")
-      of_layer = found.total // config.model.num_layers
-      found = Kept(less.total + of_layer, found.largest)
-    state = jax.eval_shape(
-      lambda: model.init_state(
-        batch_size, compensated=option.policy == "rewind"
-      )
-    )
-    return activation_bytes(
-      option,
-      kept=found,
-      state_bytes=tree_bytes(state),
-      sequence_bytes=tree_bytes(experiment.abstract_batch(config, batch_size)),
-      num_chunks=num_chunks,
-      params=params,
-    )
-
-  return formula
-
-
 def _search(config, rows, budget):
   """Compiles as training does."""
-  network = _create_network(config)
+  network = create_network(config)
   state, batch = network.state, experiment.abstract_batch(config)
   update = steps.compile_update_step(
     steps.make_update_step(network.parts.optimizer), state

@@ -52,7 +52,8 @@ class Option(NamedTuple):
 
   def __str__(self) -> str:
     """What it is, in a sentence."""
-    return f"{self.name}, C = {self.chunk_size}" if self.policy else self.name
+    is_cut = self.method == "slim"
+    return f"{self.name}, C = {self.chunk_size}" if is_cut else self.name
 
 
 def list_options(
@@ -94,9 +95,10 @@ def relative_time(
   Returns:
     The time.
   """
-  work = _WORK[option.policy or option.method] + option.reversible
+  is_cut = option.method == "slim"
+  work = _WORK[option.policy if is_cut else option.method] + option.reversible
   traffic = 0.0
-  if option.method == "slim":
+  if is_cut:
     balance = _OPERATIONS_A_BYTE.get(jax.default_backend(), 20)
     traffic = num_chunks * _PASSES * weight_bytes * balance / (3 * flops)
   return work / 3 + traffic

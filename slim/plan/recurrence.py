@@ -43,9 +43,8 @@ def plan(
       the state of an optimizer.
 
   Returns:
-    The plan; `scan` takes `plan.choice.option.arguments`, unless it is "full":
-    the step by itself, over the whole sequence. What is slower than the choice
-    has its formula only.
+    The plan; `scan` takes `choice.option.arguments` of it, and with the policy
+    "rewind" `rewind`, too. What is slower than the choice has its formula only.
 
   Raises:
     ValueError: If the budget is no size.
@@ -84,13 +83,10 @@ def plan(
 
   def compile_option(option):
     def total(params, state, xs):
-      if option.method == "full":
-        outs = step(params, state, xs)[1]
-      else:
-        undo = rewind if option.policy == "rewind" else None
-        outs = scan(
-          step, params, state, xs, axis=axis, rewind=undo, **option.arguments
-        )[1]
+      undo = rewind if option.policy == "rewind" else None
+      _, outs = scan(
+        step, params, state, xs, axis=axis, rewind=undo, **option.arguments
+      )
       return sum(map(jnp.sum, jax.tree.leaves(outs)))
 
     compiled = lower(jax.grad(total), params, state, xs).compile(
@@ -103,7 +99,9 @@ def plan(
   options = list_options(
     length, policies=policies, remat=False, reversible=False
   )
-  rows = sorted(map(make_row, options), key=lambda row: row.time)
+  whole, *cut = options
+  whole = whole._replace(chunk_size=length, policy="store")  # For `scan`.
+  rows = sorted(map(make_row, [whole, *cut]), key=lambda row: row.time)
   held = {
     "arguments": tree_bytes((params, state, xs)),
     "gradients": tree_bytes(params),

@@ -34,7 +34,7 @@ finally:
 GROWTH = """
 import pathlib, jax
 from slim import experiment, steps
-from slim.plan.models import with_option
+from slim.plan.networks import with_option
 from slim.plan.options import Option
 from tests.helpers import make_config
 

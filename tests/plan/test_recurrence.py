@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from slim.kernels import scan
-from slim.plan import plan
+from slim.plan import Option, plan
 
 B, T, D = 4, 512, 64
 
@@ -70,7 +70,8 @@ def test_a_recurrence_is_planned(everything):
 def test_what_is_plenty_needs_no_chunks():
   """A recurrence would be cut that need not be, and take longer."""
   found = plan(step, PARAMS, STATE, XS, budget="1GiB", others=array(2**20, 2))
-  assert found.choice.option.method == "full"
+  assert found.choice.option == Option("full", T, "store", False)
+  assert found.choice.time == 1
   assert found.held["others"] == 2**23
   assert all(row.total_bytes is None for row in found.rows[1:])
 
