@@ -77,7 +77,7 @@ class Plan(NamedTuple):
       for row in rows
     )
     held = ", ".join(
-      f"{name} {format_size(n)}" for name, n in self.held.items()
+      f"{name} {format_size(n)}" for name, n in self.held.items() if n
     )
     return f"{table}\nthe total is activations and {held}"
 
