@@ -24,7 +24,7 @@ _PASSES = 6
 # Operations of matrix products in the time that a byte takes: of two x86 cores,
 # fitted to what `experiments/plan_accuracy.py` and `step_time.py` measure; of
 # others by their data sheets, in float32.
-_OPERATIONS_A_BYTE = {"cpu": 4, "gpu": 20, "tpu": 50}
+_OPERATIONS_A_BYTE = {"cpu": 3, "gpu": 20, "tpu": 50}
 
 
 class Option(NamedTuple):
