@@ -13,6 +13,12 @@ from slim import command_line, experiment, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
+# In their smoke form programs of equal sizes as those of PTB.
+LIKE_PTB = [
+  f"{text}_{model}"
+  for text in ("enwik8", "shakespeare")
+  for model in ("transformer", "reformer")
+]
 
 
 def load(name):
@@ -30,7 +36,17 @@ def load(name):
 @pytest.mark.filterwarnings(
   "ignore:the load_module\\(\\) method is deprecated:DeprecationWarning"
 )
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  "path",
+  [
+    pytest.param(
+      path,
+      id=path.stem,
+      marks=[pytest.mark.full] if path.stem in LIKE_PTB else [],
+    )
+    for path in FILES
+  ],
+)
 def test_the_smoke_form_trains(path, tmp_path):
   """Without it a published experiment could fail after a day, or at once."""
   argv = ["train", f"--config={path}:smoke", "--config.train.num_steps=2"]

@@ -37,6 +37,7 @@ def read_table(output):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_value_that_fails_costs_no_other(tmp_path):
   """Without it a mistake in the last value would cost the whole table."""
   arguments = ["--setting=seed", f"--workdir={tmp_path}"]

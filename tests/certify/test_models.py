@@ -14,11 +14,14 @@ SLIM = SMALL | dict(
 )
 
 
-@pytest.mark.slow
+# By default only the quickstart, below.
 @pytest.mark.parametrize(
   "settings",
   [
-    pytest.param(dict(gradient__policy="rewind", model__num_layers=1)),
+    pytest.param(
+      dict(gradient__policy="rewind", model__num_layers=1),
+      marks=pytest.mark.full,
+    ),
     pytest.param(
       dict(
         gradient__policy="rewind",
@@ -71,8 +74,7 @@ def test_command_line(tmp_path):
   output = tmp_path / "certificate.json"
   done = subprocess.run(
     [sys.executable, "-m", "slim.certify", f"--output={output}"]
-    + ["--config=configs/quickstart.py:smoke", "--config.model.num_layers=1"]
-    + ["--config.gradient.policy=store"],
+    + ["--config=configs/quickstart.py:smoke"],
     capture_output=True,
     text=True,
   )

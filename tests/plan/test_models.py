@@ -89,6 +89,7 @@ def test_accumulation_is_planned_as_it_is_run():
   assert parts[-1].time > times[parts[-1].option]
 
 
+@pytest.mark.slow
 def test_a_run_chooses_and_goes_on_with_it(no_process, tmp_path):
   """It would not fit; or, continued, be refused or go on in other chunks."""
   config = make(model__norm="post")  # It cannot be reversible.

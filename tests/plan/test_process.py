@@ -10,26 +10,30 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 MIB = 2**20
 
-# Little work for much memory: 65,536 tokens of a small model.
+# Little work for much memory: 131,072 tokens of a small model.
 MODEL = [
   "--config=configs/quickstart.py",
   "--config.model.width=64",
+  "--config.model.num_layers=1",
+  "--config.train.batch_size=32",
   "--config.data.sequence_length=4096",
 ]
 RUN = [
   "--config.train.num_steps=2",
   "--config.train.eval_batches=1",
 ]
-# Runs a module, and prints the largest resident size of that process.
+# Runs a module, and prints the largest resident size of that process. Not that
+# of getrusage, which begins with the size of whoever has started it.
 PROGRAM = """
-import resource, runpy, sys
+import pathlib, runpy, sys
 module = sys.argv.pop(1)
 try:
   runpy.run_module(module, run_name="__main__", alter_sys=True)
 finally:
-  print("KiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+  status = pathlib.Path("/proc/self/status")
+  text = status.read_text() if status.exists() else "VmHWM: 0"
+  print(text.split("VmHWM:")[1].split()[0])
 """
-
 # Prints the activations that are planned, and by what the process grows.
 GROWTH = """
 import pathlib, jax
@@ -45,7 +49,7 @@ def size(name):
 config = make_config(model__width=64, data__sequence_length=4096)
 # The largest first: it brings the workspace that all of them use.
 for option in (
-  Option("full", None, None, False), Option("slim", 1024, "rewind", False),
+  Option("full", None, None, False), Option("slim", 2048, "rewind", False),
 ):
   parts = experiment.create_experiment(with_option(config, option))
   params = jax.jit(parts.model.init)(parts.init_key)
@@ -70,11 +74,11 @@ def call(module, *arguments):
     text=True,
   )
   *lines, size = done.stdout.splitlines()
-  return lines, done.stderr, int(size.split()[1]) * 1024
+  return lines, done.stderr, int(size) * 1024
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="counts in KiB, as Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the size")
 def test_a_run_stays_in_its_budget_and_a_larger_one_would_not(tmp_path):
   """It would be killed, or slower than it has to be."""
   budget = [
@@ -122,15 +126,10 @@ def test_command_line():
   assert lines[-1] == "--config.gradient.method=full"
 
 
-@pytest.mark.parametrize(
-  ("budget", "message"),
-  [
-    ("2GB", "error: --budget must be a number above 0 with one of the units"),
-    ("1KiB", "error: --budget must be at least "),
-  ],
-)
-def test_mistakes_end_in_one_line(budget, message):
+def test_a_mistake_ends_in_one_line():
   """Without it a typing error would be answered by a traceback."""
-  small = ["--config.data.sequence_length=8", "--config.model.norm=post"]
-  _, errors, _ = call("plan", f"--budget={budget}", *small)
-  assert errors.startswith(message) and errors.count("\n") == 1, errors
+  _, errors, _ = call("plan", "--budget=2GB")
+  assert errors.startswith(
+    "error: --budget must be a number above 0 with one of the units"
+  )
+  assert errors.count("\n") == 1
