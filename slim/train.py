@@ -51,8 +51,6 @@ def train_and_evaluate(
     FloatingPointError: If the loss or the gradient is no finite number.
   """
   config_lib.validate(config)
-  if config.gradient.memory_budget is not None:
-    config = _fit(config, workdir)
   with jax.default_matmul_precision(config.matmul_precision):
     return _train(config, workdir)
 
@@ -71,6 +69,8 @@ def _train(config, workdir):
   batch_size = config.train.batch_size
   train_data = experiment.create_split(config, "train", batch_size)
   validation_data = experiment.create_split(config, "validation", batch_size)
+  if config.gradient.memory_budget is not None:
+    config = _fit(config, workdir)  # Minutes, so a wrong file is found before.
   parts = experiment.create_experiment(config)
   check_workdir(workdir, config)
   if config.train.tensorboard:

@@ -111,6 +111,23 @@ def test_a_run_chooses_and_goes_on_with_it(no_process, tmp_path):
   assert read_config(str(tmp_path)).gradient == stored
 
 
+def test_a_wrong_file_is_found_before_anything_is_compiled(
+  monkeypatch, tmp_path
+):
+  """A user would wait for minutes to be told of a typing error."""
+  monkeypatch.setattr("slim.plan.models.search", None)
+  config = make(
+    data__name="text",
+    data__path=str(tmp_path / "none"),
+    data__vocab_size=256,
+    gradient__chunk_size=None,
+    gradient__memory_budget="1GiB",
+  )
+  with pytest.raises(ValueError, match="^config.data.path"):
+    train_and_evaluate(config, str(tmp_path / "run"))
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_run_keeps_its_network(monkeypatch):
   """A budget would decide what is trained."""
   seen = []
