@@ -11,7 +11,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := $(VENV)/.installed
 EXTRA_INSTALLED := $(patsubst %,$(INSTALLED)-%,$(EXTRA))
 
-.PHONY: help setup train test test-full lint format lock
+PYTEST := $(BIN)/python -m pytest -n 2 --dist=worksteal
+
+.PHONY: help setup train test test-slow test-full lint format lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 16
@@ -22,11 +24,14 @@ train: $(INSTALLED) ## train the quickstart with SLiM: minutes, no download
 	$(BIN)/python -m slim.train --config=configs/quickstart.py \
 	  --workdir=runs/quickstart
 
-test: $(INSTALLED) ## run the tests; of each grid, a cover of all pairs
-	$(BIN)/python -m pytest -n 2 --dist=worksteal
+test: $(INSTALLED) ## run the tests that every change has to pass: minutes
+	$(PYTEST)
 
-test-full: $(INSTALLED) ## run the tests; of each grid, the whole product
-	$(BIN)/python -m pytest -n 2 --dist=worksteal --full
+test-slow: $(INSTALLED) ## run grids by pairs, processes and memory marks
+	$(PYTEST) -m slow
+
+test-full: $(INSTALLED) ## run all tests and whole grids: hours
+	$(PYTEST) -m ''
 
 lint: $(INSTALLED) ## check style and format
 	$(BIN)/ruff check

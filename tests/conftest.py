@@ -1,4 +1,13 @@
-"""What all tests share: JAX's settings, `--full`, `--first`, and fixtures."""
+"""What all tests share: JAX's settings, and fixtures.
+
+A test belongs to the first of three tiers whose rule it meets:
+
+  make test       Holds a property in under a second of processor time, or is
+                  the only test of a kernel, model, command or kind of message.
+  make test-slow  Marked `slow`: grids by pairs, started or killed processes,
+                  memory and rounding of programs compiled as users have them.
+  make test-full  Marked `full`: whole products of grids, long random searches.
+"""
 
 import contextlib
 import os
@@ -18,42 +27,32 @@ jax.config.update("jax_num_cpu_devices", 8)
 # A forgotten axis is an error, and not a silent outer product.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+
+def _compile_quickly():
+  """Lets XLA skip what makes programs fast: most of them run once.
+
+  Compiling is most of the suite's work, and this takes a fifth to a third of
+  its time. What a test asks of the programs that users get, it compiles with
+  `helpers.AS_USERS`.
+  """
+  quick = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes"
+  )
+  if jax.__version_info__ < (0, 11):  # Later versions have lost the choice.
+    quick += " --xla_cpu_use_fusion_emitters=false"
+  # Read once, with the first device; not for processes that tests start.
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("XLA_FLAGS", f"{quick} {os.environ.get('XLA_FLAGS', '')}")
+    jax.devices()
+
+
+_compile_quickly()
+
 # The first example of a test compiles, so no deadline fits all of them.
 hypothesis.settings.register_profile(
   "slim", deadline=None, derandomize="CI" in os.environ
 )
 hypothesis.settings.load_profile("slim")
-
-
-def pytest_addoption(parser):
-  """Adds `--full` and `--first`."""
-  parser.addoption(
-    "--full",
-    action="store_true",
-    help="run every case of each grid, not only a cover of all pairs",
-  )
-  parser.addoption(
-    "--first",
-    action="store_true",
-    help="run the first case of each test only, and no slow tests",
-  )
-
-
-def pytest_collection_modifyitems(config, items):
-  """Leaves out what is marked `full`, or all but first cases and slow tests."""
-  chosen = items
-  if not config.getoption("full"):
-    chosen = [item for item in items if not item.get_closest_marker("full")]
-  if config.getoption("first"):
-    by_test = {}
-    for item in chosen:
-      if item.get_closest_marker("slow"):
-        continue
-      by_test.setdefault((item.path, item.originalname), item)
-    chosen = list(by_test.values())
-  kept = set(chosen)
-  config.hook.pytest_deselected(items=[x for x in items if x not in kept])
-  items[:] = chosen
 
 
 @pytest.fixture
@@ -74,20 +73,6 @@ def _settings(**settings):
     yield
   for name, value in before.items():
     jax.config.update(name, value)
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-  """Compiles in half the time, in a file that does not ask about rounding."""
-  with _settings(jax_disable_most_optimizations=True):
-    yield
-
-
-@pytest.fixture
-def float64(x64):
-  """As `x64`, compiled quickly: for a test that computes in float64 only."""
-  with _settings(jax_disable_most_optimizations=True):
-    yield
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Tolerances of gradients, quick compilation, and grids of test cases."""
+"""Tolerances of gradients, compiler options, and grids of test cases."""
 
 import itertools
 
@@ -13,11 +13,14 @@ from slim.errors import relative_errors
 # ways to compute the same thing in one precision; for outputs and states, too.
 TOLERANCES = {"float64": 1e-12, "float32": 5e-6}
 
-# Of `jax.jit`, for a program that runs once and is compared in float64: what
-# the compiler makes of it is not what is asked, and it takes a third to half.
-FAST = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):  # Later ones have lost the choice.
-  FAST["xla_cpu_use_fusion_emitters"] = False
+# `compiler_options` of a test that asks what users' programs take or round:
+# conftest.py compiles all others quickly.
+AS_USERS = {
+  "xla_backend_optimization_level": 3,
+  "xla_llvm_disable_expensive_passes": False,
+}
+if jax.__version_info__ < (0, 11):  # Later versions always have it.
+  AS_USERS["xla_cpu_use_fusion_emitters"] = True
 
 
 # Of `make_config`, for a model that compiles and runs in seconds.
@@ -31,11 +34,6 @@ SMALL = dict(
 )
 
 
-def fast_for(dtype):
-  """The compiler's options for a test that runs in both types."""
-  return FAST if dtype == "float64" else None
-
-
 def make_config(**settings):
   """Returns settings that differ from the defaults, dots written as __."""
   config = config_lib.base()
@@ -47,7 +45,7 @@ def make_config(**settings):
 
 def init_params(model, seed=0):
   """Samples parameters in one program; one an operation takes five times."""
-  return jax.jit(model.init, compiler_options=FAST)(jax.random.key(seed))
+  return jax.jit(model.init)(jax.random.key(seed))
 
 
 def assert_gradients_close(a, b, tol):
@@ -72,10 +70,7 @@ def assert_gradients_close(a, b, tol):
 
 
 def pairwise(**axes):
-  """Lists the cases of a grid, most of them for `--full` only.
-
-  Those that always run are a cover: any two values of any two axes meet in one
-  of them. Most faults need no more than two settings to show.
+  """Lists the cases of a grid and says which tier of the suite runs each.
 
       @pytest.mark.parametrize("case", pairwise(chunk=[1, 7], norm=["pre"]))
       def test_it(case):
@@ -85,60 +80,62 @@ def pairwise(**axes):
     **axes: For each argument of the test, the values it takes.
 
   Returns:
-    A list for `pytest.mark.parametrize`, of the whole product in its order,
-    one dict {axis: value} a case. Cases outside the cover are marked `full`.
+    A list for `pytest.mark.parametrize`: the whole product in its order, one
+    dict {axis: value} a case. `make test` runs a cover in which each value of
+    each axis occurs. Cases marked `slow` complete it to a cover in which any
+    two values of any two axes meet, as most faults need no more than two
+    settings to show. The others are marked `full`.
   """
-  return _grid(axes, strength=2)
+  return _grid(axes, pair_mark=pytest.mark.slow)
 
 
 def each_value(**axes):
-  """Lists the cases of a grid as `pairwise`, for tests that take long.
-
-  In those that always run any value of any axis is met, not any two.
+  """Lists the cases of a grid as `pairwise`, without its `slow` cases.
 
   Args:
-    **axes: As of `pairwise`.
+    **axes: For each argument of the test, the values it takes.
 
   Returns:
-    As `pairwise`.
+    As `pairwise`; cases that are not in the first cover are marked `full`.
   """
-  return _grid(axes, strength=1)
+  return _grid(axes, pair_mark=pytest.mark.full)
 
 
-def _grid(axes, strength):
-  """The product of the axes; what is not in the cover is marked `full`."""
+def _grid(axes, pair_mark):
+  """The product of the axes; cases outside of the first cover are marked."""
   sizes = [len(values) for values in axes.values()]
-  cover = _cover(sizes, strength)
+  product = list(itertools.product(*map(range, sizes)))
+  pairs = _cover(product, strength=min(2, len(sizes)))
+  values = _cover(pairs, strength=1)
   cases = []
-  for indices in itertools.product(*map(range, sizes)):
+  for indices in product:
     case = {
       name: values[i]
       for (name, values), i in zip(axes.items(), indices, strict=True)
     }
+    mark = pair_mark if indices in pairs else pytest.mark.full
     cases.append(
       pytest.param(
         case,
         id="-".join(f"{name}={_name(x)}" for name, x in case.items()),
-        marks=() if indices in cover else pytest.mark.full,
+        marks=() if indices in values else mark,
       )
     )
   return cases
 
 
-def _cover(sizes, strength):
+def _cover(candidates, strength):
   """Chooses, greedily, index tuples in which any so many indices meet."""
-  strength = min(strength, len(sizes))
-  groups = list(itertools.combinations(range(len(sizes)), strength))
+  groups = list(itertools.combinations(range(len(candidates[0])), strength))
 
   def met(indices):
     return {(axes, tuple(indices[i] for i in axes)) for axes in groups}
 
-  candidates = list(itertools.product(*map(range, sizes)))
   missing = set().union(*map(met, candidates))
-  cover = set()
+  cover = []
   while missing:
     best = max(candidates, key=lambda indices: len(met(indices) & missing))
-    cover.add(best)
+    cover.append(best)
     missing -= met(best)
   return cover
 

@@ -31,7 +31,7 @@ def load(name):
 
 
 # Four have equal programs.
-@pytest.mark.usefixtures("quick_compilation", "compilation_cache")
+@pytest.mark.usefixtures("compilation_cache")
 # The loader of ml_collections is deprecated by Python, not by us.
 @pytest.mark.filterwarnings(
   "ignore:the load_module\\(\\) method is deprecated:DeprecationWarning"

@@ -19,7 +19,7 @@ from slim.workdir import write_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The programs are few, and nothing here asks about rounding.
-pytestmark = pytest.mark.usefixtures("quick_compilation", "compilation_cache")
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def settings(path):
@@ -37,7 +37,7 @@ def settings(path):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, quick_compilation, compilation_cache):
+def run(tmp_path_factory, compilation_cache):
   """A run that has just begun, and the folder that it is in."""
   folder = tmp_path_factory.mktemp("run")
   path = folder / "text.txt"

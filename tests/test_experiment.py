@@ -8,7 +8,7 @@ from slim import experiment
 from tests.helpers import init_params, make_config
 
 # Models of two seeds have equal programs, and nothing asks about rounding.
-pytestmark = pytest.mark.usefixtures("quick_compilation", "compilation_cache")
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def test_full_then_slim_changes_in_the_middle():

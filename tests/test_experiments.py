@@ -14,7 +14,7 @@ from absl import flags
 from slim.kernels import softmax_attention
 from slim.models import create_model
 from slim.types import Batch
-from tests.helpers import FAST, assert_gradients_close, init_params
+from tests.helpers import assert_gradients_close, init_params
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 # The others are what these share.
@@ -47,7 +47,7 @@ def test_a_script_knows_its_flags(path):
   assert not run.stderr.count("Traceback"), run.stderr
 
 
-def test_all_methods_are_the_gradient(float64, beside):
+def test_all_methods_are_the_gradient(x64, beside):
   """A baseline that computed less would be faster."""
   from baselines import gradient_methods
 
@@ -66,7 +66,7 @@ def test_all_methods_are_the_gradient(float64, beside):
   # full, and for the C that cuts: what one would write, and three policies.
   assert len(methods) == 1 + 4
   found = {
-    key: jax.jit(value_and_grad, compiler_options=FAST)(params, batch)
+    key: jax.jit(value_and_grad)(params, batch)
     for key, value_and_grad in methods.items()
   }
   assert next(iter(methods)) == ("full", 12)
@@ -133,7 +133,7 @@ def test_the_figure_of_softmax(beside, tmp_path):
   assert "overhead, MiB" in (tmp_path / "figure.svg").read_text()
 
 
-def test_the_attention_of_probabilities_is_attention(float64, beside):
+def test_the_attention_of_probabilities_is_attention(x64, beside):
   """A baseline that computed less would need less."""
   from baselines import probabilities_attention
 

@@ -13,7 +13,7 @@ from tests.helpers import SMALL, make_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The programs are few, and nothing here asks about rounding.
-pytestmark = pytest.mark.usefixtures("quick_compilation", "compilation_cache")
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def make(**settings):
@@ -29,7 +29,7 @@ def make(**settings):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, quick_compilation, compilation_cache):
+def run(tmp_path_factory, compilation_cache):
   """A run of two steps, the state it ended with, and a file of its weights."""
   folder = tmp_path_factory.mktemp("run")
   state = train.train_and_evaluate(make(), str(folder / "run"))

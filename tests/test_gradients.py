@@ -14,7 +14,6 @@ from slim.kernels import POLICIES
 from slim.models import create_model
 from slim.types import Batch
 from tests.helpers import (
-  FAST,
   assert_gradients_close,
   each_value,
   init_params,
@@ -60,7 +59,7 @@ def full_float64(length=T, dropout=0.0, **settings):
 def run(model, params, batch, keys=KEYS, **how):
   """Compiles and differentiates once."""
   value_and_grad = make_value_and_grad(model, **how)
-  return jax.jit(value_and_grad, compiler_options=FAST)(params, batch, keys)
+  return jax.jit(value_and_grad)(params, batch, keys)
 
 
 def make_batch(length=T):
@@ -91,7 +90,7 @@ def assert_same(found, expected):
     dropout=[0.0, 0.1],
   ),
 )
-def test_slim_is_full(float64, case):
+def test_slim_is_full(x64, case):
   """The one claim of the method: the gradient is exact, for every C."""
   case = dict(case)
   how = {name: case.pop(name) for name in ("chunk_size", "policy")}
@@ -104,7 +103,7 @@ def test_slim_is_full(float64, case):
   ("policy", "qk_norm"),
   [("store", False), ("sqrt", False), ("sqrt", True), ("rewind", True)],
 )
-def test_slim_is_full_with_random_features(float64, policy, qk_norm):
+def test_slim_is_full_with_random_features(x64, policy, qk_norm):
   """Features would be drawn anew, or depend on how the sequence is cut."""
   settings = {
     "feature_map": "favor",
@@ -120,20 +119,20 @@ def test_slim_is_full_with_random_features(float64, policy, qk_norm):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_remat_is_full(float64, dropout):
+def test_remat_is_full(x64, dropout):
   """The baseline would be another model's."""
   model, params = float64_case(dropout=dropout)
   found = run(model, params, make_batch(), method="remat")
   assert_same(found, full_float64(dropout=dropout))
 
 
-def test_dropout_changes_the_gradient(float64):
+def test_dropout_changes_the_gradient(x64):
   """Comparisons with dropout would compare runs without it."""
   (_, dropped), (_, kept) = full_float64(dropout=0.1), full_float64()
   assert min(relative_errors(dropped, kept).values()) > 1e-2
 
 
-def test_rows_are_alone(float64):
+def test_rows_are_alone(x64):
   """One sequence would be trained by the masks or tokens of its neighbour."""
   model, params = float64_case(dropout=0.1)
   batch = make_batch()
@@ -147,13 +146,12 @@ def test_rows_are_alone(float64):
 
 
 @pytest.mark.parametrize("method", ["full", "slim"])
-def test_targets_without_weight_do_not_count(float64, method):
+def test_targets_without_weight_do_not_count(x64, method):
   """The loss on the second half of a copy would learn from the first."""
   model, params = float64_case()
   chunk_size = 64 if method == "slim" else None
   value_and_grad = jax.jit(
     make_value_and_grad(model, method=method, chunk_size=chunk_size),
-    compiler_options=FAST,
   )
   batch = make_batch()
   expected = value_and_grad(params, batch)
@@ -163,7 +161,7 @@ def test_targets_without_weight_do_not_count(float64, method):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_without_jit(float64):
+def test_without_jit(x64):
   """Debugging, one operation at a time, would be of something else."""
   model, params = float64_case()
   value_and_grad = make_value_and_grad(model, method="slim", chunk_size=95)
@@ -407,7 +405,7 @@ def test_wrong_chunks_and_policies_are_refused(how, message):
   ],
   ids=lambda how: "-".join(map(str, how.values())),
 )
-def test_data_parallel_gradients(float64, how):
+def test_data_parallel_gradients(x64, how):
   """Sequences could not be spread over devices, or the sums would differ."""
   model, params = float64_case(dropout=0.1)
   batch = make_batch(21)
@@ -431,7 +429,6 @@ def test_data_parallel_gradients(float64, how):
       in_specs=(whole, spread, spread),
       out_specs=whole,
     ),
-    compiler_options=FAST,
   )(params, batch, KEYS)
   assert_same(found, full_float64(length=21, dropout=0.1))
 

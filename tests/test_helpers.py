@@ -33,23 +33,24 @@ def test_grid_is_the_whole_product(axes):
   assert cases == [dict(zip(axes, x, strict=True)) for x in product]
 
 
-def test_cover_has_all_pairs():
-  """Without it `make test` would leave pairs of settings untried, or none."""
+def test_tiers_of_a_grid():
+  """Without it `make test` would leave values untried, `test-slow` pairs."""
   cases = pairwise(**GRID)
-  cover = [case.values[0] for case in cases if not case.marks]
-  for (one, xs), (other, ys) in itertools.combinations(GRID.items(), 2):
-    pairs = {(case[one], case[other]) for case in cover}
-    assert pairs == set(itertools.product(xs, ys))
-  assert len(cover) <= 7 < len(cases) == 12
-  assert not any(case.marks for case in pairwise(chunk=[1, 7, 64]))
-
-
-def test_small_cover_has_all_values():
-  """Without it `make test` would leave settings untried, or pairs be tried."""
-  cover = [case.values[0] for case in each_value(**GRID) if not case.marks]
+  marks = [[mark.name for mark in case.marks] for case in cases]
+  first = [c.values[0] for c, m in zip(cases, marks, strict=True) if not m]
+  by_pairs = [
+    c.values[0] for c, m in zip(cases, marks, strict=True) if m != ["full"]
+  ]
   for name, values in GRID.items():
-    assert {case[name] for case in cover} == set(values)
-  assert len(cover) == 3
+    assert {case[name] for case in first} == set(values)
+  for (one, xs), (other, ys) in itertools.combinations(GRID.items(), 2):
+    pairs = {(case[one], case[other]) for case in by_pairs}
+    assert pairs == set(itertools.product(xs, ys))
+  assert len(first) == 3 < len(by_pairs) <= 7 < len(cases) == 12
+  assert not any(case.marks for case in pairwise(chunk=[1, 7, 64]))
+  whole = [c for c in each_value(**GRID) if not c.marks]
+  assert [c.values[0] for c in whole] == first
+  assert not any(m.name == "slow" for c in each_value(**GRID) for m in c.marks)
 
 
 def test_cases_have_readable_names():
@@ -70,10 +71,10 @@ def test_one_slow_case():
 
 
 @pytest.mark.parametrize(
-  "options, count", [([], 7), (["--full"], 13), (["--first"], 1)]
+  "options, count", [([], 3), (["-m", "slow"], 4), (["-m", ""], 13)]
 )
-def test_options_choose_the_cases(options, count):
-  """Without it --full would run the cover, plain pytest everything."""
+def test_tiers_choose_the_cases(options, count):
+  """Without it a tier would run nothing, or everything."""
   run = subprocess.run(
     [sys.executable, "-m", "pytest", "--collect-only", "-qq", *options]
     + ["-p", "no:cacheprovider", "-k", "test_one_", __file__],

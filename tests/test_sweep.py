@@ -8,7 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The programs are few, and nothing here asks about rounding.
-pytestmark = pytest.mark.usefixtures("quick_compilation", "compilation_cache")
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def sweep(*arguments):

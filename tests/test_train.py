@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 # Most runs here differ in their data only.
-pytestmark = pytest.mark.usefixtures("quick_compilation", "compilation_cache")
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def make(**settings):

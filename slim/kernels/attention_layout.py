@@ -3,7 +3,8 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+
+from slim.kernels.dtypes import at_least_float32
 
 
 def heads_first(
@@ -49,7 +50,7 @@ def product(
   Returns:
     [B, N, the other axis of a, the other axis of b].
   """
-  dtype = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+  dtype = at_least_float32(a.dtype, b.dtype)
   axes = tuple((axis + 4,) for axis in contracted)
   return jax.lax.dot_general(
     a, b, (axes, ((0, 1), (0, 1))), preferred_element_type=dtype

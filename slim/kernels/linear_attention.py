@@ -9,11 +9,10 @@
 sequence and continued from the state it returns, by the same form or another.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.dtypes import at_least_float32, promote
 from slim.kernels.hoisting import vary_alike
 from slim.kernels.prefix_sums import (
   PrefixSums,
@@ -191,10 +190,8 @@ def _checked(q, k, v, state):
   sizes["V"] = v.shape[-1]
   check_shape("state.kv", state.kv, "BHMV", sizes)
   check_shape("state.k", state.k, "BHM", sizes)
-  dtype = functools.reduce(
-    jnp.promote_types, (q.dtype, k.dtype, v.dtype, jnp.float32)
-  )
-  if jnp.promote_types(state.kv.dtype, dtype) != state.kv.dtype:
+  dtype = at_least_float32(q.dtype, k.dtype, v.dtype)
+  if promote(state.kv.dtype, dtype) != state.kv.dtype:
     raise ValueError(
       f"state must have dtype {dtype} or wider for these q, k and v, got "
       f"{state.kv.dtype}; see the dtype of init_prefix_sums"

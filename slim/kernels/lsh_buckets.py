@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slim.kernels.dtypes import at_least_float32
 from slim.kernels.shapes import check_positive_int, check_shape
 
 
@@ -47,7 +48,7 @@ def lsh_buckets(
   if num_buckets % 2:
     raise ValueError(f"num_buckets must be even, got {num_buckets}")
   factors = _factors(num_buckets)
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  dtype = at_least_float32(x.dtype)
   x = jax.lax.stop_gradient(x).astype(dtype)
   buckets = 0
   keys = jax.random.split(key, len(factors))

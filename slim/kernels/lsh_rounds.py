@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.attention_layout import product
+from slim.kernels.dtypes import at_least_float32
 
 
 class Settings(NamedTuple):
@@ -79,7 +80,7 @@ def queries_and_keys(
 
 def to_unit_length(x: jax.Array) -> jax.Array:
   """Divides vectors by their length, or by 1e-6 where it is less."""
-  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  wide = x.astype(at_least_float32(x.dtype))
   square = jnp.sum(jnp.square(wide), -1, keepdims=True)
   return (wide * jax.lax.rsqrt(jnp.maximum(square, 1e-12))).astype(x.dtype)
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from slim.kernels.attention_layout import product
 from slim.kernels.cotangents import cotangent, first_order_only
+from slim.kernels.dtypes import at_least_float32
 from slim.kernels.hoisting import filled
 from slim.kernels.log_sum_exp import close, finite
 from slim.kernels.lsh_rounds import (
@@ -49,7 +50,7 @@ def attend(
 
 def _forward(settings, places, qk, v):
   q, k = queries_and_keys(settings, qk)
-  dtype = jnp.promote_types(jnp.promote_types(q.dtype, v.dtype), jnp.float32)
+  dtype = at_least_float32(q.dtype, v.dtype)
 
   def one_round(r, carry):
     top, total, num = carry

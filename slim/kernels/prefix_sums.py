@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.dtypes import at_least_float32
 from slim.kernels.shapes import check_positive_int
 
 
@@ -153,13 +154,13 @@ def blocks(x, block_size):
 
 def block_sums(k, v):
   """Sums k ⊗ v and k over the tokens of each block."""
-  dtype = jnp.promote_types(v.dtype, jnp.float32)
+  dtype = at_least_float32(v.dtype)
   return einsum("nbhtm,nbhtv->nbhmv", k, v), k.sum(-2, dtype=dtype)
 
 
 def einsum(equation, a, b):
   """Multiplies with sums in float32 or wider, whatever the inputs."""
-  dtype = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+  dtype = at_least_float32(a.dtype, b.dtype)
   return jnp.einsum(equation, a, b, preferred_element_type=dtype)
 
 

@@ -16,6 +16,7 @@ key underflow to zero.
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.dtypes import at_least_float32
 from slim.kernels.shapes import check_positive_int
 
 
@@ -117,7 +118,7 @@ def _project(x, projection):
       f"x must have shape [..., K={head_dim}] as the projection has, got "
       f"{x.shape}"
     )
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  dtype = at_least_float32(x.dtype)
   scaled = x.astype(dtype) * head_dim**-0.25
   exponent = jnp.einsum(
     "...k,mk->...m",

@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from slim.kernels.apart import apart
 from slim.kernels.cotangents import cotangent, first_order_only, floats
+from slim.kernels.dtypes import at_least_float32
 from slim.kernels.hoisting import Hoisted, hoist, vary_alike, zeros_like
 
 Sublayer = Callable[[Any, jax.Array, Any, Any], tuple[jax.Array, Any, Any]]
@@ -115,7 +115,7 @@ def _reversible(sublayers, params, streams, contexts, is_scan=False):
       f"streams must have one shape and type, got {one.dtype}{one.shape} and "
       f"{two.dtype}{two.shape}"
     )
-  if jnp.promote_types(one.dtype, jnp.float32) != one.dtype:
+  if at_least_float32(one.dtype) != one.dtype:
     raise ValueError(
       f"streams must be float32 or wider, got {one.dtype}: what is added in "
       "fewer bits cannot be taken off again; cast inside of the sublayers"
@@ -199,10 +199,7 @@ def _apply_bwd(functions, residuals, cotangents):
     return ((one, two), (one_ct, two_ct), totals), cts[::-1]
 
   totals = [
-    [
-      zeros_like(x, jnp.promote_types(x.dtype, jnp.float32))
-      for x in floats(closure)
-    ]
+    [zeros_like(x, at_least_float32(x.dtype)) for x in floats(closure)]
     for closure in closures
   ]
   carry = (streams, streams_ct, totals)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from slim.kernels.chunks import Chunks
 from slim.kernels.cotangents import cotangent, first_order_only, floats
+from slim.kernels.dtypes import at_least_float32
 from slim.kernels.hoisting import Hoisted, hoist, zeros_like
 from slim.kernels.shapes import check_alike
 
@@ -131,7 +132,7 @@ def _scan_bwd(functions, residuals, cotangents):
 
   # Gradients are summed over the chunks in float32 or wider, and rounded once.
   totals = jax.tree.map(
-    lambda x: zeros_like(x, jnp.promote_types(x.dtype, jnp.float32)),
+    lambda x: zeros_like(x, at_least_float32(x.dtype)),
     (floats(consts[2]), floats(params)),
   )
   (_, state_ct, (rewind_ct, totals)), later_cts = jax.lax.scan(

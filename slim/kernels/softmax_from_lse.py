@@ -21,6 +21,7 @@ from slim.kernels.attention_blocks import Blocks
 from slim.kernels.attention_layout import product, tokens_first
 from slim.kernels.attention_scores import Window
 from slim.kernels.cotangents import cotangent, first_order_only, floats
+from slim.kernels.dtypes import at_least_float32
 from slim.kernels.hoisting import filled
 from slim.kernels.log_sum_exp import close, finite
 
@@ -54,7 +55,7 @@ def attend(
 def _forward(blocks, consts, q, k, v, bias):
   rows, columns = blocks.rows, blocks.columns
   window = Window(blocks.left, blocks.right, consts[2])
-  dtype = jnp.promote_types(jnp.promote_types(q.dtype, v.dtype), jnp.float32)
+  dtype = at_least_float32(q.dtype, v.dtype)
   num_heads, num_groups = q.shape[2], k.shape[2]
   shape = (q.shape[0], num_groups, num_heads // num_groups * rows.size)
 
@@ -128,7 +129,7 @@ def _attend_bwd(blocks, residuals, cotangents):
   shift = shift[..., None]
 
   def zeros_of(x):
-    return filled(x.shape, 0, jnp.promote_types(x.dtype, jnp.float32), like=q)
+    return filled(x.shape, 0, at_least_float32(x.dtype), like=q)
 
   def key_block(j, totals):
     index = columns.index(j)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.chunks import Chunks
+from slim.kernels.dtypes import at_least_float32
 
 
 def storing_scan(
@@ -70,7 +71,7 @@ def _summing_in_float32(step, params):
 
   def wide(x):
     is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if is_float else x
+    return x.astype(at_least_float32(x.dtype)) if is_float else x
 
   def narrowing_step(params, state, chunk):
     params = jax.tree.map(lambda x, dtype: x.astype(dtype), params, dtypes)

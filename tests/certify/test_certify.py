@@ -9,8 +9,6 @@ import pytest
 
 from slim.certify import certify
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 B, T, D, V = 2, 40, 3, 64
 
 

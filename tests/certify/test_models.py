@@ -43,7 +43,7 @@ SLIM = SMALL | dict(
   ],
   ids=["rewind", "favor-bfloat16", "reversible-dropout"],
 )
-def test_our_models_are_certified(quick_compilation, settings):
+def test_our_models_are_certified(settings):
   """A model would be refused that is right, or be wrong."""
   certificate = certify_config(make_config(**SLIM | settings))
   assert certificate.ok, f"{certificate}\n{certificate.describe_failure()}"

@@ -20,7 +20,7 @@ def function(scale):
 
 
 @pytest.mark.parametrize("is_jitted", [False, True])
-def test_it_is_the_function(float64, is_jitted):
+def test_it_is_the_function(x64, is_jitted):
   """A value would be another, or a derivative, or what is closed over."""
   random = np.random.default_rng(0)
   x, factor = jnp.asarray(random.normal(size=(2, 3, 4)))

@@ -23,7 +23,7 @@ def linen_layer(**settings):
 
 @pytest.mark.parametrize("batch_axes", [1, 2])
 @pytest.mark.parametrize("masked", [False, True])
-def test_linen(float64, masked, batch_axes):
+def test_linen(x64, masked, batch_axes):
   """The layer would not run, or compute something else."""
   x = jnp.asarray(X if batch_axes == 2 else X[0])
   mask = linen.make_causal_mask(x[..., 0]) if masked else None
@@ -57,7 +57,7 @@ def test_bias_and_mask_of_a_batch_of_two_axes(x64):
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_nnx(float64, is_causal):
+def test_nnx(x64, is_causal):
   """The layer would not run, or compute something else."""
 
   def output(**settings):
@@ -74,7 +74,7 @@ def test_nnx(float64, is_causal):
   assert_gradients_close(output(attention_fn=attention_fn), output(), 1e-6)
 
 
-def test_dropout_is_drawn_anew_and_not_where_it_is_off(float64):
+def test_dropout_is_drawn_anew_and_not_where_it_is_off(x64):
   """A network would train without it, or be evaluated with it."""
   layer = linen_layer(attention_fn=attention_fn, dropout_rate=0.5)
   x = jnp.asarray(X[0])
@@ -91,7 +91,7 @@ def test_dropout_is_drawn_anew_and_not_where_it_is_off(float64):
   np.testing.assert_array_equal(output(1, True), output(2, True))
 
 
-def test_weights_are_refused(float64):
+def test_weights_are_refused(x64):
   """Nothing would be there to sow."""
   x = jnp.asarray(X[0])
   layer = linen_layer(attention_fn=attention_fn)

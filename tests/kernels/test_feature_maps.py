@@ -22,14 +22,14 @@ DERIVATIVES = {
 
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)
-def test_values(float64, name):
+def test_values(x64, name):
   """A map would not be the function that its name and docstring say."""
   y = FEATURE_MAPS[name](jnp.asarray(X))
   np.testing.assert_allclose(y, VALUES[name], rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)
-def test_derivatives(float64, name):
+def test_derivatives(x64, name):
   """A gradient would be wrong, or NaN where the branch not taken overflows."""
   f = FEATURE_MAPS[name]
   x = jnp.append(jnp.asarray(X), 1e4)

@@ -10,7 +10,7 @@ import pytest
 from slim.errors import largest_error
 from slim.kernels import lsh_attention, lsh_buckets, softmax_attention
 from slim.kernels.lsh_rounds import to_unit_length
-from tests.helpers import FAST, assert_gradients_close, pairwise
+from tests.helpers import assert_gradients_close, pairwise
 
 TOLERANCES = {"float64": 1e-12, "float32": 2e-6}
 
@@ -62,7 +62,7 @@ def value_and_gradients(attend, qk, v, y_ct):
     y, vjp = jax.vjp(attend, qk, v)
     return y, vjp(y_ct)
 
-  return jax.jit(run, compiler_options=FAST)(qk, v, y_ct)
+  return jax.jit(run)(qk, v, y_ct)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_rounds_are_softmax_over_the_pairs_that_meet(x64, case):
   assert_gradients_close(found, right, TOLERANCES[case["dtype"]])
 
 
-def test_a_chunk_of_all_is_full_attention(float64):
+def test_a_chunk_of_all_is_full_attention(x64):
   """The hashing would matter where nothing is left out."""
   qk, v, y_ct, buckets = make_inputs(9, "float64")
 
@@ -145,7 +145,7 @@ def test_more_rounds_are_nearer_to_full_attention():
 
 
 @pytest.mark.parametrize("rounds", ["sequential", "parallel"])
-def test_some_heads_at_once_are_all_heads(float64, rounds):
+def test_some_heads_at_once_are_all_heads(x64, rounds):
   """A head would get the tokens, or the order, of another."""
   qk, v, y_ct, buckets = make_inputs(9, "float64", num_heads=4)
 
@@ -254,7 +254,7 @@ def test_wrong_arguments_are_refused(changes, message):
     lsh_attention(**arguments)
 
 
-def test_second_derivatives(float64):
+def test_second_derivatives(x64):
   """They would fail somewhere inside, or be wrong."""
   qk, v, _, buckets = make_inputs(5, "float64")
 

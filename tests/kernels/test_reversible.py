@@ -98,7 +98,7 @@ def value_and_gradients(form, inputs):
 
 
 @pytest.mark.parametrize("form", [as_list, as_scan])
-def test_gradients_are_those_of_autodiff(float64, form):
+def test_gradients_are_those_of_autodiff(x64, form):
   """A stream, a state, dropout or what is closed over would be mistaken."""
   inputs = make_inputs("float64")
   found, right = (value_and_gradients(x, inputs) for x in (form, by_autodiff))
@@ -233,7 +233,7 @@ def test_an_odd_number_cannot_be_scanned():
     reversible_scan([lambda *_: None], [()], streams, [()])
 
 
-def test_second_derivatives_are_refused(float64):
+def test_second_derivatives_are_refused(x64):
   """They would fail somewhere inside."""
   inputs = make_inputs("float64", layers=1)
 

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from slim.kernels import POLICIES, scan
 from slim.metrics import count_matmul_flops
-from tests.helpers import FAST, TOLERANCES, assert_gradients_close, each_value
+from tests.helpers import TOLERANCES, assert_gradients_close, each_value
 from tests.kernels.toy import (
   Data,
   State,
@@ -50,7 +50,7 @@ def assert_close(found, right):
     order=["grad(vmap)", "vmap(grad)"],
   ),
 )
-def test_vmap(float64, case):
+def test_vmap(x64, case):
   """An ensemble, or gradients by example, would fail or mix its members."""
   mapped = case["mapped"]
   inputs, data = make_inputs(T, "float64")
@@ -70,7 +70,7 @@ def test_vmap(float64, case):
       ).sum()
     )(members)
 
-  compiled = jax.jit(gradients, static_argnums=2, compiler_options=FAST)
+  compiled = jax.jit(gradients, static_argnums=2)
   found = compiled(members, data, by_scan(case["policy"], C))
   assert_close(found, compiled(members, data, dense))
 
@@ -86,7 +86,7 @@ TRANSFORMS = {
 @pytest.mark.parametrize(
   "case", each_value(policy=POLICIES, transform=list(TRANSFORMS))
 )
-def test_grad_with_jit_and_checkpoint(float64, case):
+def test_grad_with_jit_and_checkpoint(x64, case):
   """A closed-over key or weight would leak out of one of the traces."""
   inputs, data = make_inputs(T, "float64")
   run = by_scan(case["policy"], C)
@@ -96,7 +96,7 @@ def test_grad_with_jit_and_checkpoint(float64, case):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_cotangent_on_the_final_state_only(float64, policy):
+def test_a_cotangent_on_the_final_state_only(x64, policy):
   """A loss of the state alone would get no gradient, or fail."""
   inputs, data = make_inputs(T, "float64")
 
@@ -107,9 +107,7 @@ def test_a_cotangent_on_the_final_state_only(float64, policy):
     state, _ = run(step, rewind, inputs["params"], state, xs)
     return jnp.vdot(state.total, data.total_ct)
 
-  gradient = jax.jit(
-    jax.grad(loss_of_state), static_argnums=1, compiler_options=FAST
-  )
+  gradient = jax.jit(jax.grad(loss_of_state), static_argnums=1)
   assert_close(gradient(inputs, by_scan(policy, C)), gradient(inputs, dense))
 
 
@@ -130,7 +128,7 @@ def with_key_in_state(step, rewind):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_key_in_the_state(float64, policy):
+def test_a_key_in_the_state(x64, policy):
   """A step that carries its own randomness could not be differentiated."""
   inputs, data = make_inputs(T, "float64")
 
@@ -190,7 +188,7 @@ def test_a_second_derivative_through_rewind_is_refused(second):
 
 
 @pytest.mark.parametrize("policy", ["store", "sqrt"])
-def test_a_second_derivative_through_stored_states(float64, policy):
+def test_a_second_derivative_through_stored_states(x64, policy):
   """The policies that the message above recommends would not help."""
   inputs, data = make_inputs(T, "float64")
 
@@ -199,12 +197,12 @@ def test_a_second_derivative_through_stored_states(float64, policy):
     gradient = jax.grad(lambda inputs: value(inputs, data, run))
     return jax.jvp(gradient, (inputs,), (along,))[1]
 
-  compiled = jax.jit(second, static_argnums=1, compiler_options=FAST)
+  compiled = jax.jit(second, static_argnums=1)
   assert_close(compiled(inputs, by_scan(policy, C)), compiled(inputs, dense))
 
 
 @pytest.mark.parametrize("policy", ["store", "sqrt"])
-def test_forward_derivatives_through_stored_states(float64, policy):
+def test_forward_derivatives_through_stored_states(x64, policy):
   """`jax.jvp` would fail or differ from the dense one."""
   inputs, data = make_inputs(T, "float64")
 
@@ -212,12 +210,12 @@ def test_forward_derivatives_through_stored_states(float64, policy):
     along = jax.tree.map(jnp.cos, inputs)
     return jax.jvp(lambda x: value(x, data, run), (inputs,), (along,))
 
-  compiled = jax.jit(derivative, static_argnums=1, compiler_options=FAST)
+  compiled = jax.jit(derivative, static_argnums=1)
   assert_close(compiled(inputs, by_scan(policy, C)), compiled(inputs, dense))
 
 
 @pytest.mark.parametrize("case", each_value(outer=POLICIES, inner=POLICIES))
-def test_a_scan_inside_a_scan(float64, case):
+def test_a_scan_inside_a_scan(x64, case):
   """A step could not itself walk in chunks."""
   outer, inner = case.values()
   inputs, data = make_inputs(T, "float64")
@@ -268,11 +266,11 @@ def sharded_gradients(policy, names):
     out_specs={name: specs[name] for name in names},
   )
   lowered = jax.jit(sharded).lower(inputs, data)
-  return lowered.compile(FAST), (inputs, data)
+  return lowered.compile(), (inputs, data)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_shard_map(float64, policy):
+def test_shard_map(x64, policy):
   """Data-parallel training would fail, or its gradient be another one."""
   names = ["params", "weights", "total", "x"]
   compiled, args = sharded_gradients(policy, names)
@@ -280,7 +278,7 @@ def test_shard_map(float64, policy):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_devices_sum_the_gradients_of_params_once(float64, policy):
+def test_devices_sum_the_gradients_of_params_once(x64, policy):
   """They would wait for each other at every chunk."""
   compiled, _ = sharded_gradients(policy, ["params"])
   # A computation of the program begins and ends in the first column.

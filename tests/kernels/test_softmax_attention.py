@@ -17,14 +17,13 @@ from slim.kernels import (
   softmax_attention,
   softmax_attention_and_lse,
 )
-from tests.helpers import FAST, assert_gradients_close, pairwise
+from tests.helpers import assert_gradients_close, pairwise
 
 TOLERANCES = {"float64": 1e-12, "float32": 2e-6}
 KEYS = jax.random.split(jax.random.key(3), 2)
 PERIODS = np.array([3, 5])
 DEFINITION = softmax_attention_and_lse
 # For float32, whose rounding does count.
-SIMPLY = {"xla_backend_optimization_level": 0}
 
 
 def make_inputs(sizes, seed=0):
@@ -98,9 +97,7 @@ def value_and_gradients(attend, kind, inputs, mask, cts, dtype):
   """y and lse, and the gradients of all inputs, compiled."""
   inputs, cts = jax.tree.map(lambda x: jnp.asarray(x, dtype), (inputs, cts))
 
-  options = FAST if dtype == "float64" else SIMPLY
-
-  @functools.partial(jax.jit, compiler_options=options)
+  @jax.jit
   def run(inputs, cts):
     def of(inputs):
       y, lse = attend(
@@ -174,7 +171,7 @@ def by_jax(q, k, v, bias=None, mask=None, **kwargs):
     "mask",
   ],
 )
-def test_the_definition_is_that_of_jax(float64, kind):
+def test_the_definition_is_that_of_jax(x64, kind):
   """All else is compared with it, and would be wrong with it."""
   inputs, mask, cts = make_inputs((2, 7, 9, 4, 2, 8, 8))
   # Theirs attends to all keys where a query sees none, and has no gradient of
@@ -206,7 +203,7 @@ def test_the_definition_is_that_of_jax(float64, kind):
     dtype=list(TOLERANCES),
   ),
 )
-def test_blocks_are_the_definition(float64, case):
+def test_blocks_are_the_definition(x64, case):
   """Blocks, or their gradients, would be another function."""
   assert_same(case["form"], case["kind"], case["sizes"], case["dtype"])
 
@@ -234,7 +231,7 @@ def test_any_lengths_and_blocks(sizes, blocks, kind, seed):
     assert_same(in_blocks(*blocks), kind, sizes, "float64", seed)
 
 
-def test_a_query_that_sees_nothing(float64):
+def test_a_query_that_sees_nothing(x64):
   """It would be NaN, or the mean of all values, and so would gradients be."""
   inputs, mask, cts = make_inputs((2, 6, 6, 2, 2, 3, 3))
   mask[:, :, 2] = False
@@ -264,7 +261,7 @@ def test_large_scores(size):
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
-def test_blocks_that_nobody_sees_are_skipped(float64):
+def test_blocks_that_nobody_sees_are_skipped(x64):
   """Half of a causal attention's work would be for nothing."""
   inputs, mask, cts = make_inputs((1, 16, 16, 1, 1, 2, 2))
   # A block that is worked on makes 0 · NaN.
@@ -309,7 +306,7 @@ def test_dropout_drops_its_share_of_the_same_pairs():
   np.testing.assert_allclose(kept(in_blocks(24, 40)), whole, atol=1e-5)
 
 
-def test_pieces_of_queries_and_keys_make_the_whole(float64):
+def test_pieces_of_queries_and_keys_make_the_whole(x64):
   """A cache, or a mesh, would have to hold all keys in one place."""
   inputs, _, _ = make_inputs((2, 11, 11, 2, 1, 3, 3))
   q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")
@@ -366,7 +363,7 @@ def test_bfloat16_is_as_near_as_that_of_jax(x64, kind):
     assert error <= 1.1 * theirs[name], (name, error, theirs[name])
 
 
-def test_second_derivatives(float64):
+def test_second_derivatives(x64):
   """They would fail somewhere inside, or be wrong."""
   inputs, _, _ = make_inputs((1, 5, 5, 2, 1, 3, 3))
   k, v = jnp.asarray(inputs["k"]), jnp.asarray(inputs["v"])
@@ -386,7 +383,7 @@ def test_second_derivatives(float64):
     curvature(in_blocks(2, 3))(q)
 
 
-def test_forward_mode(float64):
+def test_forward_mode(x64):
   """It would be refused where it could be had, or be wrong."""
   inputs, _, _ = make_inputs((1, 5, 5, 2, 1, 3, 3))
   q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")
@@ -400,7 +397,7 @@ def test_forward_mode(float64):
     slope(in_blocks(2, 3))
 
 
-def test_vmap_and_shard_map(float64):
+def test_vmap_and_shard_map(x64):
   """Loops whose bounds or first values do not vary as the rest would fail."""
   inputs, _, _ = make_inputs((8, 6, 6, 2, 2, 3, 3))
   q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")

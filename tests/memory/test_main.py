@@ -15,7 +15,6 @@ from tests.helpers import SMALL, make_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 # The programs are few, and nothing here asks about rounding.
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def make(**settings):

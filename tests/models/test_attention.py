@@ -9,7 +9,7 @@ from flax import linen as nn
 from slim.errors import relative_errors
 from slim.models.attention import LinearAttention, init_attention_state
 from slim.models.norms import to_fixed_length
-from tests.helpers import FAST, assert_gradients_close, fast_for
+from tests.helpers import assert_gradients_close
 
 B, T, D, H = 2, 150, 32, 2
 
@@ -49,7 +49,7 @@ def value_and_gradients(dtype, params, x, pieces=1):
 
   cast = jax.tree.map(lambda a: jnp.asarray(a, dtype), (params, x))
   gradient = jax.value_and_grad(loss, argnums=(0, 1))
-  return jax.jit(gradient, compiler_options=fast_for(dtype))(*cast)
+  return jax.jit(gradient)(*cast)
 
 
 def keep(sums, update):
@@ -76,7 +76,7 @@ def test_what_all_values_share_leaves_no_error(x64):
   assert max(errors.values()) <= 5e-6
 
 
-def test_the_origin_does_not_see_the_cut(float64):
+def test_the_origin_does_not_see_the_cut(x64):
   """Each chunk would measure its values from a place of its own."""
   params, x = setup(common=1.0)
   found = value_and_gradients("float64", params, x, pieces=5)
@@ -86,7 +86,7 @@ def test_the_origin_does_not_see_the_cut(float64):
 
 
 @pytest.mark.parametrize("feature_map", ["elu_plus_one", "favor"])
-def test_qk_norm_fixes_the_length(float64, feature_map):
+def test_qk_norm_fixes_the_length(x64, feature_map):
   """Keys could grow until the sums that are undone leave nothing of others."""
   layer, state = create("float64", feature_map=feature_map, qk_norm=True)
   random = np.random.default_rng(0)
@@ -94,7 +94,7 @@ def test_qk_norm_fixes_the_length(float64, feature_map):
   projection = random.normal(size=(D // H, D // H))
   args = ((state, projection), None, keep)
   params = layer.init(jax.random.key(0), x[:, :1], *args)["params"]
-  apply = jax.jit(layer.apply, static_argnums=4, compiler_options=FAST)
+  apply = jax.jit(layer.apply, static_argnums=4)
   # So large that the epsilon of the norm does not count.
   for name in ("q", "k"):
     params[name] = jax.tree.map(lambda a: 1e6 * a, params[name])
@@ -109,7 +109,7 @@ def test_qk_norm_fixes_the_length(float64, feature_map):
   assert params["q_norm"]["scale"].shape == (D // H,)
 
 
-def test_the_fixed_length_is_that_of_a_unit_score(float64):
+def test_the_fixed_length_is_that_of_a_unit_score(x64):
   """Scores q · k / √K, and what they exponentiate to, would grow with K."""
   x = np.random.default_rng(0).normal(size=(B, T, H, D))
 
@@ -124,14 +124,14 @@ def test_the_fixed_length_is_that_of_a_unit_score(float64):
   )
 
 
-def test_keys_that_vanish_do_not_move_the_origin(float64):
+def test_keys_that_vanish_do_not_move_the_origin(x64):
   """Until a key counts, each chunk would measure values from its own first."""
   layer, start = create("float64", feature_map="favor")
   x = np.random.default_rng(0).normal(size=(B, 6, D))
   projection = np.random.default_rng(1).normal(size=(D // H, D // H))
   context = start, projection
   params = layer.init(jax.random.key(0), x[:, :1], context, None, keep)
-  apply = jax.jit(layer.apply, static_argnums=4, compiler_options=FAST)
+  apply = jax.jit(layer.apply, static_argnums=4)
   # The features of the first 3 tokens' keys underflow to 0.
   x[:, :3] *= 1e4
 

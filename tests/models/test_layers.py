@@ -29,7 +29,7 @@ def test_sinusoids_keep_their_bound():
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
-def test_gelu_is_exact(float64, derivative, order):
+def test_gelu_is_exact(x64, derivative, order):
   """Its hand-written derivative would train another function."""
   mine, right = layers.gelu, lambda x: jax.nn.gelu(x, approximate=False)
   for _ in range(order):
@@ -42,7 +42,7 @@ def test_gelu_is_exact(float64, derivative, order):
 
 @pytest.mark.parametrize("derivative", [jax.jacrev, jax.jacfwd])
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_layer_norm_is_exact(float64, derivative, order):
+def test_layer_norm_is_exact(x64, derivative, order):
   """Its hand-written derivative would train another function."""
   norm = nn.LayerNorm(
     epsilon=1e-5,

@@ -10,7 +10,7 @@ import pytest
 from slim.gradients import make_value_and_grad
 from slim.models import create_model
 from slim.types import Batch
-from tests.helpers import FAST, assert_gradients_close, init_params
+from tests.helpers import assert_gradients_close, init_params
 
 SIZES = {
   "vocab_size": 71,
@@ -66,7 +66,7 @@ def exact_sums(state):
 
 
 @VARIANTS
-def test_no_token_sees_a_later_one(float64, settings):
+def test_no_token_sees_a_later_one(x64, settings):
   """The loss would be low for the wrong reason."""
   model, params = create(dtype="float64", **settings)
   # Each position has a token of its own, so a row of the table is a position.
@@ -80,7 +80,7 @@ def test_no_token_sees_a_later_one(float64, settings):
     )
 
   # [T, vocab_size, D / 2]: of the logits at t by the embedding at s.
-  jacobian_of = jax.jit(jax.jacrev(mixed_logits), compiler_options=FAST)
+  jacobian_of = jax.jit(jax.jacrev(mixed_logits))
   jacobian = jacobian_of(params["embedding"]["table"])
   seen = np.abs(jacobian[:, :T]).max(-1) > 0
   np.testing.assert_array_equal(seen, np.tri(T, dtype=bool))
@@ -88,10 +88,10 @@ def test_no_token_sees_a_later_one(float64, settings):
 
 @VARIANTS
 @pytest.mark.parametrize("sizes", [[1] * T, [5, 64, 1]], ids=["ones", "cut"])
-def test_pieces_are_the_whole(float64, settings, sizes):
+def test_pieces_are_the_whole(x64, settings, sizes):
   """Generation and long evaluation would be those of another model."""
   model, params = create(dtype="float64", **settings)
-  apply = jax.jit(model.apply, compiler_options=FAST)
+  apply = jax.jit(model.apply)
   tokens = tokens_of(2, T)
   start = model.init_state(2)
   expected, expected_end = apply(params, tokens, start, KEYS)
@@ -105,12 +105,12 @@ def test_pieces_are_the_whole(float64, settings, sizes):
 
 
 @VARIANTS
-def test_rewind_is_apply_seen_from_its_end(float64, settings):
+def test_rewind_is_apply_seen_from_its_end(x64, settings):
   """The backward walk would differentiate another function."""
   model, params = create(dtype="float64", **settings)
   earlier, tokens = tokens_of(2, 9), tokens_of(2, T, seed=1)
   start = model.init_state(2, compensated=True)
-  apply_once = jax.jit(model.apply, compiler_options=FAST)
+  apply_once = jax.jit(model.apply)
   _, before = apply_once(params, earlier, start, KEYS)
   random = np.random.default_rng(2)
 
@@ -122,7 +122,7 @@ def test_rewind_is_apply_seen_from_its_end(float64, settings):
     before, logits, after = model.rewind(params, tokens, state_after, KEYS)
     return (logits, after), before
 
-  @partial(jax.jit, static_argnums=0, compiler_options=FAST)
+  @partial(jax.jit, static_argnums=0)
   def value_and_cotangents(fn, params, state, ct):
     outputs, vjp, before = jax.vjp(fn, params, state, has_aux=True)
     return outputs, before, vjp(ct)
@@ -192,7 +192,7 @@ def test_same_input_gives_the_same_bits():
 def favor_logits(**settings):
   """The logits of random features; the parameters are the same for all."""
   model, params = create(feature_map="favor", **settings)
-  apply = jax.jit(model.apply, compiler_options=FAST)
+  apply = jax.jit(model.apply)
   logits, _ = apply(params, tokens_of(1, T), model.init_state(1))
   return np.asarray(logits), params
 
@@ -227,7 +227,7 @@ def test_layers_have_features_of_their_own():
     name: jax.tree.map(jnp.zeros_like, params["layer_0"][name])
     for name in ("attention_norm", "mlp_norm")
   }
-  apply = jax.jit(model.apply, compiler_options=FAST)
+  apply = jax.jit(model.apply)
   _, state = apply(params, tokens_of(1, 5), model.init_state(1))
   first, second = (layer.sums.k for layer in state.layers)
   assert np.abs(first - second).max() > 1e-3
@@ -256,7 +256,7 @@ def gradient_of(model, params, length, **how):
   tokens = tokens_of(2, length + 1)
   ones = np.ones((2, length), np.float32)
   batch = Batch(tokens[:, :-1], tokens[:, 1:], ones)
-  run = jax.jit(make_value_and_grad(model, **how), compiler_options=FAST)
+  run = jax.jit(make_value_and_grad(model, **how))
   return run(params, batch, KEYS)
 
 
@@ -265,7 +265,7 @@ def gradient_of(model, params, length, **how):
   "policies",
   [["rewind", "sqrt"], pytest.param(["store"], marks=pytest.mark.full)],
 )
-def test_slim_of_reversible_layers_is_full(float64, policies):
+def test_slim_of_reversible_layers_is_full(x64, policies):
   """The layers would be undone, or the chunks, as if there were only one."""
   model, params = create(
     reversible=True, num_layers=1, dropout=0.1, dtype="float64"

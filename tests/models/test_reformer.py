@@ -19,7 +19,7 @@ from slim.models.lsh import LSHAttention
 from slim.models.positions import rotate
 from slim.models.softmax import ATTENTIONS, SoftmaxAttention
 from slim.types import Batch, LanguageModel
-from tests.helpers import FAST, assert_gradients_close
+from tests.helpers import assert_gradients_close
 
 SIZES = {
   "vocab_size": 13,
@@ -76,7 +76,7 @@ def batch_of(length=T, batch_size=2):
 def run(model, params, keys=KEYS, length=T, method="full"):
   """The loss and its gradient."""
   value_and_grad = make_value_and_grad(model, method=method)
-  compiled = jax.jit(value_and_grad, compiler_options=FAST)
+  compiled = jax.jit(value_and_grad)
   return compiled(params, batch_of(length), keys)
 
 
@@ -196,7 +196,7 @@ def plain_gradient(**settings):
   ],
   ids=lambda case: "-".join(map(str, case.values())),
 )
-def test_every_saving_leaves_the_gradient_as_it_is(float64, case):
+def test_every_saving_leaves_the_gradient_as_it_is(x64, case):
   """What is forgotten, and computed anew, would be something else."""
   case = {"norm": "output", "positions": "axial", "reversible": True} | case
   savings = ("reversible", "mlp_chunk_size", "heads_at_once", "hash_rounds")
@@ -289,7 +289,7 @@ def test_hashes_are_the_same_on_the_way_back(monkeypatch):
 
 def logits_of(model, params, tokens, keys=None):
   """The logits of whole sequences; the state of nothing is nothing."""
-  apply = jax.jit(model.apply, compiler_options=FAST)
+  apply = jax.jit(model.apply)
   logits, state = apply(params, tokens, model.init_state(len(tokens)), keys)
   assert state is None
   return np.asarray(logits)
@@ -298,7 +298,7 @@ def logits_of(model, params, tokens, keys=None):
 @pytest.mark.parametrize(
   ("attention", "reach"), [("lsh", T), ("local", SIZES["window"])]
 )
-def test_a_token_is_seen_by_those_after_it(float64, attention, reach):
+def test_a_token_is_seen_by_those_after_it(x64, attention, reach):
   """It would be trained to copy its target, or a window would be wider."""
   model, params = create(
     attention=attention, num_layers=1, positions="axial", bucket_size=T
@@ -313,7 +313,7 @@ def test_a_token_is_seen_by_those_after_it(float64, attention, reach):
   np.testing.assert_array_equal(change[0].max(-1) > 1e-9, sees)
 
 
-def test_lsh_of_one_bucket_is_full_attention(float64):
+def test_lsh_of_one_bucket_is_full_attention(x64):
   """It would be off by what no bucket explains: scale, rotation or self."""
   module = LSHAttention(
     num_heads=2,
@@ -328,7 +328,7 @@ def test_lsh_of_one_bucket_is_full_attention(float64):
   )
   x = jax.random.normal(jax.random.key(0), (2, 9, 16))
   variables = sample(jax.eval_shape(module.init, KEYS[0], x, KEYS, None))
-  apply = jax.jit(module.apply, compiler_options=FAST)
+  apply = jax.jit(module.apply)
   y, state, buckets = apply(variables, x, KEYS, None)
   assert state is None
   assert buckets.shape == (2, 2, 2, 9)
@@ -345,7 +345,7 @@ def test_lsh_of_one_bucket_is_full_attention(float64):
   assert_gradients_close(y.reshape(right.shape), right, 1e-12)
 
 
-def test_hashes_are_random_in_training_only(float64):
+def test_hashes_are_random_in_training_only(x64):
   """An evaluation would differ each time, or training hash for ever alike."""
   settings = {"attention": "lsh", "num_layers": 1, "num_hashes": 1}
   model, params = create(**settings)
@@ -390,12 +390,12 @@ def test_layers_have_hashes_of_their_own(monkeypatch):
 
 
 @pytest.mark.parametrize("attention", ["local", "softmax,local"])
-def test_a_window_token_by_token_is_the_whole(float64, attention):
+def test_a_window_token_by_token_is_the_whole(x64, attention):
   """What it generates would not be what it was trained to."""
   model, params = create(attention=attention, positions="rotary")
   tokens = tokens_of(2)
   right = logits_of(model, params, tokens)
-  apply = jax.jit(model.apply, compiler_options=FAST)
+  apply = jax.jit(model.apply)
   state = model.init_state(2, max_tokens=T + 3)
   found = []
   for i in range(T):

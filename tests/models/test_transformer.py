@@ -10,7 +10,7 @@ from slim.gradients import make_value_and_grad
 from slim.models import create_model
 from slim.models.positions import rotate
 from slim.types import Batch
-from tests.helpers import FAST, assert_gradients_close, each_value, init_params
+from tests.helpers import assert_gradients_close, each_value, init_params
 
 SIZES = {
   "vocab_size": 31,
@@ -53,7 +53,7 @@ def tokens_of(batch_size, length=T):
 def in_pieces(model, params, tokens, cuts, max_tokens=T, keys=None):
   """The logits of all pieces, and the last state."""
   state = model.init_state(len(tokens), max_tokens=max_tokens)
-  apply = jax.jit(model.apply, compiler_options=FAST)
+  apply = jax.jit(model.apply)
   logits = []
   for piece in np.split(tokens, cuts, 1):
     found, state = apply(params, piece, state, keys)
@@ -71,7 +71,7 @@ def in_pieces(model, params, tokens, cuts, max_tokens=T, keys=None):
     dropout=[0.0, 0.3],
   ),
 )
-def test_token_by_token_is_the_whole(float64, case):
+def test_token_by_token_is_the_whole(x64, case):
   """What it generates would not be what it was trained to."""
   model, params = create(**case, output_projection=case["qk_norm"])
   tokens = tokens_of(2)
@@ -87,16 +87,14 @@ def test_token_by_token_is_the_whole(float64, case):
 
 @pytest.mark.parametrize("tied_output", [False, True])
 @pytest.mark.parametrize("method", ["full", "remat"])
-def test_blocks_train_as_the_whole(float64, method, tied_output):
+def test_blocks_train_as_the_whole(x64, method, tied_output):
   """Two names of one model would learn different things."""
   tokens = tokens_of(2, T + 1)
   batch = Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones((2, T)))
 
   def gradient(attention, method):
     model, params = create(attention=attention, tied_output=tied_output)
-    run = jax.jit(
-      make_value_and_grad(model, method=method), compiler_options=FAST
-    )
+    run = jax.jit(make_value_and_grad(model, method=method))
     return run(params, batch)
 
   assert_gradients_close(
@@ -104,7 +102,7 @@ def test_blocks_train_as_the_whole(float64, method, tied_output):
   )
 
 
-def test_qk_norm_takes_the_length_of_queries_and_keys(float64):
+def test_qk_norm_takes_the_length_of_queries_and_keys(x64):
   """Scores would grow with the weights as if it were not set."""
   model, params = create(qk_norm=True)
   right, _ = in_pieces(model, params, tokens_of(2), [])
@@ -129,13 +127,13 @@ def test_bfloat16_computes_the_same_but_for_rounding():
 
 
 @pytest.mark.parametrize("output_projection", [False, True])
-def test_an_output_projection_is_there_if_asked_for(float64, output_projection):
+def test_an_output_projection_is_there_if_asked_for(x64, output_projection):
   """A model of the paper's size would have more weights than the paper's."""
   _, params = create(output_projection=output_projection)
   assert ("out" in params["layer_0"]["attention"]) == output_projection
 
 
-def test_no_token_sees_a_later_one(float64):
+def test_no_token_sees_a_later_one(x64):
   """It would be trained to copy its target."""
   model, params = create()
 
@@ -157,7 +155,7 @@ def test_a_tied_output_is_the_table():
   assert 0.3 < np.std(logits) < 3
 
 
-def test_rotated_products_know_distances_only(float64):
+def test_rotated_products_know_distances_only(x64):
   """A query would see a key otherwise further on in the text."""
   x = np.random.default_rng(0).normal(size=(2, 1, 1, 2, 8))
   q, k = (jnp.asarray(a) for a in x)

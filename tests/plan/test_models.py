@@ -10,7 +10,7 @@ from slim.train import train_and_evaluate
 from slim.workdir import read_config
 from tests.helpers import SMALL, make_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "compilation_cache")
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""Promote dtypes to float32 or wider, whatever promotion the user allows.
+
+`jnp.promote_types` follows the setting `jax_numpy_dtype_promotion`: under
+"strict" it refuses bfloat16 beside float32. The kernels choose the dtype of
+their sums on purpose, so they promote by the standard table always.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def promote(*dtypes: Any) -> Any:
+  """Return the dtype that all of `dtypes` promote to.
+
+  Args:
+    *dtypes: One or more dtypes.
+
+  Returns:
+    A dtype, the same under every setting of `jax_numpy_dtype_promotion`.
+  """
+  with jax.numpy_dtype_promotion("standard"):
+    return functools.reduce(jnp.promote_types, dtypes)
+
+
+def at_least_float32(*dtypes: Any) -> Any:
+  """Return the dtype that all of `dtypes` and float32 promote to.
+
+  Args:
+    *dtypes: Dtypes; none gives float32.
+
+  Returns:
+    A dtype.
+  """
+  return promote(jnp.float32, *dtypes)
