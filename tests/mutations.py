@@ -1,0 +1,602 @@
+"""Planted faults: one line of slim is changed, and a test has to fail.
+
+  python tests/mutations.py                  all of them, two at a time
+  python tests/mutations.py lsh rewind       those with such words in them
+
+Each line of `MUTATIONS` names a file of slim/, what stands there, what is put
+in its place, and the tests that are to notice. Each runs in a copy of the
+repository, so that the working tree stays as it is. Before, the tests run once
+without a fault. The exit code is 1 if a fault survives, and 2 if a line no
+longer fits the code or the tests fail without a fault.
+"""
+
+import argparse
+import concurrent.futures
+import pathlib
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Mutation(NamedTuple):
+  """A fault that is planted."""
+
+  file: str  # Below slim/.
+  old: str  # Stands there exactly once.
+  new: str
+  tests: str  # Files or folders below tests/, with spaces between.
+
+
+K = "kernels/"
+SOFTMAX = "kernels/test_softmax_attention.py"
+LSH = "kernels/test_lsh_attention.py"
+LINEAR = "kernels/test_linear_attention.py"
+FEATURES = "kernels/test_random_features.py"
+SCAN = "kernels/test_scan.py kernels/test_scan_transformations.py"
+MODELS = "models test_gradients.py"
+
+MUTATIONS = [
+  # Kernels.
+  Mutation(
+    K + "feature_maps.py",
+    "return jax.nn.relu(x) + 1e-3",
+    "return jax.nn.relu(x)",
+    "kernels/test_feature_maps.py",
+  ),
+  Mutation(
+    K + "feature_maps.py",
+    "jnp.where(x > 0, x + 1,",
+    "jnp.where(x > 0, x,",
+    "kernels/test_feature_maps.py",
+  ),
+  Mutation(
+    K + "random_features.py",
+    "exponent -= jnp.square(scaled).sum(-1, keepdims=True) / 2",
+    "exponent -= jnp.square(scaled).sum(-1, keepdims=True)",
+    FEATURES,
+  ),
+  Mutation(
+    K + "random_features.py",
+    "return lengths * directions",
+    "return directions",
+    FEATURES,
+  ),
+  Mutation(
+    K + "prefix_sums.py",
+    "lambda e, s, a, b: e + _rounding_error(s, a, b)",
+    "lambda e, s, a, b: e",
+    "kernels/test_prefix_sums.py",
+  ),
+  Mutation(
+    K + "prefix_sums.py",
+    "lambda x: -jax.lax.stop_gradient(x), update",
+    "lambda x: -x, update",
+    "kernels/test_prefix_sums.py",
+  ),
+  Mutation(
+    K + "linear_attention.py",
+    "scale = jax.lax.stop_gradient(den)",
+    "scale = jnp.ones_like(den)",
+    LINEAR,
+  ),
+  Mutation(
+    K + "linear_attention.py",
+    'den += einsum("bshm,bhm->bsh", q, start.k)',
+    "den += 0",
+    LINEAR,
+  ),
+  Mutation(
+    K + "linear_attention.py",
+    'num += einsum("nbhsm,nbhmv->nbhsv", qb, kv)',
+    "num += 0",
+    LINEAR,
+  ),
+  Mutation(
+    K + "linear_attention.py",
+    'num = einsum("bhm,bhmv->bhv", q, sums.kv)',
+    'num = 2 * einsum("bhm,bhmv->bhv", q, sums.kv)',
+    LINEAR,
+  ),
+  Mutation(
+    K + "softmax_attention.py",
+    "weights = jnp.exp(lses - finite(top)[None])",
+    "weights = jnp.exp(lses)",
+    SOFTMAX,
+  ),
+  Mutation(
+    K + "softmax_from_lse.py",
+    "shrink = jnp.exp(top - finite(new_top))",
+    "shrink = jnp.ones_like(top)",
+    SOFTMAX,
+  ),
+  Mutation(
+    K + "softmax_from_lse.py",
+    "* y.astype(lse.dtype), -1) - lse_ct",
+    "* y.astype(lse.dtype), -1) - 0 * lse_ct",
+    SOFTMAX,
+  ),
+  Mutation(
+    K + "softmax_from_lse.py",
+    "own = rows.own(i)",
+    "own = None",
+    SOFTMAX,
+  ),
+  Mutation(
+    K + "softmax_remat.py",
+    "num = (shrink * nums).sum(0)",
+    "num = nums.sum(0)",
+    SOFTMAX,
+  ),
+  Mutation(
+    K + "attention_blocks.py",
+    "return self.index(i) >= i * self.size",
+    "return self.index(i) > i * self.size",
+    SOFTMAX,
+  ),
+  Mutation(
+    K + "attention_scores.py",
+    "seen &= columns <= position + self.right",
+    "seen &= columns < position + self.right",
+    SOFTMAX,
+  ),
+  Mutation(
+    K + "attention_fn.py",
+    "is_causal=is_causal,",
+    "is_causal=False,",
+    "kernels/test_attention_fn.py",
+  ),
+  Mutation(
+    K + "lsh_attention.py",
+    "jnp.where(lse[..., None] == -jnp.inf, v, y.astype(v.dtype))",
+    "y.astype(v.dtype)",
+    LSH,
+  ),
+  Mutation(
+    K + "lsh_buckets.py",
+    "return jnp.where(is_top, top, bottom + rotation.shape[-1])",
+    "return jnp.where(is_top, top, bottom)",
+    LSH,
+  ),
+  Mutation(
+    K + "lsh_rounds.py",
+    "seen = (key != query) & (key < length) & (query < length)",
+    "seen = (key < length) & (query < length)",
+    LSH,
+  ),
+  Mutation(
+    K + "lsh_rounds.py",
+    "((key == query) | (key == query - 1))",
+    "(key == query)",
+    LSH,
+  ),
+  Mutation(
+    K + "lsh_sequential.py",
+    "v_ct += jnp.where(alone, y_ct, 0)",
+    "v_ct += 0",
+    LSH,
+  ),
+  Mutation(
+    K + "reversible.py",
+    "one_ct, two_ct = two_ct, one_ct + x_ct",
+    "one_ct, two_ct = two_ct, one_ct",
+    "kernels/test_reversible.py",
+  ),
+  Mutation(
+    K + "position_wise.py",
+    "lambda x: x.sum(), sums",
+    "lambda x: x.mean(), sums",
+    "kernels/test_position_wise.py",
+  ),
+  Mutation(
+    K + "hoisting.py",
+    "missing = tuple(axes - _varying(x))",
+    "missing = ()",
+    SCAN,
+  ),
+  Mutation(
+    K + "cotangents.py",
+    "    raise ValueError(message)",
+    "    pass",
+    SCAN,
+  ),
+  # Policies.
+  Mutation(
+    K + "storing.py",
+    "jax.checkpoint(step, prevent_cse=False)",
+    "step",
+    "kernels test_gradients.py",
+  ),
+  Mutation(
+    K + "storing.py",
+    "return min(range(1, 2 * math.isqrt(num_chunks) + 1), key=cost)",
+    "return num_chunks",
+    "kernels test_gradients.py",
+  ),
+  Mutation(
+    K + "rewinding.py",
+    "(before, state_ct, totals), chunk_ct",
+    "(after, state_ct, totals), chunk_ct",
+    SCAN,
+  ),
+  Mutation(
+    K + "rewinding.py",
+    "totals = jax.tree.map(_add, totals, params_ct)",
+    "totals = totals",
+    SCAN,
+  ),
+  Mutation(
+    K + "chunks.py",
+    "return self._cut(xs, self.first_size + i * self.size, self.size)",
+    "return self._cut(xs, i * self.size, self.size)",
+    SCAN,
+  ),
+  # Models.
+  Mutation(
+    "models/performer.py",
+    "position = state_after.position - tokens.shape[1]",
+    "position = state_after.position",
+    MODELS,
+  ),
+  Mutation(
+    "models/attention.py",
+    "y = (y + origin[:, None])",
+    "y = y",
+    MODELS,
+  ),
+  Mutation(
+    "models/attention.py",
+    "max(64, math.isqrt(k.shape[-1] * v.shape[-1]))",
+    "k.shape[1]",
+    MODELS,
+  ),
+  Mutation(
+    "models/block.py",
+    '"output": [self.mlp, self.mlp_norm]',
+    '"output": [self.mlp]',
+    MODELS,
+  ),
+  Mutation(
+    "models/layers.py",
+    "x / (1 - rate)",
+    "x",
+    MODELS,
+  ),
+  Mutation(
+    "models/layers.py",
+    "(cdf + z * density)",
+    "cdf",
+    MODELS,
+  ),
+  Mutation(
+    "models/layers.py",
+    "positions % columns",
+    "positions // columns",
+    MODELS,
+  ),
+  Mutation(
+    "models/norms.py",
+    " - zw * along",
+    "",
+    MODELS,
+  ),
+  Mutation(
+    "models/positions.py",
+    "two * cos + one * sin",
+    "two * cos - one * sin",
+    MODELS,
+  ),
+  Mutation(
+    "models/softmax.py",
+    "(self.window - 1, 0)",
+    "(self.window, 0)",
+    MODELS,
+  ),
+  Mutation(
+    "models/softmax.py",
+    "query_offset=position",
+    "query_offset=0",
+    MODELS,
+  ),
+  Mutation(
+    "models/lsh.py",
+    "is_causal=True",
+    "is_causal=False",
+    MODELS,
+  ),
+  Mutation(
+    "models/network.py",
+    "((one + two) / 2)",
+    "(one + two)",
+    MODELS,
+  ),
+  Mutation(
+    "models/network.py",
+    "layer = jax.checkpoint(layer) if remat else layer",
+    "layer = layer",
+    MODELS,
+  ),
+  Mutation(
+    "models/transformer.py",
+    "site = 1 + 2 * num_layers + i",
+    "site = i",
+    MODELS,
+  ),
+  # Losses, gradients, steps.
+  Mutation(
+    "losses.py",
+    "jax.lax.stop_gradient(weights)",
+    "weights",
+    "test_losses.py",
+  ),
+  Mutation(
+    "gradients.py",
+    'compensated=policy == "rewind"',
+    "compensated=False",
+    MODELS,
+  ),
+  Mutation(
+    "gradients.py",
+    '"remat": partial(dense, remat=True)',
+    '"remat": partial(dense, remat=False)',
+    MODELS,
+  ),
+  Mutation(
+    "steps.py",
+    "return jax.tree.map(jnp.add, total, value), None",
+    "return value, None",
+    "test_steps.py",
+  ),
+  Mutation(
+    "steps.py",
+    "mean = jax.tree.map(lambda x: x / weight, gradients)",
+    "mean = gradients",
+    "test_steps.py",
+  ),
+  Mutation(
+    "optimizer.py",
+    "(step + 1) / max(warmup_steps, 1)",
+    "step / max(warmup_steps, 1)",
+    "test_optimizer.py",
+  ),
+  Mutation(
+    "optimizer.py",
+    "parts.insert(0, optax.clip_by_global_norm(clip_norm))",
+    "parts.append(optax.clip_by_global_norm(clip_norm))",
+    "test_optimizer.py",
+  ),
+  # Runs.
+  Mutation(
+    "experiment.py",
+    "methods[0] if step < config.train.num_steps // 2",
+    "methods[0] if step <= config.train.num_steps // 2",
+    "test_experiment.py test_train.py",
+  ),
+  Mutation(
+    "checkpoint.py",
+    "steps = sorted(manager.all_steps(), reverse=True)",
+    "steps = sorted(manager.all_steps())",
+    "test_checkpoint.py test_train.py",
+  ),
+  Mutation(
+    "weights.py",
+    'must_agree.append("seed")',
+    "pass",
+    "test_weights.py",
+  ),
+  Mutation(
+    "workdir.py",
+    "fcntl.LOCK_EX | fcntl.LOCK_NB",
+    "fcntl.LOCK_SH | fcntl.LOCK_NB",
+    "test_workdir.py test_train.py",
+  ),
+  Mutation(
+    "metrics.py",
+    'total += params["length"] * sum(inner)',
+    "total += sum(inner)",
+    "test_metrics.py",
+  ),
+  Mutation(
+    "progress.py",
+    "      self.window = Sums(0.0, 0.0, 0.0)",
+    "      pass",
+    "test_progress.py test_train.py",
+  ),
+  Mutation(
+    "config.py",
+    ' and value < float("inf")',
+    "",
+    "test_config.py",
+  ),
+  # Data.
+  Mutation(
+    "data/copying.py",
+    "weights[:, half:-1] = 1",
+    "weights[:, half:] = 1",
+    "data",
+  ),
+  Mutation(
+    "data/text.py",
+    "(self._data.size - 1) // length",
+    "self._data.size // length",
+    "data",
+  ),
+  Mutation(
+    "data/reading.py",
+    "if (data.size, digest) != (file.size, file.sha256):",
+    "if data.size != file.size:",
+    "data",
+  ),
+  # Commands.
+  Mutation(
+    "train.py",
+    'if facts["data_fingerprint"] != train_data.fingerprint:',
+    "if False:",
+    "test_train.py",
+  ),
+  Mutation(
+    "train.py",
+    "last = done == train.num_steps",
+    "last = False",
+    "test_train.py",
+  ),
+  Mutation(
+    "evaluate.py",
+    "    if not carry_state:\n      state = initial_state",
+    "    if carry_state:\n      state = initial_state",
+    "test_evaluate.py",
+  ),
+  Mutation(
+    "export.py",
+    "save_weights(output, state.params, config, int(state.step))",
+    "save_weights(output, state.params, config, 0)",
+    "test_export.py",
+  ),
+  Mutation(
+    "command_line.py",
+    "if rest and not known_only:",
+    "if False:",
+    "test_command_line.py",
+  ),
+  Mutation(
+    "certify/checks.py",
+    "max(0.0, rise),",
+    "0.0,",
+    "certify",
+  ),
+  Mutation(
+    "certify/certifying.py",
+    "return distance(before, after) > 0",
+    "return False",
+    "certify",
+  ),
+  Mutation(
+    "plan/options.py",
+    "return work / 3 + traffic",
+    "return work / 3",
+    "plan",
+  ),
+  Mutation(
+    "plan/formula.py",
+    'sums = sum(weights) if option.policy == "sqrt" else 0',
+    "sums = 0",
+    "plan",
+  ),
+  Mutation(
+    "plan/planning.py",
+    "    if total <= budget:\n      break",
+    "    if total <= 2 * budget:\n      break",
+    "plan",
+  ),
+  Mutation(
+    "memory/timeline.py",
+    "buffers.sort(reverse=True)",
+    "buffers.sort()",
+    "memory",
+  ),
+  Mutation(
+    "memory/live_ranges.py",
+    "total += max(0, stop - max(value.address, end))",
+    "total += value.size",
+    "memory",
+  ),
+]
+
+
+def main() -> int:
+  """Plants the chosen faults and prints what became of them."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("words", nargs="*", help="choose mutations by these")
+  parser.add_argument("--root", type=pathlib.Path, default=ROOT)
+  parser.add_argument("--jobs", type=int, default=2)
+  arguments = parser.parse_args()
+  chosen = [
+    mutation
+    for mutation in MUTATIONS
+    if not arguments.words
+    or any(word in " ".join(mutation[:3]) for word in arguments.words)
+  ]
+  stale = [x for x in chosen if _count(arguments.root, x) != 1]
+  for mutation in stale:
+    print(f"stale: {mutation.file}: {mutation.old!r}")
+  if stale:
+    return 2
+  with tempfile.TemporaryDirectory() as folder:
+    copies = queue.SimpleQueue()
+    for i in range(arguments.jobs):
+      copies.put(_copy(arguments.root, pathlib.Path(folder, str(i))))
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+      return _run(pool, copies, chosen)
+
+
+def _run(pool, copies, mutations):
+  """Runs the tests without faults, then with each; returns the exit code."""
+  tests = sorted({mutation.tests for mutation in mutations})
+  without = pool.map(lambda its: _try(copies, its), tests)
+  for its, (fails, seconds) in zip(tests, without, strict=True):
+    print(f"{'FAILS' if fails else 'passes':8} {seconds:5.0f} s  {its}")
+    if fails:
+      return 2
+  survivors = 0
+  found = pool.map(lambda x: _try(copies, x.tests, x), mutations)
+  for mutation, (fails, seconds) in zip(mutations, found, strict=True):
+    survivors += not fails
+    verdict = "caught" if fails else "SURVIVED"
+    print(f"{verdict:8} {seconds:5.0f} s  {mutation.file}: {mutation.new!r}")
+  print(f"{len(mutations) - survivors} of {len(mutations)} caught")
+  return int(survivors > 0)
+
+
+def _count(root, mutation):
+  """How often the line that is to be changed stands in its file."""
+  path = root / "slim" / mutation.file
+  return path.read_text().count(mutation.old) if path.exists() else 0
+
+
+def _copy(root, target):
+  """Copies the repository, without environments and what runs have left."""
+  ignored = shutil.ignore_patterns(".venv*", ".*_cache", "__pycache__", "runs")
+  shutil.copytree(root, target, ignore=ignored)
+  return target
+
+
+def _fails(copy, tests):
+  """Tells whether one of the tests fails in a copy."""
+  command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header"]
+  run = subprocess.run(
+    [*command, "-p", "no:cacheprovider"]
+    + [f"tests/{name}" for name in tests.split()],
+    cwd=copy,
+    capture_output=True,
+    text=True,
+  )
+  if run.returncode not in (0, 1, 2):  # 2: they could not be collected.
+    raise RuntimeError(run.stdout + run.stderr)
+  return run.returncode != 0
+
+
+def _try(copies, tests, mutation=None):
+  """Runs tests in a free copy, with a fault or without; tells if they fail."""
+  copy = copies.get()
+  started = time.monotonic()
+  try:
+    if mutation is None:
+      return _fails(copy, tests), time.monotonic() - started
+    path = copy / "slim" / mutation.file
+    text = path.read_text()
+    path.write_text(text.replace(mutation.old, mutation.new))
+    try:
+      return _fails(copy, tests), time.monotonic() - started
+    finally:
+      path.write_text(text)
+  finally:
+    copies.put(copy)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
