@@ -2,9 +2,11 @@
 #   PYTHON  the interpreter that makes the environment (python3)
 #   VENV    the folder of the environment (.venv)
 #   EXTRA   for `make setup`: cuda12, cuda13 or tpu, on such a machine
+#   ARGS    for the tests: more arguments of pytest, as in ARGS=tests/kernels
 PYTHON ?= python3
 VENV ?= .venv
 EXTRA ?=
+ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -25,13 +27,13 @@ train: $(INSTALLED) ## train the quickstart with SLiM: minutes, no download
 	  --workdir=runs/quickstart
 
 test: $(INSTALLED) ## run the tests that every change has to pass: minutes
-	$(PYTEST)
+	$(PYTEST) $(ARGS)
 
 test-slow: $(INSTALLED) ## run grids by pairs, processes and memory marks
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $(ARGS)
 
 test-full: $(INSTALLED) ## run all tests and whole grids: hours
-	$(PYTEST) -m ''
+	$(PYTEST) -m '' $(ARGS)
 
 lint: $(INSTALLED) ## check style and format
 	$(BIN)/ruff check
@@ -44,7 +46,7 @@ format: $(INSTALLED) ## repair what `make lint` can repair
 # Versions that still fit are kept; delete requirements.lock to renew them all.
 # Not $(INSTALLED): a lock that pyproject.toml has left behind installs nothing.
 lock: ## write requirements.lock anew from pyproject.toml
-	@test -x $(BIN)/uv || { $(MAKE_VENV) && $(PIP) install uv; }
+	@test -x $(BIN)/uv || { $(MAKE_VENV) && $(PIP) install 'uv>=0.9'; }
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	  --no-emit-index-url --python-version 3.11 --extra dev \
 	  --custom-compile-command "make lock" \
@@ -61,11 +63,12 @@ define MAKE_VENV
   $(PYTHON) -m venv $(VENV); }; }
 endef
 
-# The lock holds setuptools, so slim itself is built without a download.
+# The lock holds setuptools, so slim itself is built without a download. Python
+# compiles a file when it is first imported; here most of them never are.
 $(INSTALLED): requirements.lock pyproject.toml setup.py
 	@$(MAKE_VENV)
 	@echo "installing into $(VENV); the first time this takes a minute or two"
-	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-compile --require-hashes -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@$(PIP) check
 	@touch $@
