@@ -59,7 +59,9 @@ def attention_fn(
     raise ValueError(
       "sow_weights must be False: chunked attention never has all weights"
     )
-  dtype = dtype or jnp.result_type(query, key, value)
+  if dtype is None:
+    with jax.numpy_dtype_promotion("standard"):
+      dtype = jnp.result_type(query, key, value)
   batch = query.shape[:-3]
 
   def flat(x, trailing):
@@ -86,7 +88,7 @@ def attention_fn(
     y = chunked_softmax_attention(
       *(flat(x.astype(dtype), 3) for x in (query, key, value)),
       of_scores(bias),
-      None if mask is None else of_scores(mask) != 0,
+      None if mask is None else of_scores(mask).astype(bool),
       is_causal=is_causal,
       dropout_rate=dropout_rate,
       dropout_keys=keys,

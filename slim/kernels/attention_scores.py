@@ -97,8 +97,11 @@ def make_score(
       heads = (num_groups, size) if x.shape[1] > 1 else (1, 1)
       return x.reshape(x.shape[0], *heads, *x.shape[2:])
 
-    def returned(name, x, kind, expected):
-      """What a function of the user's returned, checked."""
+    def returned(name, fn, args, kind, expected):
+      """What a function of the user's returns, checked."""
+      # Indices have two axes, and a mask of sequences or heads has four.
+      with jax.numpy_rank_promotion("allow"):
+        x = fn(*args)
       x = to_broadcast(
         f"what {name} returns",
         x,
@@ -121,8 +124,8 @@ def make_score(
     if bias is not None:
       scores += by_group(bias).astype(scores.dtype)
     if bias_fn is not None:
-      bias = bias_fn(bias_params, *index)
-      bias = returned("bias_fn", bias, jnp.floating, "floating-point")
+      args = bias_params, *index
+      bias = returned("bias_fn", bias_fn, args, jnp.floating, "floating-point")
       scores += by_group(bias).astype(scores.dtype)
     seen = []
     if (window.left, window.right) != (None, None):
@@ -131,7 +134,7 @@ def make_score(
       part = take(mask, rows[0], rows.size, 2)
       seen.append(take(part, columns[0], columns.size, 3))
     if mask_fn is not None:
-      seen.append(returned("mask_fn", mask_fn(*index), bool, "boolean"))
+      seen.append(returned("mask_fn", mask_fn, index, bool, "boolean"))
     for one in seen:
       scores = jnp.where(by_group(one), scores, -jnp.inf)
     return scores.reshape(products.shape)

@@ -144,20 +144,19 @@ def chunked_linear_attention(
   q, k, v, state = _checked(q, k, v, state)
   num_tokens = v.shape[1]
   qb, kb, vb = (blocks(x, block_size) for x in (q, k, v))
-  kv, k_sums = block_sums(kb, vb)
-  after = add_sums(state, PrefixSums(kv.sum(0), k_sums.sum(0)))
+  updates = block_sums(kb, vb)
+  after = add_sums(state, jax.tree.map(lambda x: x.sum(0), updates))
 
-  start = sum_values(state)
-  _, (kv, k_sums) = jax.lax.scan(
-    lambda carry, block: (jax.tree.map(jnp.add, carry, block), carry),
-    (start.kv, start.k),
-    (kv, k_sums),
+  _, before = jax.lax.scan(
+    lambda sums, update: (add_sums(sums, update), sums),
+    sum_values(state),
+    updates,
   )
   scores = einsum("nbhsm,nbhtm->nbhst", qb, kb)
   scores = jnp.where(_causal_mask(scores.shape[-1]), scores, 0)
   num = einsum("nbhst,nbhtv->nbhsv", scores, vb)
-  num += einsum("nbhsm,nbhmv->nbhsv", qb, kv)
-  den = scores.sum(-1) + einsum("nbhsm,nbhm->nbhs", qb, k_sums)
+  num += einsum("nbhsm,nbhmv->nbhsv", qb, before.kv)
+  den = scores.sum(-1) + einsum("nbhsm,nbhm->nbhs", qb, before.k)
   y = jnp.moveaxis(_normalise(num, den, eps), (0, 2), (1, 3))
   y = y.reshape(v.shape[0], -1, *v.shape[2:])
   return y[:, :num_tokens].astype(v.dtype), after
@@ -196,5 +195,7 @@ def _checked(q, k, v, state):
       f"state must have dtype {dtype} or wider for these q, k and v, got "
       f"{state.kv.dtype}; see the dtype of init_prefix_sums"
     )
+  if state.kv.dtype != dtype:
+    q = q.astype(state.kv.dtype)  # A wider state sets the dtype of all sums.
   # Inside shard_map a state made there is replicated, and the tokens are not.
   return vary_alike((q, k, v, state))

@@ -55,10 +55,11 @@ def _forward(settings, places, qk, v):
   def one_round(r, carry):
     top, total, num = carry
     this = make_round(settings, places, r)
-    scores = this.scores(this.queries(q), this.keys(k))
+    scores = this.scores(this.queries(q), this.keys(k)).astype(dtype)
     round_top = scores.max(-1, keepdims=True)
     p = jnp.exp(scores - finite(round_top))
     round_num = product(p.astype(v.dtype), this.keys(v), (-1, -2))
+    round_num = round_num.astype(dtype)
     round_top, round_total, round_num = (
       this.unsort(x) for x in (round_top, p.sum(-1, keepdims=True), round_num)
     )
@@ -114,8 +115,9 @@ def _backward(settings, places, qk, v, y, lse, y_ct):
     this = make_round(settings, places, r)
     q_sorted, y_ct_sorted = this.queries(q), this.queries(y_ct)
     k_sorted, v_sorted = this.keys(k), this.keys(v)
-    p = jnp.exp(this.scores(q_sorted, k_sorted) - this.queries(lse))
-    p_ct = product(y_ct_sorted, v_sorted, (-1, -1))
+    scores = this.scores(q_sorted, k_sorted).astype(lse.dtype)
+    p = jnp.exp(scores - this.queries(lse))
+    p_ct = product(y_ct_sorted, v_sorted, (-1, -1)).astype(lse.dtype)
     scores_ct = (p * (p_ct - this.queries(shift))).astype(k.dtype)
     p = p.astype(v.dtype)
     cts = (
@@ -134,7 +136,7 @@ def _backward(settings, places, qk, v, y, lse, y_ct):
   q_ct, k_ct, v_ct = jax.lax.fori_loop(
     0, places.shape[2], one_round, tuple(map(zeros_of, (q, k, v)))
   )
-  v_ct += jnp.where(alone, y_ct, 0)
+  v_ct += jnp.where(alone, y_ct, 0).astype(v_ct.dtype)
   (qk_ct,) = vjp(cotangent((q, k), [q_ct, k_ct]))
   return qk_ct, v_ct.astype(v.dtype)
 

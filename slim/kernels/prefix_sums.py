@@ -76,8 +76,8 @@ def token_sums(
   Returns:
     PrefixSums without error terms.
   """
-  kv, k_sums = block_sums(blocks(k, block_size), blocks(v, block_size))
-  return PrefixSums(kv.sum(0), k_sums.sum(0))
+  updates = block_sums(blocks(k, block_size), blocks(v, block_size))
+  return jax.tree.map(lambda x: x.sum(0), updates)
 
 
 def add_sums(state: PrefixSums, update: PrefixSums) -> PrefixSums:
@@ -93,8 +93,10 @@ def add_sums(state: PrefixSums, update: PrefixSums) -> PrefixSums:
   References:
     Knuth, The Art of Computer Programming, volume 2, section 4.2.2 (two-sum).
   """
-  update = update._replace(error=None)
   value = state._replace(error=None)
+  update = jax.tree.map(
+    lambda x, like: x.astype(like.dtype), update._replace(error=None), value
+  )
   total = jax.tree.map(jnp.add, value, update)
   if state.error is None:
     return total
@@ -154,8 +156,8 @@ def blocks(x, block_size):
 
 def block_sums(k, v):
   """Sums k ⊗ v and k over the tokens of each block."""
-  dtype = at_least_float32(v.dtype)
-  return einsum("nbhtm,nbhtv->nbhmv", k, v), k.sum(-2, dtype=dtype)
+  dtype = at_least_float32(k.dtype, v.dtype)
+  return PrefixSums(einsum("nbhtm,nbhtv->nbhmv", k, v), k.sum(-2, dtype=dtype))
 
 
 def einsum(equation, a, b):

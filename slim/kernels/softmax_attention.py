@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from slim.kernels.attention_arguments import check_attention
 from slim.kernels.attention_layout import heads_first, product, tokens_first
+from slim.kernels.dtypes import promote
 from slim.kernels.log_sum_exp import close, finite
 
 
@@ -81,7 +82,7 @@ def softmax_attention_and_lse(
   total, lse = close(top, exponentials.sum(-1, keepdims=True))
   p = exponentials / total
   if keep is not None:
-    p *= keep(*index).reshape(p.shape)
+    p *= keep(*index).reshape(p.shape).astype(p.dtype)
   y = product(p.astype(v.dtype), heads_first(v), (-1, -2)).astype(v.dtype)
   num_heads = q.shape[2]
   return tokens_first(y, num_heads), tokens_first(lse, num_heads)[..., 0]
@@ -118,8 +119,9 @@ def merge_attention(
     y and lse of the attention to all of the keys.
   """
   ys, lses = (jnp.stack(x) for x in zip(*pieces, strict=True))
+  lses = lses.astype(promote(ys.dtype, lses.dtype))
   top = jax.lax.stop_gradient(lses.max(0))
   weights = jnp.exp(lses - finite(top)[None])
   total, lse = close(top, weights.sum(0))
-  y = (weights[..., None] * ys).sum(0) / total[..., None]
+  y = (weights[..., None] * ys.astype(lse.dtype)).sum(0) / total[..., None]
   return y.astype(ys.dtype), lse

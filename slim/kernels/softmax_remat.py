@@ -46,14 +46,14 @@ def attend(
       return top, p.sum(-1, keepdims=True), product(kept, v_block, (-1, -2))
 
     summarise = jax.checkpoint(summarise, prevent_cse=False)
-    tops, totals, nums = jax.lax.map(summarise, jnp.arange(columns.num_blocks))
+    tops, totals, nums = jax.lax.map(summarise, _count(columns))
     top = tops.max(0)
     shrink = jnp.exp(tops - finite(top)[None])
     num = (shrink * nums).sum(0)
     total, lse = close(top, (shrink * totals).sum(0))
     return tuple(tokens_first(x, q.shape[2]) for x in (num / total, lse))
 
-  y, lse = jax.lax.map(query_block, jnp.arange(rows.num_blocks))
+  y, lse = jax.lax.map(query_block, _count(rows))
 
   def join(x):
     """[n, B, s, H, X] as [B, T, H, X]; the last block reaches back."""
@@ -64,3 +64,8 @@ def attend(
     return jnp.concatenate([full, x[-1, :, rows.size - rest :]], 1)
 
   return join(y).astype(v.dtype), join(lse)[..., 0]
+
+
+def _count(axis):
+  """The numbers of the blocks, of the dtype of their indices."""
+  return jnp.arange(axis.num_blocks, dtype=jnp.int32)

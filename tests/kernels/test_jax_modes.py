@@ -1,0 +1,364 @@
+"""Modes of JAX that a user's whole program may run in, for every kernel.
+
+`CASES` calls each public name of `slim.kernels`, all of what it takes that a
+mode may meet: masks, dropout, functions of the user's, arrays closed over.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim import kernels
+from slim.kernels.dtypes import at_least_float32
+
+B, T, H, K = 4, 5, 2, 3  # B and H can be sharded over two devices.
+
+
+class Case(NamedTuple):
+  """A call of one kernel."""
+
+  uses: tuple[str, ...]  # Public names.
+  fn: Callable[..., Any]  # Maps float arrays to a pytree of arrays.
+  shapes: tuple[tuple[int, ...], ...]  # Of what `fn` takes.
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(uses, *shapes):
+  """Adds the function to `CASES`, by its name."""
+
+  def add(fn):
+    CASES[fn.__name__[1:]] = Case(tuple(uses.split()), fn, shapes)
+    return fn
+
+  return add
+
+
+BTHK, BTNK, BT = (B, T, H, K), (B, T, 1, K), (B, T)
+
+
+def keys():
+  """Of dropout, one a sequence."""
+  return jax.random.split(jax.random.key(3), B)
+
+
+@case("relu elu_plus_one square FEATURE_MAPS", BTHK)
+def _feature_maps(x):
+  return [fn(x) for fn in kernels.FEATURE_MAPS.values()]
+
+
+@case(
+  "sample_projection positive_random_features positive_random_query_features",
+  BTHK,
+)
+def _random_features(x):
+  w = kernels.sample_projection(jax.random.key(0), 4, K)
+  return (
+    kernels.positive_random_features(x, w),
+    kernels.positive_random_query_features(x, w),
+  )
+
+
+@case(
+  "PrefixSums init_prefix_sums token_sums add_sums rewind_prefix_sums",
+  BTHK,
+  BTHK,
+)
+def _prefix_sums(k, v):
+  state = kernels.init_prefix_sums(B, H, K, K, compensated=True)
+  update = kernels.token_sums(k, v, block_size=2)
+  state = kernels.add_sums(state, update)
+  return state, kernels.rewind_prefix_sums(state, update)
+
+
+def _linear_attention(fn, q, k, v, **settings):
+  q, k = kernels.relu(q), kernels.relu(k)
+  state = kernels.init_prefix_sums(
+    B, H, K, K, dtype=at_least_float32(*(x.dtype for x in (q, k, v)))
+  )
+  y, state = fn(q, k, v, state, **settings)
+  return y, *fn(q, k, v, state, **settings)
+
+
+@case("parallel_linear_attention", BTHK, BTHK, BTHK)
+def _parallel_linear_attention(*qkv):
+  return _linear_attention(kernels.parallel_linear_attention, *qkv)
+
+
+@case("recurrent_linear_attention", BTHK, BTHK, BTHK)
+def _recurrent_linear_attention(*qkv):
+  return _linear_attention(kernels.recurrent_linear_attention, *qkv)
+
+
+@case("chunked_linear_attention", BTHK, BTHK, BTHK)
+def _chunked_linear_attention(*qkv):
+  fn = kernels.chunked_linear_attention
+  return _linear_attention(fn, *qkv, block_size=2)
+
+
+def softmax_settings(q, slope):
+  """All that the scores may be made of; some queries see no key."""
+  lengths = jnp.array([5, 3, 1, 2], jnp.int32)
+  return {
+    "mask": jnp.arange(T)[:, None] != 2,
+    "is_causal": True,
+    "local_window_size": (3, 0),
+    "mask_fn": lambda i, j: j < lengths[:, None, None, None],
+    "bias_fn": lambda slope, i, j: (
+      slope * -abs(i - j).astype(slope.dtype)[None]
+    ),
+    "bias_params": slope,
+    "dropout_rate": 0.2,
+    "dropout_keys": keys(),
+  }
+
+
+SOFTMAX = BTHK, BTNK, BTNK, (1, H, 1, T), (H, 1, 1)
+
+
+@case("softmax_attention", *SOFTMAX)
+def _softmax_attention(q, k, v, bias, slope):
+  settings = softmax_settings(q, slope)
+  return kernels.softmax_attention(q, k, v, bias, **settings)
+
+
+@case("chunked_softmax_attention", *SOFTMAX)
+def _chunked_softmax_attention(q, k, v, bias, slope, **blocks):
+  return kernels.chunked_softmax_attention(
+    q,
+    k,
+    v,
+    bias,
+    **softmax_settings(q, slope),
+    q_block_size=2,
+    k_block_size=3,
+    **blocks,
+  )
+
+
+@case("chunked_softmax_attention", *SOFTMAX)
+def _remat_softmax_attention(*args):
+  return _chunked_softmax_attention(*args, backward="remat")
+
+
+@case(
+  "softmax_attention_and_lse chunked_softmax_attention_and_lse merge_attention",
+  BTHK,
+  BTNK,
+  BTNK,
+)
+def _softmax_attention_and_lse(q, k, v):
+  return kernels.merge_attention(
+    [
+      kernels.softmax_attention_and_lse(q, k, v, is_causal=True),
+      kernels.chunked_softmax_attention_and_lse(
+        q, k, v, local_window_size=1, q_block_size=2, k_block_size=2
+      ),
+    ]
+  )
+
+
+@case("attention_fn", BTHK, BTNK, BTNK, (1, H, 1, T))
+def _attention_fn(q, k, v, bias):
+  mask = jnp.arange(B)[:, None, None, None] != jnp.arange(T)[None, None, None]
+  return kernels.attention_fn(
+    q,
+    k,
+    v,
+    bias,
+    mask,
+    dropout_rng=jax.random.key(4),
+    dropout_rate=0.2,
+    is_causal=True,
+  )
+
+
+def _lsh(qk, v, **settings):
+  buckets = kernels.lsh_buckets(
+    qk, jax.random.key(5), num_buckets=4, num_hashes=2
+  )
+  return kernels.lsh_attention(
+    qk, v, buckets, chunk_size=2, is_causal=True, **settings
+  )
+
+
+@case("lsh_attention lsh_buckets", BTHK, BTHK)
+def _lsh_attention(qk, v):
+  return _lsh(qk, v, heads_at_once=1)
+
+
+@case("lsh_attention lsh_buckets", BTHK, BTHK)
+def _parallel_lsh_attention(qk, v):
+  return _lsh(qk, v, rounds="parallel")
+
+
+def _mlp(params, x):
+  return jnp.tanh(x @ params[0]) @ params[1]
+
+
+@case("chunked_map chunked_sum", (B, T, K), (K, 4), (4, K))
+def _position_wise(x, *params):
+  return (
+    kernels.chunked_map(_mlp, params, x, chunk_size=2),
+    kernels.chunked_sum(
+      lambda params, x: _mlp(params, x).sum(), params, x, chunk_size=2
+    ),
+  )
+
+
+def add_tokens(policy, kernel, shift, state, x):
+  """A sum over tokens, with dropout, that closes over an array."""
+
+  def hidden(kernel, start, x):
+    position = start + jnp.arange(x.shape[1], dtype=jnp.int32)
+    kept = jax.vmap(
+      lambda t: jax.random.bernoulli(jax.random.fold_in(keys()[0], t))
+    )(position)
+    h = jnp.tanh(x @ kernel + shift[None, None])
+    return jnp.where(kept[None, :, None], h, 0)
+
+  def add(total, h):
+    sums = total[:, None] + jnp.cumsum(h, 1)
+    return sums[:, -1], sums
+
+  def step(kernel, state, x):
+    total, start = state
+    total, out = add(total, hidden(kernel, start, x))
+    return (total, start + x.shape[1]), out
+
+  def rewind(kernel, after, x):
+    total, start = after[0], after[1] - x.shape[1]
+    h = hidden(kernel, start, x)
+    before = total - jax.lax.stop_gradient(h.sum(1))
+    total, out = add(before, h)
+    return (before, start), out, (total, after[1])
+
+  (total, _), out = kernels.scan(
+    step,
+    kernel,
+    (state, jnp.int32(0)),
+    x,
+    chunk_size=2,
+    policy=policy,
+    rewind=rewind,
+  )
+  return total, out
+
+
+for policy in kernels.POLICIES:
+  CASES[f"scan_{policy}"] = Case(
+    ("scan", "POLICIES"),
+    functools.partial(add_tokens, policy),
+    ((K, K), (K,), (B, K), (B, 7, K)),
+  )
+
+
+def _sublayer(gain, params, x, context, replay):
+  if replay is None:
+    replay = (x > 0).astype(jnp.int8)
+  y = jnp.tanh(x @ params.astype(x.dtype)) * gain.astype(x.dtype)
+  return y, context * 2, replay
+
+
+REVERSIBLE = (2, K, K), (B, T, K), (B, T, K), (2, B), ()
+
+
+@case("reversible", *REVERSIBLE)
+def _reversible(w, one, two, contexts, gain):
+  return kernels.reversible(
+    [functools.partial(_sublayer, gain)] * 2, w, wide(one, two), contexts
+  )
+
+
+@case("reversible_scan", *REVERSIBLE)
+def _reversible_scan(w, one, two, contexts, gain):
+  return kernels.reversible_scan(
+    [functools.partial(_sublayer, gain)] * 2,
+    [w, w],
+    wide(one, two),
+    [contexts, contexts],
+  )
+
+
+def wide(*streams):
+  """Streams are float32 or wider."""
+  return tuple(x.astype(at_least_float32(x.dtype)) for x in streams)
+
+
+def _make_args(shapes, *dtypes):
+  random = np.random.default_rng(0)
+  return [
+    jnp.asarray(random.normal(size=shape) * 0.5, dtype)
+    for shape, dtype in zip(shapes, itertools.cycle(dtypes), strict=False)
+  ]
+
+
+def value_and_gradients(fn, *args):
+  """The value of `fn`, and the gradients of a sum of all its floats."""
+
+  def loss(args):
+    value = fn(*args)
+    total = jnp.float32(0)
+    for x in jax.tree.leaves(value):
+      if jnp.issubdtype(x.dtype, jnp.floating):
+        total += jnp.sin(x).astype(jnp.float32).sum()
+    return total, value
+
+  return jax.grad(loss, has_aux=True)(args)
+
+
+def test_every_kernel_has_a_case():
+  """A new kernel would be left out of all of these tests."""
+  used = {name for case in CASES.values() for name in case.uses}
+  assert used == set(kernels.__all__)
+
+
+def _call(fn, *args):
+  """Runs a function eagerly."""
+  return fn(*args)
+
+
+def _slow(*values):
+  return pytest.param(values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "dtypes", [("bfloat16",), _slow("float16"), _slow("float32")]
+)
+@pytest.mark.parametrize(
+  "run", [jax.eval_shape, pytest.param(_call, marks=pytest.mark.slow)]
+)
+def test_strict_promotion(name, dtypes, run):
+  """An operation of ours on two dtypes or ranks would be refused."""
+  case = CASES[name]
+  with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    run(
+      functools.partial(value_and_gradients, case.fn),
+      *_make_args(case.shapes, *dtypes),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "dtypes",
+  [
+    ("float64",),
+    ("float64", "bfloat16", "float32"),
+    ("bfloat16", "float32", "float64"),
+    ("float32", "float64", "float16"),
+  ],
+)
+@pytest.mark.parametrize(
+  "name", [x for x in CASES if "attention" in x and "softmax" not in x]
+)
+def test_strict_promotion_of_mixed_dtypes(x64, name, dtypes):
+  """Arguments that a kernel takes together would be refused."""
+  test_strict_promotion(name, dtypes, jax.eval_shape)
