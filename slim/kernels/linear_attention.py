@@ -195,7 +195,7 @@ def _checked(q, k, v, state):
       f"state must have dtype {dtype} or wider for these q, k and v, got "
       f"{state.kv.dtype}; see the dtype of init_prefix_sums"
     )
-  if state.kv.dtype != dtype:
+  if at_least_float32(q.dtype) != state.kv.dtype:
     q = q.astype(state.kv.dtype)  # A wider state sets the dtype of all sums.
   # Inside shard_map a state made there is replicated, and the tokens are not.
   return vary_alike((q, k, v, state))
