@@ -15,6 +15,7 @@ import optax
 from slim import checkpoint, data, models, steps, weights
 from slim import config as config_lib
 from slim.gradients import make_value_and_grad
+from slim.kernels.random_bits import split
 from slim.optimizer import create_optimizer
 from slim.types import Batch, LanguageModel
 
@@ -212,7 +213,7 @@ def evaluation_chunk(config: ml_collections.ConfigDict) -> int:
 
 def _keys(config: ml_collections.ConfigDict) -> jax.Array:
   """Keys of the parameters, of what is random in training, and of constants."""
-  return jax.random.split(jax.random.key(config.seed), 3)
+  return split(jax.random.key(config.seed), 3)
 
 
 def _methods(config: ml_collections.ConfigDict) -> list[str]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from slim.gradients import COMPILER_OPTIONS
+from slim.kernels.random_bits import fold_in
 from slim.losses import cross_entropy_sums
 from slim.types import Batch, LanguageModel, Params, State, Sums
 
@@ -67,8 +68,7 @@ def make_gradient_step(
     keys = None
     if key is not None:
       rows = jnp.arange(batch.inputs.shape[0])
-      step_key = jax.random.fold_in(key, step)
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows)
+      keys = fold_in(fold_in(key, step), rows)
     if accumulation_steps == 1:
       return value_and_grad(params, batch, keys)
 

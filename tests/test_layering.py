@@ -79,6 +79,7 @@ LAYERS = {
     "numpy",
     "optax",
     "slim.gradients",
+    "slim.kernels",
     "slim.losses",
     "slim.metrics",
     "slim.sharding",

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from slim import steps
+from slim.kernels.random_bits import fold_in
 from slim.types import Batch, LanguageModel, Sums
 
 B, T, VOCAB_SIZE = 4, 6, 5
@@ -57,7 +58,8 @@ def test_accumulation_changes_nothing(params, batch, parts, key):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
 
 
-def test_dropout_is_a_function_of_step_and_row(params, batch):
+@pytest.mark.parametrize("impl", [None, "unsafe_rbg"])
+def test_dropout_is_a_function_of_step_and_row(params, batch, impl):
   """Without it a resumed run would have other masks."""
   seen = []
 
@@ -65,12 +67,11 @@ def test_dropout_is_a_function_of_step_and_row(params, batch):
     seen.append(jax.random.key_data(keys))
     return value_and_grad(params, batch, keys)
 
-  key = jax.random.key(3)
+  key = jax.random.key(3, impl=impl)
   step = steps.make_gradient_step(spy, accumulation_steps=1, key=key)
   step(params, batch, 7)
   expected = [
-    jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, 7), row))
-    for row in range(B)
+    jax.random.key_data(fold_in(fold_in(key, 7), row)) for row in range(B)
   ]
   np.testing.assert_array_equal(seen[0], expected)
 

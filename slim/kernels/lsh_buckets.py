@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slim.kernels.dtypes import at_least_float32
+from slim.kernels.random_bits import check_keys, normal, split
 from slim.kernels.shapes import check_positive_int, check_shape
 
 
@@ -43,6 +44,7 @@ def lsh_buckets(
     Andoni et al., 2015, https://arxiv.org/abs/1509.02897.
   """
   check_shape("x", x, "BTHK", {})
+  check_keys("key", key, ())
   num_hashes = check_positive_int("num_hashes", num_hashes)
   num_buckets = check_positive_int("num_buckets", num_buckets)
   if num_buckets % 2:
@@ -51,10 +53,11 @@ def lsh_buckets(
   dtype = at_least_float32(x.dtype)
   x = jax.lax.stop_gradient(x).astype(dtype)
   buckets = 0
-  keys = jax.random.split(key, len(factors))
+  keys = split(key, len(factors))
   for factor, its_key in zip(factors, keys, strict=True):
     shape = (x.shape[-1], num_hashes, factor // 2)
-    rotations = jax.random.normal(its_key, shape, dtype)
+    # In float32 for any x, which is hashed alike in any precision.
+    rotations = normal(its_key, shape).astype(dtype)
     digit = jax.lax.map(
       functools.partial(_nearest, x), jnp.moveaxis(rotations, 1, 0)
     )

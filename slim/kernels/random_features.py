@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.dtypes import at_least_float32
+from slim.kernels.random_bits import check_keys, normal, split
 from slim.kernels.shapes import check_positive_int
 
 
@@ -38,27 +39,27 @@ def sample_projection(
   Returns:
     W, [M, K], float32: computations of any precision have the same features.
 
+  Raises:
+    ValueError: If a size is no positive integer, or `key` not one PRNG key.
+
   References:
     Choromanski et al., 2021 (Performer), https://arxiv.org/abs/2009.14794,
     section 2.4.
   """
   check_positive_int("num_features", num_features)
   check_positive_int("head_dim", head_dim)
+  check_keys("key", key, ())
   if not orthogonal:
-    return jax.random.normal(key, (num_features, head_dim), jnp.float32)
-  direction_key, length_key = jax.random.split(key)
+    return normal(key, (num_features, head_dim))
+  direction_key, length_key = split(key, 2)
   num_blocks = -(-num_features // head_dim)
-  gaussian = jax.random.normal(
-    direction_key, (num_blocks, head_dim, head_dim), jnp.float32
-  )
+  gaussian = normal(direction_key, (num_blocks, head_dim, head_dim))
   q, r = jnp.linalg.qr(gaussian)
   # Any orthogonal matrix is as likely as another only if R's diagonal is > 0.
   q *= jnp.sign(jnp.diagonal(r, axis1=1, axis2=2))[:, None]
   directions = q.reshape(-1, head_dim)[:num_features]
   lengths = jnp.linalg.norm(
-    jax.random.normal(length_key, directions.shape, jnp.float32),
-    axis=1,
-    keepdims=True,
+    normal(length_key, directions.shape), axis=1, keepdims=True
   )
   return lengths * directions
 

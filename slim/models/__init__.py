@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from slim.kernels import sample_projection
+from slim.kernels.random_bits import fold_in
 from slim.models.attention import LinearAttention
 from slim.models.block import Block
 from slim.models.layers import MLP, Embedding, Logits
@@ -46,7 +46,7 @@ def create_model(**settings: Any) -> LanguageModel:
   head_dim = s.width // s.num_heads
   keys = [None] * s.num_layers
   if s.is_drawn:
-    keys = [jax.random.fold_in(s.constant_key, i) for i in range(s.num_layers)]
+    keys = [fold_in(s.constant_key, i) for i in range(s.num_layers)]
   if not s.is_linear:
     return create_transformer(
       network,

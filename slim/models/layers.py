@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from slim.kernels.random_bits import fold_in, normal, uniform
 from slim.models.positions import sinusoids
 
 
@@ -55,7 +57,7 @@ class Embedding(nn.Module):
     scale = self.width**0.5 if self.scaled else 1.0
     table = self.param(
       "table",
-      nn.initializers.normal(1 / scale),
+      _normal_init(1 / scale),
       (self.vocab_size, self.width - fixed_dim),
       wide(self.dtype),
     )
@@ -82,8 +84,8 @@ class Embedding(nn.Module):
 
   def _learned(self, name, count, width, index):
     """Looks up [1, T, width] in a learned table of `count` vectors."""
-    init, dtype = nn.initializers.normal(1.0), wide(self.dtype)
-    table = self.param(name, init, (count, width), dtype)
+    dtype = wide(self.dtype)
+    table = self.param(name, _normal_init(1.0), (count, width), dtype)
     return table.at[index].get(mode="fill", fill_value=jnp.nan)[None]
 
 
@@ -114,17 +116,13 @@ def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
 
   Called within a compact method, it adds the layer `name` to that module.
   """
-  bound = 1 / math.sqrt(x.shape[-1])
-
-  def uniform(key, shape, dtype):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
+  init = _uniform_init(1 / math.sqrt(x.shape[-1]))
   layer = nn.Dense(
     features,
     dtype=dtype,
     param_dtype=wide(dtype),
-    kernel_init=uniform,
-    bias_init=uniform,
+    kernel_init=init,
+    bias_init=init,
     name=name,
   )
   return by_rows(layer, x)
@@ -146,6 +144,30 @@ def by_rows(layer, x):
   """
   rows = layer(x.reshape(-1, x.shape[-1]))
   return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
+# Both draw in float32: a model has the same parameters in any precision.
+
+
+def _normal_init(scale):
+  def init(key, shape, dtype):
+    return (normal(key, shape) * jnp.float32(scale)).astype(dtype)
+
+  return init
+
+
+def _uniform_init(bound):
+  def init(key, shape, dtype):
+    return _uniform(key, shape, bound).astype(dtype)
+
+  return init
+
+
+@jax.jit(static_argnums=(1, 2))  # Compiled, for equal rounding everywhere.
+def _uniform(key, shape, bound):
+  drawn = uniform(key, jnp.arange(math.prod(shape))).reshape(shape)
+  low, high = np.float32(-bound), np.float32(bound)
+  return jnp.maximum(low, drawn * (high - low) + low)
 
 
 @jax.custom_jvp
@@ -183,7 +205,8 @@ def dropout(
 ) -> jax.Array:
   """Drops elements by a mask that depends on (key, position) alone.
 
-  So any cut into chunks, any recomputation and any mesh drop the same elements.
+  So any cut into chunks, any recomputation and any mesh drop the same elements,
+  with keys of any implementation.
 
   Args:
     x: [B, T, D], float.
@@ -197,12 +220,7 @@ def dropout(
   """
   if keys is None or rate == 0:
     return x
-
-  def mask(key, position):
-    key = jax.random.fold_in(key, position)
-    # Of one type, or with 64-bit types enabled other elements would drop.
-    return jax.random.uniform(key, x.shape[-1:], jnp.float32) < 1 - rate
-
-  over_positions = jax.vmap(mask, in_axes=(None, 0))
-  kept = jax.vmap(over_positions, in_axes=(0, None))(keys, positions)
-  return jnp.where(kept, x / (1 - rate), 0)
+  rate = float(rate)  # NumPy's numbers would widen a bfloat16 x.
+  token_keys = fold_in(keys[:, None], positions[None])
+  drawn = uniform(token_keys[..., None], jnp.arange(x.shape[-1])[None, None])
+  return jnp.where(drawn < jnp.float32(1 - rate), x / (1 - rate), 0)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels import reversible
+from slim.kernels.random_bits import fold_in, split
 from slim.models.block import Block
 from slim.models.layers import Embedding, Logits, dropout, wide
 from slim.models.norms import LayerNorm
@@ -52,7 +53,7 @@ class Network(NamedTuple):
       A dict of dicts: "embedding", "layer_0" …, "final_norm" if there is one,
       "logits".
     """
-    first, last, *keys = jax.random.split(key, 2 + len(self.blocks))
+    first, last, *keys = split(key, 2 + len(self.blocks))
     tokens, positions = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
     x, variables = self.embedding.init_with_output(first, tokens, positions)
     params = {"embedding": variables["params"]}
@@ -100,8 +101,7 @@ class Network(NamedTuple):
     def drop(x, site):
       if keys is None:
         return x
-      folded = jax.vmap(jax.random.fold_in, (0, None))(keys, site)
-      return dropout(x, self.dropout, folded, positions)
+      return dropout(x, self.dropout, fold_in(keys, site), positions)
 
     x = self.embedding.apply({"params": params["embedding"]}, tokens, positions)
     x = drop(x, 0)

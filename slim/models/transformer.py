@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.random_bits import fold_in
 from slim.models.network import Network
 from slim.models.softmax import KVCache
 from slim.types import LanguageModel
@@ -76,7 +77,7 @@ def create_transformer(
         yield jnp.broadcast_to(hash_keys[i], batch_size)
       else:  # Behind the sites of dropout, which are 0 to 2 num_layers.
         site = 1 + 2 * num_layers + i
-        yield jax.vmap(jax.random.fold_in, (0, None))(keys, site)
+        yield fold_in(keys, site)
 
   def init(key):
     return network.init(key, list(contexts(1, whole, None)))

@@ -61,15 +61,16 @@ def test_layer_norm_is_exact(x64, derivative, order):
     assert_gradients_close(mine(x), right(x), 1e-11)
 
 
-def keys_of(*seeds):
+def keys_of(*seeds, impl=None):
   """One PRNG key a sequence."""
-  return jnp.stack([jax.random.key(seed) for seed in seeds])
+  return jnp.stack([jax.random.key(seed, impl=impl) for seed in seeds])
 
 
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
 @pytest.mark.parametrize("sizes", [[1] * 12, [5, 7], [11, 1]])
-def test_dropout_does_not_see_the_cut(sizes):
+def test_dropout_does_not_see_the_cut(sizes, impl):
   """Each chunk size would train with other masks."""
-  keys, x = keys_of(1, 2), jnp.ones((2, 12, 16))
+  keys, x = keys_of(1, 2, impl=impl), jnp.ones((2, 12, 16))
   positions = 100 + jnp.arange(12)
   pieces = zip(
     jnp.split(x, np.cumsum(sizes)[:-1], axis=1),
@@ -79,6 +80,8 @@ def test_dropout_does_not_see_the_cut(sizes):
   cut = [layers.dropout(x, 0.5, keys, position) for x, position in pieces]
   whole = layers.dropout(x, 0.5, keys, positions)
   np.testing.assert_array_equal(jnp.concatenate(cut, 1), whole)
+  row = layers.dropout(x[1:], 0.5, keys[1:], positions)
+  np.testing.assert_array_equal(row, whole[1:])
 
 
 def test_dropout_differs_by_key_and_position():
@@ -99,6 +102,18 @@ def test_dropout_keeps_its_rate_and_the_expectation():
   five_sigma = 5 * np.sqrt(0.1 * 0.9 / x.size)
   assert abs(dropped.mean() - 0.1) < five_sigma
   np.testing.assert_allclose(found[~dropped], 3 / 0.9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
+def test_dropout_keeps_the_same_in_any_precision(x64, dtype):
+  """A run in bfloat16, or one that checks it in float64, would drop others."""
+  keys, positions = keys_of(1, 2), jnp.arange(12)
+  x = jnp.ones((2, 12, 16), dtype)
+  found = layers.dropout(x, np.float32(0.5), keys, positions)
+  assert found.dtype == dtype
+  with jax.enable_x64(False):
+    right = layers.dropout(jnp.ones(x.shape), 0.5, keys, jnp.arange(12))
+  np.testing.assert_array_equal(found, right)
 
 
 @pytest.mark.parametrize("rate, keys", [(0.5, None), (0.0, keys_of(1, 2))])
