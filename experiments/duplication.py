@@ -11,26 +11,27 @@ import pathlib
 
 import jax
 import ml_collections
-from absl import app, flags
+from absl import flags
+from arguments import define_count, define_workdir
 from configurations import load_config
 from record import print_table, save
 
+from slim import command_line
 from slim.evaluate import sum_batches
 from slim.experiment import create_experiment, create_split, restore_run
 from slim.steps import make_evaluation_step
 from slim.train import train_and_evaluate
 
 _QUICK = flags.DEFINE_bool("quick", False, "The config's smoke form.")
-_STEPS = flags.DEFINE_integer("steps", None, "Training steps; None: config's.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/duplication", "Of the runs.")
+_STEPS = define_count("steps", None, "Training steps; None: config's.")
+_WORKDIR = define_workdir("runs/duplication")
 
 TRAINED = ("full", "lsh-4", "lsh-2", "lsh-1")
 EVALUATED = ("full", "lsh-8", "lsh-4", "lsh-2", "lsh-1")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Trains, evaluates, prints and saves."""
-  del argv
   rows = []
   for trained in TRAINED:
     config = make_config(trained)
@@ -80,4 +81,4 @@ def accuracy(config: ml_collections.ConfigDict, params) -> float:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

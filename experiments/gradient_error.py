@@ -14,22 +14,24 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
+from arguments import define_count, define_names, define_text, define_workdir
 from configurations import CONFIGURATIONS, make_batch, make_model
 from record import print_table, save
 
+from slim import command_line
 from slim.config import base
 from slim.errors import largest_error
 from slim.gradients import COMPILER_OPTIONS, make_value_and_grad
 from slim.kernels import POLICIES
 from slim.train import train_and_evaluate
 
-_TEXT = flags.DEFINE_string("text", None, "File to train and measure on.")
-_WORKDIR = flags.DEFINE_string(
-  "workdir", "runs/gradient_error", "Where the trained weights are kept."
+_TEXT = define_text("File to train and measure on.", required=True)
+_WORKDIR = define_workdir("runs/gradient_error")
+_STEPS = define_count("steps", 500, "Training steps.")
+_NAMES = define_names(
+  "configurations", list(CONFIGURATIONS), CONFIGURATIONS, "Which."
 )
-_STEPS = flags.DEFINE_integer("steps", 500, "Training steps.")
-_NAMES = flags.DEFINE_list("configurations", list(CONFIGURATIONS), "Which.")
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Of the gradients compared."
 )
@@ -38,9 +40,8 @@ _QUICK = flags.DEFINE_bool("quick", False, "II alone, 20 steps: a minute.")
 _TRAIN_ONLY = flags.DEFINE_bool("train_only", False, "Only train the weights.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Measures, prints and saves."""
-  del argv
   names, steps = _NAMES.value, _STEPS.value
   if _QUICK.value:
     names, steps = ["II"], 20
@@ -134,5 +135,4 @@ def gradient(name, dtype, params, batch, **method):
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("text")
-  app.run(main)
+  command_line.run(main)

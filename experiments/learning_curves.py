@@ -23,37 +23,43 @@ import pathlib
 from typing import Any
 
 import ml_collections
-from absl import app, flags
+from absl import flags
+from arguments import CONFIGS, define_count, define_data, define_workdir
 from configurations import load_config
 from record import RESULTS, print_table, save
 
+from slim import command_line
+from slim.config import validate
 from slim.experiment import create_split
 from slim.metrics import read_records
 from slim.models.softmax import ATTENTIONS
 from slim.train import train_and_evaluate
 
-_CONFIG = flags.DEFINE_string("config", "shakespeare_slim", "Of configs/.")
-_TEXT = flags.DEFINE_string("text", None, "config.data.path, if it needs one.")
+_CONFIG = flags.DEFINE_enum(
+  "config", "shakespeare_slim", CONFIGS, "Of configs/."
+)
+_TEXT = define_data()
 _RUNS = flags.DEFINE_list(
   "runs",
   ["full", "slim", "full_then_slim", "full_in_parts"],
   "The first is what the others are compared with.",
 )
-_STEPS = flags.DEFINE_integer("steps", 1000, "Training steps.")
-_EVAL_BATCHES = flags.DEFINE_integer("eval_batches", None, "None: config's.")
+_STEPS = define_count("steps", 1000, "Training steps.")
+_EVAL_BATCHES = define_count("eval_batches", None, "None: config's.")
 _PAPER = flags.DEFINE_bool("paper", False, "With the SLiM paper's model.")
-_WORKDIR = flags.DEFINE_string(
-  "workdir", "runs/learning_curves", "Of the runs."
-)
+_WORKDIR = define_workdir("runs/learning_curves")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Trains, compares, prints, draws and saves."""
-  del argv
   name = f"learning_curves_{_CONFIG.value}{'_paper' if _PAPER.value else ''}"
   curves = {}
-  for run in _RUNS.value:
-    config = make_config(run)
+  configs = {run: make_config(run) for run in _RUNS.value}
+  if not configs or len(configs) < len(_RUNS.value):
+    raise ValueError("--runs must be one or more different runs")
+  for config in configs.values():
+    validate(config)
+  for run, config in configs.items():
     folder = f"{name}-{run.replace(':', '-')}-{_STEPS.value}"
     folder = pathlib.Path(_WORKDIR.value) / folder
     train_and_evaluate(config, str(folder))
@@ -91,6 +97,8 @@ def make_config(run: str) -> ml_collections.ConfigDict:
   else:
     config.gradient.method = method
   if chunk_size:
+    if not chunk_size.isdecimal():
+      raise ValueError(f"--runs: the chunk size of {run!r} must be a number")
     config.gradient.chunk_size = int(chunk_size)
   config.data.path = _TEXT.value
   config.train.num_steps = _STEPS.value
@@ -148,4 +156,4 @@ def draw(
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

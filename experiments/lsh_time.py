@@ -13,10 +13,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
+from arguments import define_count
 from record import RESULTS, print_table, save
 from timing import median_seconds
 
+from slim import command_line
 from slim.kernels import (
   chunked_softmax_attention,
   lsh_attention,
@@ -24,16 +26,15 @@ from slim.kernels import (
 )
 
 _QUICK = flags.DEFINE_bool("quick", False, "Up to 2,048 tokens.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timings of each.")
+_ROUNDS = define_count("rounds", 3, "Timings of each.")
 _LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 _LONGEST_SOFTMAX = 32768
 _NUM_HASHES = (1, 2, 4)
 _BUCKET_SIZE = 64
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Measures, prints, draws and saves."""
-  del argv
   rows = []
   for length in _LENGTHS[:4] if _QUICK.value else _LENGTHS:
     for is_causal in (False, True):
@@ -120,4 +121,4 @@ def draw(rows: list[dict[str, Any]], path) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

@@ -9,17 +9,18 @@ be measured on a laptop.
 """
 
 import jax
-from absl import app, flags
+from absl import flags
 from baselines import gradient_methods
 from configurations import abstract_batch, make_model
 from record import print_table, save
 
+from slim import command_line
+
 _QUICK = flags.DEFINE_bool("quick", False, "Two lengths, one chunk size.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Compiles, prints and saves."""
-  del argv
   quick = _QUICK.value
   lengths = (4096, 65536) if quick else (4096, 16384, 65536, 262144, 1048576)
   chunk_sizes = (64,) if quick else (64, 512)
@@ -49,4 +50,4 @@ def measure(model, value_and_grad, length, name, chunk_size):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

@@ -15,23 +15,23 @@ import time
 import jax
 import numpy as np
 import optax
-from absl import app, flags
+from arguments import define_count, define_text
 from configurations import make_batch
 from record import print_table, save
 
+from slim import command_line
 from slim.errors import largest_error
 from slim.gradients import make_value_and_grad
 from slim.models import create_model
 
-_TEXT = flags.DEFINE_string("text", None, "File of at least 1.2 MB.")
-_TOKENS = flags.DEFINE_integer("tokens", 2**20, "T.")
-_CHUNK_SIZE = flags.DEFINE_integer("chunk_size", 512, "C.")
-_STEPS = flags.DEFINE_integer("steps", 2, "Updates by Adam.")
+_TEXT = define_text("File of at least 1.2 MB.", required=True)
+_TOKENS = define_count("tokens", 2**20, "T.")
+_CHUNK_SIZE = define_count("chunk_size", 512, "C.")
+_STEPS = define_count("steps", 2, "Updates by Adam.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Trains, prints and saves."""
-  del argv
   chunk_size = _CHUNK_SIZE.value
   model = create_model(
     vocab_size=256, width=256, num_layers=2, num_heads=4, mlp_width=1024
@@ -96,5 +96,4 @@ def _largest_resident_bytes():
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("text")
-  app.run(main)
+  command_line.run(main)

@@ -12,27 +12,34 @@ import pathlib
 
 import jax
 import ml_collections
-from absl import app, flags
+from arguments import (
+  CONFIGS,
+  define_count,
+  define_data,
+  define_names,
+  define_workdir,
+)
 from configurations import load_config
 from record import RESULTS, print_table, save
 
+from slim import command_line
 from slim.experiment import create_experiment, create_split, init
 from slim.metrics import read_records
 from slim.train import train_and_evaluate
 
-_CONFIGS = flags.DEFINE_list(
+_CONFIGS = define_names(
   "configs",
   ["shakespeare_transformer", "shakespeare_reformer", "shakespeare_slim"],
+  CONFIGS,
   "Of configs/, with equal batches.",
 )
-_TEXT = flags.DEFINE_string("text", None, "config.data.path, if it needs one.")
-_STEPS = flags.DEFINE_integer("steps", 500, "Training steps.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/model_curves", "Of the runs.")
+_TEXT = define_data()
+_STEPS = define_count("steps", 500, "Training steps.")
+_WORKDIR = define_workdir("runs/model_curves")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Trains, prints, draws and saves."""
-  del argv
   rows, curves = [], {}
   for name in _CONFIGS.value:
     config = make_config(name)
@@ -100,4 +107,4 @@ def draw(
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

@@ -13,23 +13,23 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
+from arguments import CONFIGS, define_count
 from configurations import load_config, make_batch
 from record import print_table, save
 from timing import median_seconds
 
-from slim import experiment, steps
+from slim import command_line, experiment, steps
 from slim.plan.models import list_rows
 from slim.plan.networks import with_option
 
-_CONFIG = flags.DEFINE_string("config", "enwik8_slim", "Of configs/.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timings of each.")
+_CONFIG = flags.DEFINE_enum("config", "enwik8_slim", CONFIGS, "Of configs/.")
+_ROUNDS = define_count("rounds", 3, "Timings of each.")
 _CHUNK_SIZES = (None, 64, 256)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Measures, prints and saves."""
-  del argv
   config = load_config(_CONFIG.value)
   planned = [
     row for row in list_rows(config) if row.option.chunk_size in _CHUNK_SIZES
@@ -97,4 +97,4 @@ def status(name):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

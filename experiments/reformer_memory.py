@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from record import RESULTS, print_table, save
 from reformer_figures import draw, draw_timelines, select
 from reformer_models import (
@@ -27,6 +27,7 @@ from reformer_models import (
   measure,
 )
 
+from slim import command_line
 from slim.memory.views import describe_peak
 
 _QUICK = flags.DEFINE_bool("quick", False, "Small models: two minutes.")
@@ -94,9 +95,8 @@ def plan(quick: bool) -> list[dict[str, Any]]:
   return rows
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Compiles, prints, saves and draws."""
-  del argv
   name = "reformer_memory_quick" if _QUICK.value else "reformer_memory"
   rows = plan(_QUICK.value)
   keys = [(row["model"], *(row[size] for size in SIZES)) for row in rows]
@@ -212,4 +212,4 @@ def marks(
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

@@ -10,16 +10,18 @@ one forward pass more. 4 F become 5 F for SLiM, 3 F become 4 F elsewhere, and
 import functools
 
 import jax
-from absl import app, flags
+from absl import flags
+from arguments import define_count
 from configurations import make_batch
 from record import print_table, save
 from reformer_models import QUICK_SIZES, SIZES, make_gradient
 from timing import median_seconds
 
+from slim import command_line
 from slim.gradients import COMPILER_OPTIONS
 
 _QUICK = flags.DEFINE_bool("quick", False, "Small models.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timings of each.")
+_ROUNDS = define_count("rounds", 5, "Timings of each.")
 
 # What is reversible, the same without it, and the numbers of layers.
 PAIRS = (
@@ -30,9 +32,8 @@ PAIRS = (
 )
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Measures, prints and saves."""
-  del argv
   rows = []
   for name, without, layers in PAIRS:
     for number in (2,) if _QUICK.value else layers:
@@ -67,4 +68,4 @@ def measure(
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

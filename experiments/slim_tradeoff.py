@@ -20,23 +20,26 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
+from arguments import define_names, define_text
 from baselines import gradient_methods
 from configurations import CONFIGURATIONS, make_batch, make_model
 from record import RESULTS, print_table, save
 
+from slim import command_line
 from slim.errors import largest_error
 
-_TEXT = flags.DEFINE_string("text", None, "A text; random bytes if not given.")
-_NAMES = flags.DEFINE_list("configurations", list(CONFIGURATIONS), "Which.")
+_TEXT = define_text("A text; random bytes if not given.")
+_NAMES = define_names(
+  "configurations", list(CONFIGURATIONS), CONFIGURATIONS, "Which."
+)
 _QUICK = flags.DEFINE_bool("quick", False, "II alone, in two minutes.")
 _CHUNK_SIZES = (64, 256, 1024)
 _ROUNDS = {"I": 3, "II": 6, "III": 2, "IV": 1}
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Measures, prints, saves and draws."""
-  del argv
   suffix = "_quick" if _QUICK.value else ""
   for name in ["II"] if _QUICK.value else _NAMES.value:
     rows = measure(name)
@@ -144,4 +147,4 @@ def draw(configurations: list[list[dict[str, Any]]], path: Any) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

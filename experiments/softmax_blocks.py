@@ -13,22 +13,23 @@ import itertools
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
+from arguments import define_count
 from record import print_table, save
 from timing import median_seconds
 
+from slim import command_line
 from slim.kernels import chunked_softmax_attention
 
 _QUICK = flags.DEFINE_bool("quick", False, "One head, 1,024 tokens.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timings of each.")
+_ROUNDS = define_count("rounds", 3, "Timings of each.")
 # Tokens and heads.
 _SHAPES = ((1024, 1), (1024, 8), (1024, 64), (4096, 1), (4096, 8))
 _Q_SIZES, _K_SIZES = (256, 512, 1024), (512, 1024, 2048)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Measures, prints and saves."""
-  del argv
   rows = []
   shapes = _SHAPES[:1] if _QUICK.value else _SHAPES
   for shape, is_causal in itertools.product(shapes, (False, True)):
@@ -79,4 +80,4 @@ def measure(
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

@@ -17,14 +17,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
+from arguments import define_count
 from record import RESULTS, print_table, save
 from timing import median_seconds
 
+from slim import command_line
 from slim.kernels import chunked_softmax_attention, softmax_attention
 
 _QUICK = flags.DEFINE_bool("quick", False, "Lengths up to 4,096: a minute.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "At 16,384 tokens.")
+_ROUNDS = define_count("rounds", 3, "At 16,384 tokens.")
 _LENGTHS = tuple(2**i for i in range(8, 21, 2))
 _MAX_TIMED = {"quadratic": 2**14, "blocks": 2**16}
 
@@ -56,9 +58,8 @@ def implementations(is_causal: bool) -> dict[str, Callable[..., jax.Array]]:
   }
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Compiles, times, prints, draws and saves."""
-  del argv
   rows = []
   for length in _LENGTHS[:3] if _QUICK.value else _LENGTHS:
     for is_causal in (False, True):
@@ -152,4 +153,4 @@ def draw(rows: list[dict[str, Any]], path: Any) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

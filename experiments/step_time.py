@@ -13,23 +13,26 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
+from arguments import define_count, define_names
 from baselines import gradient_methods
 from configurations import CONFIGURATIONS, make_batch, make_model
 from record import print_table, save
 from timing import median_seconds
 
+from slim import command_line
 from slim.metrics import count_matmul_flops
 
-_NAMES = flags.DEFINE_list("configurations", ["II", "III", "IV"], "Which.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Timings of each.")
+_NAMES = define_names(
+  "configurations", ["II", "III", "IV"], CONFIGURATIONS, "Which."
+)
+_REPETITIONS = define_count("repetitions", 5, "Timings of each.")
 _QUICK = flags.DEFINE_bool("quick", False, "II alone, 3 repetitions.")
 _CHUNK_SIZES = (512, 128)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Measures, prints and saves."""
-  del argv
   quick = _QUICK.value
   repetitions = 3 if quick else _REPETITIONS.value
   for name in ["II"] if quick else _NAMES.value:
@@ -86,4 +89,4 @@ def matrix_product(width):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command_line.run(main)

@@ -31,5 +31,14 @@ def download(names: list[str]) -> None:
     print(f"{name}: {prepare(name).data_dir}")
 
 
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: The program and its arguments; None: those of this process.
+  """
+  command_line.run_script(download, argv)
+
+
 if __name__ == "__main__":
-  command_line.run_script(download)
+  main()

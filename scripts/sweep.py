@@ -14,13 +14,10 @@ import sys
 from absl import flags
 
 from slim import command_line
+from slim import config as config_lib
+from slim.files import check_folder, local_path
 from slim.metrics import read_records
 
-_SETTING = flags.DEFINE_string(
-  "setting", "gradient.chunk_size", "What to change, without 'config.'."
-)
-_VALUES = flags.DEFINE_list("values", None, "The values, with commas between.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs.")
 _COLUMNS = {
   "eval/bpc": ("eval bpc", 1.0),
   "eval/accuracy": ("accuracy", 1.0),
@@ -29,38 +26,59 @@ _COLUMNS = {
 }
 
 
-def sweep(arguments: list[str]) -> None:
+def sweep(
+  setting: str, values: list[str], workdir: str, arguments: list[str]
+) -> None:
   """Trains with one value after the other, and prints what is finished.
 
   Args:
+    setting: What to change, as in "gradient.chunk_size".
+    values: Its values, all different.
+    workdir: The folder that the runs get folders in.
     arguments: Those of `slim.train`.
 
   Raises:
-    ValueError: If a value did not train; those after it are left out.
+    ValueError: If a setting does not fit, before anything is trained; or if a
+      value did not train. Those after it are left out.
   """
+  if not values or "" in values or len(set(values)) < len(values):
+    raise ValueError(
+      "--values must be one or more different values with commas between, got "
+      f"{','.join(values)!r}"
+    )
+  workdir = local_path("--workdir", workdir)
+  check_folder("--workdir", workdir)
+  lines = {
+    value: [*arguments, f"--config.{setting}={value}"] for value in values
+  }
+  for line in lines.values():
+    _check(line)
   rows = []
-  for value in _VALUES.value:
-    folder = pathlib.Path(_WORKDIR.value) / f"{_SETTING.value}={value}"
-    command = [
-      *(sys.executable, "-m", "slim.train", *arguments),
-      *(f"--config.{_SETTING.value}={value}", f"--workdir={folder}"),
-    ]
-    if subprocess.run(command, check=False).returncode:
-      _print_table(rows)
+  for value, line in lines.items():
+    folder = pathlib.Path(workdir) / f"{setting}={value}"
+    command = [sys.executable, "-m", "slim.train", *line]
+    if subprocess.run([*command, f"--workdir={folder}"]).returncode:
+      _print_table(setting, rows)
       raise ValueError(
-        f"--values: {_SETTING.value}={value} did not train, see above: correct "
-        "it, and the same command goes on from there"
+        f"--values: {setting}={value} did not train, see above: correct it, "
+        "and the same command goes on from there"
       )
     rows.append((value, _last_values(folder / "metrics.jsonl")))
-  _print_table(rows)
+  _print_table(setting, rows)
 
 
-def _print_table(rows):
+def _check(arguments):
+  """Raises if `slim.train` would refuse the settings."""
+  flag_values = flags.FlagValues()
+  config = command_line.define_config(flag_values)
+  command_line.parse_flags(["train", *arguments], flag_values)
+  config_lib.validate(config.value)
+
+
+def _print_table(setting, rows):
   """Prints the last metrics of each value."""
-  width = max(len(_SETTING.value), 16)
-  print(
-    _SETTING.value.rjust(width), *(f"{x:>16}" for x, _ in _COLUMNS.values())
-  )
+  width = max(len(setting), 16)
+  print(setting.rjust(width), *(f"{x:>16}" for x, _ in _COLUMNS.values()))
   for value, found in rows:
     cells = (
       f"{found[key] * unit:16,.4f}" for key, (_, unit) in _COLUMNS.items()
@@ -76,6 +94,25 @@ def _last_values(path):
   return found
 
 
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: The program and its arguments; None: those of this process.
+  """
+  setting = flags.DEFINE_string(
+    "setting", "gradient.chunk_size", "What to change, without 'config.'."
+  )
+  values = flags.DEFINE_list(
+    "values", None, "The values, with commas between.", required=True
+  )
+  workdir = flags.DEFINE_string(
+    "workdir", None, "Folder of the runs.", required=True
+  )
+  command_line.run_script(
+    lambda rest: sweep(setting.value, values.value, workdir.value, rest), argv
+  )
+
+
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["values", "workdir"])
-  command_line.run_script(sweep)
+  main()

@@ -5,9 +5,11 @@ the data and the sums of the report that is under way. Batches and dropout are
 functions of the step, so nothing else is needed.
 """
 
+import contextlib
 import itertools
 import logging
 import os
+import re
 import shutil
 from typing import Any
 
@@ -34,8 +36,9 @@ class Checkpointer:
       workdir: A folder.
       keep: How many checkpoints, the newest ones, are kept.
     """
+    self._folder = _folder(workdir)
     self._manager = ocp.CheckpointManager(
-      _folder(workdir),
+      self._folder,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep, cleanup_tmp_directories=True
       ),
@@ -47,17 +50,42 @@ class Checkpointer:
     Args:
       state: Copied before this returns, so its buffers may be donated.
       facts: Anything that JSON can hold.
+
+    Raises:
+      ValueError: If this or the last save cannot be written.
     """
-    self._manager.save(
-      int(state.step),
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)
-      ),
-    )
+    with self._naming_folder():
+      self._manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)
+        ),
+      )
 
   def close(self) -> None:
-    """Waits for the last save."""
-    self._manager.close()
+    """Waits for the last save.
+
+    Raises:
+      ValueError: If it cannot be written.
+    """
+    with self._naming_folder():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _naming_folder(self):
+    """Lets errors of Orbax and tensorstore say in one line what is wrong."""
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      number = re.search("os_error_code='([0-9]+)'", str(error))
+      if number:
+        reason = os.strerror(int(number[1]))
+      else:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+      raise ValueError(
+        f"cannot save a checkpoint in {self._folder}: {reason}: free space "
+        "there, and the same command goes on from the checkpoint before"
+      ) from error
 
 
 def restore_newest(
@@ -96,7 +124,7 @@ def restore_newest(
         return restored.state, restored.facts
       # Orbax raises a bare Exception for a damaged file of an array.
       except Exception as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
+        reason = _first_line(error.__cause__ or error)
         if "tructure" in reason:  # Whole, but of other arrays.
           raise ValueError(
             f"the checkpoint of step {step} in {_folder(workdir)} has other "
@@ -172,6 +200,11 @@ def _read_through(folder: str) -> None:
   for path in paths:
     spec = {"driver": "zarr", "kvstore": store | {"path": path}}
     tensorstore.open(spec).result().read().result()
+
+
+def _first_line(error: BaseException) -> str:
+  """Returns the first line of a message, or a part of a long one."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _folder(workdir: str) -> str:

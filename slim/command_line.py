@@ -1,25 +1,82 @@
 """The command line: flags, and mistakes that end in one line.
 
-`run(main)` is what a module does as a program. A mistake of the user, which is
-a ValueError anywhere below, ends in one line on stderr and exit code 1;
-`--verbosity=1` adds the traceback.
+A command is a function `main(argv=None)`, which defines its flags and calls
+`run`. A mistake of the user, which is a ValueError anywhere below, ends in one
+line on stderr and exit code 1; `--verbosity=1` adds the traceback.
 """
 
+import ast
 import functools
 import logging
 import re
 import sys
+import threading
 from collections.abc import Callable
+from typing import Any
 
-import ml_collections
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
 from slim import config as config_lib
+from slim.config_file import first_line, load_config
 
-_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
-# The flags of numbers and strings know no None.
-_UNSET = re.compile(r"--?config\.([^=]+)=None")
+flags.disclaim_key_flags()  # `--help` lists them as those of the command.
+
+
+class _SettingParser(flags.ArgumentParser):
+  """Reads a setting of some type, or None."""
+
+  def __init__(self, kind: type):
+    super().__init__()
+    self._parse = {
+      int: flags.IntegerParser().parse,
+      float: flags.FloatParser().parse,
+      str: str,
+      tuple: _parse_tuple,
+    }[kind]
+
+  def parse(self, argument: str) -> Any:
+    """Returns the value; an unset flag is None, too, but not `present`."""
+    return None if argument == "None" else self._parse(argument)
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Loads a config file."""
+
+  def parse(self, argument: str) -> Any:
+    """Returns the settings."""
+    return load_config(argument)
+
+
+def define_config(
+  flag_values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder:
+  """Defines `--config`, which is required, and a flag for each setting.
+
+  Args:
+    flag_values: Where to define them.
+
+  Returns:
+    Holder of the settings, once `parse_flags` has changed those of the file.
+  """
+  for name, kind in config_lib.types().items():
+    name, about = f"config.{name}", "Setting, see slim/config.py."
+    if kind is bool:
+      flag = flags.BooleanFlag(name, None, about)
+    else:
+      parser = _SettingParser(kind)
+      flag = flags.Flag(parser, None, name, None, about)
+    # Only in `--helpfull`, as they are many.
+    flags.DEFINE_flag(flag, flag_values, module_name="slim.config")
+  return flags.DEFINE(
+    _ConfigParser(),
+    "config",
+    None,
+    "File in configs/.",
+    flag_values,
+    required=True,
+  )
 
 
 def parse_flags(
@@ -40,53 +97,64 @@ def parse_flags(
 
   Raises:
     SystemExit: With a one-line message, if a flag or a setting does not exist,
-      its value has the wrong type or the config file cannot be loaded.
+      is missing or given twice, its value has the wrong type, or the config
+      file makes no settings.
   """
+  arguments = _read_flag_files(argv[1:], flag_values)
+  for name in flag_values:
+    flag_values[name].allow_overwrite = False  # The first would be ignored.
   try:
-    for argument in argv[1:]:
-      if override := _OVERRIDE.match(argument):
-        name = override.group(1)
-        if name not in config_lib.flatten(config_lib.base()):
-          raise config_lib.unknown_setting(name)
-    unset = [match[1] for match in map(_UNSET.fullmatch, argv[1:]) if match]
-    if "config" in flag_values:
-      argv = [argument for argument in argv if not _UNSET.fullmatch(argument)]
-    program, *rest = flag_values(argv, known_only)
-    if rest and not known_only:
-      raise ValueError(f"unexpected {rest[0]!r}: all arguments are --flags")
-    if "config" in flag_values:
-      config = flag_values["config"].value  # A missing file shows only now.
-      config.update_from_flattened_dict(dict.fromkeys(unset))
-    return [program, *rest]
-  except OSError as error:
-    line = str(error).strip().splitlines()[-1].strip()
-    sys.exit(f"error: --config: the file cannot be read: {line}")
-  except (flags.Error, ValueError, AttributeError, TypeError) as error:
-    if isinstance(getattr(error, "obj", None), ml_collections.ConfigDict):
-      # The config file has asked for a setting; what is raised is a repr.
-      error = config_lib.unknown_setting(error.name)
-    # An error inside the config file comes with its traceback before it.
-    line = str(error).strip().splitlines()[-1]
-    sys.exit(f"error: {re.sub(r'^(Value|Type)Error: ', '', line)}")
+    program, *rest = flag_values([argv[0], *arguments], known_only)
+  except flags.UnrecognizedFlagError as error:
+    name = error.flagname.removeprefix("no")
+    if name in flag_values:
+      sys.exit(f"error: --no{name}: only what is True or False has a --no…")
+    if name.startswith("config.") and _takes_settings(flag_values):
+      name = name.removeprefix("config.")
+      sys.exit(f"error: {config_lib.unknown_setting(name)}")
+    sys.exit(f"error: {first_line(error)}")
+  except (flags.Error, ValueError) as error:
+    sys.exit(f"error: {_explain(first_line(error), flag_values)}")
+  if rest and not known_only:
+    sys.exit(f"error: unexpected {rest[0]!r}: all arguments are --flags")
+  if _takes_settings(flag_values):
+    flag_values["config"].value.update_from_flattened_dict(
+      {
+        name: flag_values[f"config.{name}"].value
+        for name in config_lib.types()
+        if flag_values[f"config.{name}"].present
+      }
+    )
+  return [program, *rest]
 
 
-def run(main: Callable[[], None]) -> None:
-  """Runs a program.
+def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
+  """Runs a program that computes.
 
   Args:
     main: Called when the flags are parsed.
+    argv: The program and its arguments; None: those of this process.
   """
-  app.run(lambda _: run_main(main), flags_parser=parse_flags)
+
+  def start():
+    _check_device()
+    main()
+
+  app.run(lambda _: run_main(start), argv, flags_parser=parse_flags)
 
 
-def run_script(main: Callable[[list[str]], None]) -> None:
-  """Runs a program that takes more than its flags.
+def run_script(
+  main: Callable[[list[str]], None], argv: list[str] | None = None
+) -> None:
+  """Runs a program that takes more than its flags, and no device.
 
   Args:
     main: Called with the arguments that are no flags of its own.
+    argv: The program and its arguments; None: those of this process.
   """
   app.run(
     lambda argv: run_main(lambda: main(argv[1:])),
+    argv,
     flags_parser=functools.partial(parse_flags, known_only=True),
   )
 
@@ -107,16 +175,87 @@ def run_main(main: Callable[[], None]) -> None:
     main()
   except (ValueError, FloatingPointError, OSError) as error:
     absl_logging.debug("The error in full:", exc_info=True)
-    sys.exit(f"error: {str(error).splitlines()[0]}")
+    line = first_line(error)
+    if isinstance(error, FloatingPointError) and "config." not in line:
+      # Raised by JAX, at the first operation that makes one.
+      line += (
+        ": lower config.optimizer.learning_rate; JAX stops here as JAX_DEBUG_"
+        "NANS or JAX_DEBUG_INFS is set"
+      )
+    sys.exit(f"error: {line}")
+
+
+def _takes_settings(flag_values):
+  """Whether there is a `--config` as `define_config` defines it."""
+  flag = flag_values["config"] if "config" in flag_values else None
+  return flag is not None and isinstance(flag.parser, _ConfigParser)
+
+
+def _read_flag_files(arguments, flag_values):
+  """Puts the lines of a `--flagfile` in its place."""
+  try:
+    if "--flagfile=" in arguments:  # Is ignored by absl.
+      raise ValueError("must be a path, got ''")
+    return flag_values.read_flags_from_files(arguments, force_gnu=False)
+  except (flags.Error, ValueError) as error:
+    reason = first_line(error).rpartition("[Errno ")[2]
+    sys.exit(f"error: --flagfile: {re.sub(r'^[0-9]+] ', '', reason)}")
+
+
+def _explain(line, flag_values):
+  """Returns what absl says about the value of a flag in words for users."""
+  flag, _, reason = line.partition(": ")
+  flag = flag.removeprefix("flag ")
+  if reason.endswith("must have a value other than None."):
+    name = flag.removesuffix("=None").lstrip("-")
+    return f"--{name} is missing: {flag_values[name].help}"
+  if reason.startswith("already defined as "):
+    return f"{flag} is given twice: leave one out"
+  return line.removeprefix("flag ")
+
+
+def _parse_tuple(argument):
+  """Reads numbers with commas between."""
+  try:
+    value = ast.literal_eval(argument)
+  except (ValueError, SyntaxError) as error:
+    raise ValueError("must be numbers with commas between") from error
+  return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _check_device():
+  """Raises if JAX has no device to run on."""
+  try:
+    jax.devices()
+  # An AssertionError, if the plugin of a platform is not installed.
+  except (RuntimeError, AssertionError) as error:
+    raise ValueError(
+      f"JAX_PLATFORMS={jax.config.jax_platforms or ''}: JAX finds no such "
+      "device on this machine: unset it, or install slim's extra for the device"
+    ) from error
 
 
 def _log_to_stderr() -> None:
   """Shows what slim reports, and of the libraries only warnings."""
   if not flags.FLAGS["verbosity"].present:
     absl_logging.set_verbosity(absl_logging.WARNING)
+    # What fails in a thread of Orbax is raised again where slim waits for it.
+    # Before, each thread would print its own traceback.
+    absl_logging.get_absl_logger().addFilter(_is_news)
+    sys.unraisablehook = threading.excepthook = _keep_for_debugging
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
   logger = logging.getLogger("slim")
   logger.handlers = [handler]
   logger.setLevel(logging.INFO)
   logger.propagate = False
+
+
+def _is_news(record):
+  """Whether a record of the libraries is more than an error raised later."""
+  return "orbax" not in record.pathname or record.levelno < logging.ERROR
+
+
+def _keep_for_debugging(arguments):
+  """Logs an exception of a thread where `--verbosity=1` shows it."""
+  absl_logging.debug("In a thread: %r", arguments.exc_value)

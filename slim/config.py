@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from slim.files import local_path
 from slim.sizes import parse_size
 
 _CHOICES = {
@@ -29,6 +30,10 @@ _NOT_NEGATIVE = (
 )
 _OR_NONE = ("gradient.chunk_size",)  # And what is None by default.
 _UNIT_INTERVAL = ("model.dropout", "optimizer.beta1", "optimizer.beta2")
+_PATHS = ("data.path", "train.init_from")
+# Follow others by default, which are to be named where both are wrong.
+_FOLLOWERS = ("model.mlp_width",)
+_INT_BOUND = 2**31  # Steps and sizes are int32 on devices.
 
 
 def base() -> ml_collections.ConfigDict:
@@ -198,6 +203,26 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return flat
 
 
+def types() -> dict[str, type]:
+  """Returns the type of each setting by its dotted name, also where it is None.
+
+  Returns:
+    For instance `{"seed": int, "model.width": int, "data.path": str, …}`.
+  """
+  return _types(base())
+
+
+def _types(config):
+  """The types of the settings of a group."""
+  found = {}
+  for name in config:
+    if isinstance(config[name], ml_collections.ConfigDict):
+      found |= {f"{name}.{k}": t for k, t in _types(config[name]).items()}
+    else:
+      found[name] = config.get_type(name)
+  return found
+
+
 def unknown_setting(name: str) -> ValueError:
   """Returns the error for a setting that does not exist.
 
@@ -217,7 +242,7 @@ def unknown_setting(name: str) -> ValueError:
     )
   # By the last part, whoever forgets the group or takes another is told it.
   by_last = {k.rpartition(".")[2]: k for k in known}
-  groups = list(dict.fromkeys(k.rpartition(".")[0] for k in known))
+  groups = list(dict.fromkeys(k.partition(".")[0] for k in known if "." in k))
   near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
   if not group:
     near += difflib.get_close_matches(name, groups, n=1, cutoff=0.75)
@@ -264,17 +289,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: One line: the setting, what it must be, and what it is.
   """
-  default = base()
-  flat, types = flatten(config), _types(default)
-  for name in flat:
-    if name not in types:
-      raise unknown_setting(name)
-  for name, kind in types.items():
-    if name not in flat:
-      raise ValueError(f"config.{name} is missing: start from slim.config.base")
+  check_names(config)
+  flat, defaults = flatten(config), flatten(base())
+  for name, kind in sorted(types().items(), key=lambda x: x[0] in _FOLLOWERS):
     value = flat[name]
     if value is None:
-      ok = flatten(default)[name] is None or name in _OR_NONE
+      ok = defaults[name] is None or name in _OR_NONE
       _require(ok, name, f"{kind.__name__}", None)
       continue
     _require(type(value) is kind, name, f"of type {kind.__name__}", value)
@@ -282,11 +302,33 @@ def validate(config: ml_collections.ConfigDict) -> None:
       _require(value in _CHOICES[name], name, f"in {_CHOICES[name]}", value)
     elif name in _UNIT_INTERVAL:
       _require(0 <= value < 1, name, "in [0, 1)", value)
+    elif name in _PATHS:
+      local_path(f"config.{name}", value)
     elif kind in (int, float):
       zero = name in _NOT_NEGATIVE
       ok = (value > 0 or (zero and value == 0)) and value < float("inf")
       _require(ok, name, ">= 0" if zero else "> 0", value)
+      if kind is int and name != "seed":
+        _require(value < _INT_BOUND, name, "below 2^31", value)
   _validate_together(config)
+
+
+def check_names(config: ml_collections.ConfigDict) -> None:
+  """Raises if a setting does not exist, or one is missing.
+
+  Args:
+    config: Settings.
+
+  Raises:
+    ValueError: One line that names the setting.
+  """
+  found, known = flatten(config), types()
+  for name in found:
+    if name not in known:
+      raise unknown_setting(name)
+  for name in known:
+    if name not in found:
+      raise ValueError(f"config.{name} is missing: start from slim.config.base")
 
 
 def _validate_together(config: ml_collections.ConfigDict) -> None:
@@ -355,17 +397,6 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
     f"FIRST,LAST with 1 <= FIRST <= LAST <= {last}, the last step, or ()",
     traced,
   )
-
-
-def _types(config: ml_collections.ConfigDict) -> dict[str, type]:
-  """Returns the type of each setting, also of those that are None."""
-  types = {}
-  for name in config:
-    if isinstance(config[name], ml_collections.ConfigDict):
-      types |= {f"{name}.{k}": t for k, t in _types(config[name]).items()}
-    else:
-      types[name] = config.get_type(name)
-  return types
 
 
 def _require(ok: bool, name: str, expected: str, value: Any) -> None:

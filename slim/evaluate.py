@@ -20,6 +20,7 @@ from slim.experiment import (
   evaluation_chunk,
   restore_run,
 )
+from slim.files import local_path, writing
 from slim.steps import make_evaluation_step
 from slim.types import Batch, Params, State, Sums
 from slim.workdir import read_config
@@ -81,6 +82,7 @@ def evaluate_workdir(
     ValueError: If there is nothing to evaluate, or the data cannot be read or
       is not what the run was trained on.
   """
+  workdir = local_path("--workdir", workdir)
   config = read_config(workdir)
   if carry_state and config.data.name == "copying":
     raise ValueError(
@@ -95,7 +97,7 @@ def evaluate_workdir(
     )
   if data_path is not None:
     with config.unlocked():
-      config.data.path = data_path
+      config.data.path = local_path("--data_path", data_path)
   batch_size = 1 if carry_state else config.train.batch_size
   try:
     dataset = create_split(config, split, batch_size)
@@ -129,7 +131,8 @@ def evaluate_workdir(
     "sequence_length": config.data.sequence_length,
     "tokens": int(sums.weight),
   } | metrics.means("eval", sums)
-  with open(os.path.join(workdir, "evaluations.jsonl"), "a") as file:
+  path = os.path.join(workdir, "evaluations.jsonl")
+  with writing(path), open(path, "a") as file:
     file.write(json.dumps(record) + "\n")
   return record
 
@@ -148,9 +151,15 @@ def describe(record: dict[str, Any]) -> str:
   )
 
 
-def main() -> None:
-  """Runs the command line."""
-  workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: The program and its arguments; None: those of this process.
+  """
+  workdir = flags.DEFINE_string(
+    "workdir", None, "Folder of the run.", required=True
+  )
   split = flags.DEFINE_enum(
     "split", "validation", ["train", "validation", "test"], "Split of the data."
   )
@@ -160,7 +169,6 @@ def main() -> None:
   data_path = flags.DEFINE_string(
     "data_path", None, "Where the data is now, instead of config.data.path."
   )
-  flags.mark_flags_as_required(["workdir"])
   command_line.run(
     lambda: print(
       describe(
@@ -168,7 +176,8 @@ def main() -> None:
           workdir.value, split.value, carry_state.value, data_path.value
         )
       )
-    )
+    ),
+    argv,
   )
 
 

@@ -114,6 +114,21 @@ def first_state(
   return steps.init_train_state(params, experiment.optimizer)
 
 
+def check_initial_params(config: ml_collections.ConfigDict) -> None:
+  """Raises if a run cannot start from the file `train.init_from`.
+
+  Args:
+    config: All settings; those of the gradient do not matter.
+
+  Raises:
+    ValueError: If there is such a file, and it cannot be read or is of another
+      model.
+  """
+  if config.train.init_from is not None:
+    abstract = jax.eval_shape(create_model(config).init, jax.random.key(0))
+    weights.load_initial_params(config, abstract)
+
+
 def restore_run(
   workdir: str, experiment: Experiment
 ) -> tuple[steps.TrainState, dict[str, Any]]:

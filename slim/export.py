@@ -9,6 +9,7 @@ from absl import flags
 
 from slim import command_line
 from slim.experiment import create_experiment, restore_run
+from slim.files import check_new_file, local_path
 from slim.weights import save_weights
 from slim.workdir import read_config
 
@@ -27,6 +28,9 @@ def export_workdir(workdir: str, output: str) -> int:
     ValueError: If there is no checkpoint, the file exists, or it cannot be
       written.
   """
+  workdir = local_path("--workdir", workdir)
+  output = local_path("--output", output)
+  check_new_file("--output", output)  # Or the arrays would be read for nothing.
   config = read_config(workdir)
   state, _ = restore_run(workdir, create_experiment(config))
   try:
@@ -36,17 +40,24 @@ def export_workdir(workdir: str, output: str) -> int:
   return int(state.step)
 
 
-def main() -> None:
-  """Runs the command line."""
-  workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
-  output = flags.DEFINE_string("output", None, "The safetensors file to write.")
-  flags.mark_flags_as_required(["workdir", "output"])
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: The program and its arguments; None: those of this process.
+  """
+  workdir = flags.DEFINE_string(
+    "workdir", None, "Folder of the run.", required=True
+  )
+  output = flags.DEFINE_string(
+    "output", None, "The safetensors file to write.", required=True
+  )
 
   def export():
     step = export_workdir(workdir.value, output.value)
     print(f"{output.value}: the weights of {workdir.value} after step {step}")
 
-  command_line.run(export)
+  command_line.run(export, argv)
 
 
 if __name__ == "__main__":

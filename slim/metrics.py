@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from slim.files import writing
 from slim.types import Params, Sums
 
 
@@ -54,9 +55,11 @@ class MetricsWriter:
     path = os.path.join(workdir, "metrics.jsonl")
     if os.path.exists(path):
       kept = [r for r in read_records(path) if r["step"] <= last_step]
-      with open(f"{path}.tmp", "w") as file:
-        file.writelines(json.dumps(record) + "\n" for record in kept)
-      os.replace(f"{path}.tmp", path)
+      with writing(path):
+        with open(f"{path}.tmp", "w") as file:
+          file.writelines(json.dumps(record) + "\n" for record in kept)
+        os.replace(f"{path}.tmp", path)
+    self._path = path
     self._file = open(path, "a", buffering=1)  # Written line by line.
     self._events = None
     if tensorboard:
@@ -75,14 +78,16 @@ class MetricsWriter:
       step: Updates done so far.
       values: Numbers by name.
     """
-    self._file.write(json.dumps({"step": step} | values) + "\n")
+    with writing(self._path):
+      self._file.write(json.dumps({"step": step} | values) + "\n")
     if self._events:
       for name, value in values.items():
         self._events.add_scalar(name, value, step)
 
   def close(self) -> None:
     """Closes the files."""
-    self._file.close()
+    with writing(self._path):
+      self._file.close()
     if self._events:
       self._events.close()
 

@@ -89,7 +89,11 @@ class Progress:
     Args:
       step: Updates done.
       values: Loss, bpc and accuracy, from `metrics.means("eval", …)`.
+
+    Raises:
+      FloatingPointError: If the loss is no finite number.
     """
+    _check_finite("validation loss", step, values["eval/loss"])
     self._writer.write(step, values)
     _LOG.info(
       "step %d/%d  validation loss %.4f  bpc %.4f  accuracy %.2f %%",
@@ -111,13 +115,7 @@ class Progress:
     """Adds up the numbers of a step, and reports when it is time to."""
     sums, norm = jax.device_get((sums, norm))
     for name, value in (("loss", sums.nll), ("gradient norm", norm)):
-      if not math.isfinite(value):
-        raise FloatingPointError(
-          f"the {name} of step {step} is {value}: lower "
-          "config.optimizer.learning_rate or set config.optimizer.clip_norm, "
-          "and train into another --workdir; the last checkpoint of this one "
-          "is from before"
-        )
+      _check_finite(name, step, value)
     self.window = Sums(
       *(a + float(b) for a, b in zip(self.window, sums, strict=True))
     )
@@ -150,4 +148,15 @@ class Progress:
       f"{values['time/tokens_per_second']:,.0f}",
       activation_bytes / 2**20,
       left,
+    )
+
+
+def _check_finite(name: str, step: int, value: float) -> None:
+  """Stops a run whose numbers are none any more."""
+  if not math.isfinite(value):
+    raise FloatingPointError(
+      f"the {name} of step {step} is {value}: lower "
+      "config.optimizer.learning_rate or set config.optimizer.clip_norm, and "
+      "train into another --workdir; the last checkpoint of this one is from "
+      "before"
     )

@@ -12,11 +12,11 @@ import jax
 import ml_collections
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from slim import checkpoint, command_line, experiment, metrics, steps
 from slim import config as config_lib
 from slim.data import Dataset
+from slim.files import check_folder, local_path
 from slim.plan.models import fit_config
 from slim.profiler import Profiler
 from slim.programs import compile_programs
@@ -51,6 +51,8 @@ def train_and_evaluate(
     FloatingPointError: If the loss or the gradient is no finite number.
   """
   config_lib.validate(config)
+  workdir = local_path("--workdir", workdir)
+  check_folder("--workdir", workdir)
   with jax.default_matmul_precision(config.matmul_precision):
     return _train(config, workdir)
 
@@ -58,6 +60,9 @@ def train_and_evaluate(
 def _fit(config, workdir):
   """Chooses the gradient that fits; a run that is continued has chosen."""
   if not is_run(workdir):
+    # It takes minutes, so what is wrong otherwise is found before.
+    check_workdir(workdir, config)
+    experiment.check_initial_params(config)
     return fit_config(config)
   config = config.copy_and_resolve_references()
   config.gradient = read_config(workdir).gradient
@@ -69,12 +74,12 @@ def _train(config, workdir):
   batch_size = config.train.batch_size
   train_data = experiment.create_split(config, "train", batch_size)
   validation_data = experiment.create_split(config, "validation", batch_size)
-  if config.gradient.memory_budget is not None:
-    config = _fit(config, workdir)  # Minutes, so a wrong file is found before.
-  parts = experiment.create_experiment(config)
-  check_workdir(workdir, config)
   if config.train.tensorboard:
     metrics.import_tensorboardx()  # If it is missing, nothing is written yet.
+  if config.gradient.memory_budget is not None:
+    config = _fit(config, workdir)
+  parts = experiment.create_experiment(config)
+  check_workdir(workdir, config)
   abstract_state = jax.eval_shape(lambda: experiment.init(parts))
 
   saved = checkpoint.list_steps(workdir)
@@ -191,12 +196,19 @@ def _log_start(
   _LOG.info("parameters:\n%s", metrics.parameter_table(params))
 
 
-def main() -> None:
-  """Runs the command line."""
-  config = config_flags.DEFINE_config_file("config", None, "File in configs/.")
-  workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
-  flags.mark_flags_as_required(["config", "workdir"])
-  command_line.run(lambda: train_and_evaluate(config.value, workdir.value))
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: The program and its arguments; None: those of this process.
+  """
+  config = command_line.define_config()
+  workdir = flags.DEFINE_string(
+    "workdir", None, "Folder of the run.", required=True
+  )
+  command_line.run(
+    lambda: train_and_evaluate(config.value, workdir.value), argv
+  )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from slim import config as config_lib
-from slim.files import check_new_file
+from slim.files import check_new_file, local_path, writing
 from slim.types import Params
 from slim.workdir import differences
 
@@ -37,6 +37,7 @@ def save_weights(
   Raises:
     ValueError: If the file exists, or cannot be written.
   """
+  output = local_path("output", output)
   check_new_file("output", output)
   # The format takes the bytes as they lie in memory.
   tensors = {
@@ -48,13 +49,10 @@ def save_weights(
   # these write.
   temporary = f"{output}.{secrets.token_hex(8)}.tmp"
   try:
-    with open(temporary, "xb") as file:
-      file.write(safetensors.numpy.save(tensors, metadata))
-    os.replace(temporary, output)
-  except OSError as error:
-    raise ValueError(
-      f"output: cannot write {output}: {error.strerror}: choose another place"
-    ) from error
+    with writing(output, "output"):
+      with open(temporary, "xb") as file:
+        file.write(safetensors.numpy.save(tensors, metadata))
+      os.replace(temporary, output)
   finally:
     if os.path.exists(temporary):
       os.remove(temporary)
@@ -73,6 +71,7 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
   Raises:
     ValueError: If the file cannot be read, or has no valid settings in it.
   """
+  path = local_path("path", path)
   try:
     with safetensors.safe_open(path, framework="numpy") as file:
       metadata = file.metadata()

@@ -18,6 +18,7 @@ import ml_collections
 
 import slim
 from slim import config as config_lib
+from slim.files import writing
 
 _LOG = logging.getLogger("slim.workdir")
 
@@ -57,8 +58,6 @@ def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
     ValueError: If the folder is that of a run with other settings, or has
       results of an unknown run in it.
   """
-  if os.path.exists(workdir) and not os.path.isdir(workdir):
-    raise ValueError(f"--workdir must be a folder, got the file {workdir}")
   if not is_run(workdir):
     for name in ("metrics.jsonl", "checkpoints"):
       if os.path.exists(os.path.join(workdir, name)):
@@ -96,8 +95,10 @@ def lock_workdir(workdir: str) -> Iterator[None]:
   Raises:
     ValueError: If another process trains there.
   """
-  os.makedirs(workdir, exist_ok=True)
-  with open(os.path.join(workdir, ".lock"), "w") as file:
+  with writing(workdir):
+    os.makedirs(workdir, exist_ok=True)
+    file = open(os.path.join(workdir, ".lock"), "w")
+  with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -160,9 +161,10 @@ def write_config(
     "git_commit": _git_commit(),
   }
   temporary = f"{_path(workdir)}.tmp"
-  with open(temporary, "w") as file:
-    json.dump(record, file, indent=2)
-  os.replace(temporary, _path(workdir))
+  with writing(_path(workdir)):
+    with open(temporary, "w") as file:
+      json.dump(record, file, indent=2)
+    os.replace(temporary, _path(workdir))
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:

@@ -1,11 +1,17 @@
 """Mistakes on the command line end in one line."""
 
+import logging
+import os
+import sys
+import threading
+
+import jax
 import pytest
 from absl import flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
 from slim import command_line
+from tests.commands import assert_refused, run_command
 
 FILE = """
 from slim.config import base, is_smoke
@@ -18,120 +24,147 @@ def get_config(arg=""):
 """
 
 
-@pytest.fixture
-def parse(tmp_path, monkeypatch):
-  """Parses a command line in the folder of the config file `x.py`."""
+def parse_line(line):
+  """Parses a command line that has settings, and returns these."""
+  flag_values = flags.FlagValues()
+  config = command_line.define_config(flag_values)
+  command_line.parse_flags(["program", *line.split()], flag_values)
+  return config.value
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+  """The current folder, with the config file `x.py` in it."""
   monkeypatch.chdir(tmp_path)
   (tmp_path / "x.py").write_text(FILE)
-
-  def parse_line(line):
-    argv = ["program", *line.split()]
-    flag_values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-      "config", None, flag_values=flag_values, sys_argv=argv
-    )
-    flags.mark_flags_as_required(["config"], flag_values)
-    command_line.parse_flags(argv, flag_values)
-    return flag_values.config
-
-  return parse_line
+  return tmp_path
 
 
-# The loader of ml_collections is deprecated by Python, not by us.
-loads_config = pytest.mark.filterwarnings(
-  "ignore:the load_module\\(\\) method is deprecated:DeprecationWarning"
-)
-
-
-@loads_config
-def test_overrides_are_applied(parse):
+def test_overrides_are_applied():
   """Without it the command line would be ignored."""
-  config = parse(
-    "--config=x.py:smoke --config.model.width=64 --config.data.path=a "
+  config = parse_line(
+    "--config.model.width=64 --config=x.py:smoke --config.data.path=a "
     "--config.optimizer.clip_norm 2 --noconfig.model.output_projection "
     "--config.profile.steps=10,20 --config.train.tensorboard=True "
-    "--config.train.init_from=a.safetensors --config.gradient.chunk_size=None"
+    "--config.train.init_from=a.safetensors --config.gradient.chunk_size=None "
+    "--config.model.final_norm"
   )
   assert config.seed == 7
   assert config.model.mlp_width == 256
   assert config.data.path == "a"
   assert config.optimizer.clip_norm == 2.0
+  assert config.model.output_projection is False
+  assert config.model.final_norm is True
   assert config.profile.steps == (10, 20)
   assert config.train.tensorboard is True
   assert config.train.init_from == "a.safetensors"
   assert config.gradient.chunk_size is None
+  assert config.is_locked
 
 
-@loads_config
-@pytest.mark.parametrize(
-  ("line", "message"),
-  [
-    ("", "Flag --config must have a value"),
-    ("--config=y.py", "--config: the file cannot be read: [Errno 2] No such"),
-    ("--config=.", "--config: the file cannot be read: "),
-    ("--config=x.py:smok", "the config file takes the argument 'smoke' or"),
-    ("--config=x.py more", "unexpected 'more': all arguments are --flags"),
-    ("--config=x.py --confg.seed=3", "Unknown command line flag 'confg.seed'"),
-    (
-      "--config=x.py --config.gradient.chunksize=3",
-      "config.gradient.chunksize is no setting: did you mean config.gradient."
-      "chunk_size?",
-    ),
-    (
-      "--config=x.py --config.gradient.chunk_size=abc",
-      "--config.gradient.chunk_size=abc: invalid literal for int()",
-    ),
-    (
-      "--config=x.py --config.gradient.chunk_size=1.5",
-      "--config.gradient.chunk_size=1.5: invalid literal for int()",
-    ),
-    (
-      "--config=x.py --config.gradient={'chunk_size':3}",
-      "config.gradient is a group of settings",
-    ),
-  ],
-)
-def test_mistakes_end_in_one_line(parse, line, message):
-  """Without it a typing error would be answered by a traceback."""
+MISTAKES = [
+  ("", "--config is missing: File in configs/."),
+  ("--config.model.width=3", "--config is missing: File in configs/."),
+  ("--config", "Missing value for flag --config"),
+  ("--config=x.py --config=x.py", "--config=x.py is given twice: leave one"),
+  ("--config=y.py", "--config=y.py: the file cannot be read: No such file"),
+  ("--config=.", "--config=.: the file cannot be read: Is a directory"),
+  ("--config=", "--config=: the file must be a path, got ''"),
+  ("--config=gs://a/x.py", "the file must be a path on this machine, got 'gs"),
+  ("--config=x.py:smok", "line 6: the config file takes the argument 'smoke"),
+  ("--config=x.py more", "unexpected 'more': all arguments are --flags"),
+  ("--config=x.py --confg.seed=3", "Unknown command line flag 'confg.seed'"),
+  (
+    "--config=x.py --config.gradient.chunksize=3",
+    "config.gradient.chunksize is no setting: did you mean config.gradient."
+    "chunk_size?",
+  ),
+  ("--config=x.py --config.=3", "config. is no setting: there are"),
+  (
+    "--config=x.py --config.gradient.chunk_size=abc",
+    "--config.gradient.chunk_size=abc: invalid literal for int()",
+  ),
+  (
+    "--config=x.py --config.gradient.chunk_size=1.5",
+    "--config.gradient.chunk_size=1.5: invalid literal for int()",
+  ),
+  (
+    "--config=x.py --config.gradient={'chunk_size':3}",
+    "config.gradient is a group of settings",
+  ),
+  (
+    "--config=x.py --config.profile.steps=(1,",
+    "--config.profile.steps=(1,: must be numbers with commas between",
+  ),
+  (
+    "--config=x.py --config.train.tensorboard=3",
+    "--config.train.tensorboard=3: ",
+  ),
+  ("--config=x.py --noconfig.seed", "--noconfig.seed: only what is True or"),
+  (
+    "--config=x.py --noconfig.train.tensorbord",
+    "config.train.tensorbord is no setting: did you mean config.train.tensor",
+  ),
+  (
+    "--config=x.py --config.seed=1 --config.seed=2",
+    "--config.seed=2 is given twice: leave one out",
+  ),
+]
+
+
+def assert_exits(line, message):
+  """Asserts that a command line ends in one line that begins so."""
   with pytest.raises(SystemExit) as error:
-    parse(line)
+    parse_line(line)
   assert str(error.value).startswith("error: ")
   assert message in str(error.value)
   assert "\n" not in str(error.value)
 
 
-@loads_config
+@pytest.mark.parametrize(("line", "message"), MISTAKES)
+def test_mistakes_end_in_one_line(line, message):
+  """Without it a typing error would be answered by a traceback."""
+  assert_exits(line, message)
+
+
+@pytest.mark.parametrize(("line", "message"), MISTAKES)
+def test_a_flag_file_is_as_the_command_line(folder, line, message):
+  """Without it the same words in a file would get other answers."""
+  (folder / "flags").write_text("# A comment.\n" + "\n".join(line.split()))
+  assert_exits("--flagfile=flags", message)
+
+
+def test_settings_of_a_flag_file_are_applied(folder):
+  """Without it None could be written on the command line only."""
+  (folder / "flags").write_text(
+    "--config=x.py\n--config.gradient.chunk_size=None\n"
+  )
+  config = parse_line("--flagfile=flags --config.model.width=64")
+  assert config.gradient.chunk_size is None
+  assert config.model.width == 64
+
+
 @pytest.mark.parametrize(
   ("line", "message"),
   [
-    (
-      "config.modle.width = 3",
-      "config.modle is no setting: did you mean config.model?",
-    ),
-    (
-      "config.seed = config.model.widht",
-      "config.widht is no setting: did you mean config.model.width?",
-    ),
-    ("config.model.width = 'a'", "Could not override field 'width'"),
+    ("--flagfile=none", "--flagfile: No such file or directory: 'none'"),
+    ("--flagfile=.", "--flagfile: Is a directory: '.'"),
+    ("--flagfile=", "--flagfile: must be a path, got ''"),
+    ("--flagfile", "--flagfile: --flagfile with no argument"),
+    ("--flagfile=binary", "--flagfile: 'utf-8' codec can't decode"),
   ],
 )
-def test_mistakes_in_the_config_file_end_in_one_line(
-  parse, tmp_path, line, message
-):
-  """Without it a typing error would be answered by quotes within quotes."""
-  text = FILE.replace("  return config", f"  {line}\n  return config")
-  (tmp_path / "x.py").write_text(text)
-  with pytest.raises(SystemExit) as error:
-    parse("--config=x.py")
-  assert str(error.value).startswith(f"error: {message}")
-  assert "\n" not in str(error.value)
+def test_a_flag_file_that_cannot_be_read_is_one_line(folder, line, message):
+  """Without it a missing file would be answered by a traceback."""
+  (folder / "binary").write_bytes(b"\xff\xfe")
+  assert_exits(line, message)
 
 
 def test_a_script_gets_the_arguments_that_are_no_flags_of_its_own():
   """Without it a sweep could not hand them on, or would hide a mistake."""
   flag_values = flags.FlagValues()
-  flags.DEFINE_list("values", None, "", flag_values)
-  flags.mark_flags_as_required(["values"], flag_values)
+  about = "The values."
+  flags.DEFINE_list("values", None, about, flag_values, required=True)
   rest = ["name", "--config=x.py", "--config.data.path=None"]
   argv = ["program", "--values=1,2", *rest]
   assert command_line.parse_flags(argv, flag_values, known_only=True) == (
@@ -139,40 +172,89 @@ def test_a_script_gets_the_arguments_that_are_no_flags_of_its_own():
   )
   assert flag_values["values"].value == ["1", "2"]
   flag_values["values"].unparse()
-  with pytest.raises(SystemExit, match="^error: .*--values must have a value"):
+  with pytest.raises(SystemExit, match="^error: --values is missing: The val"):
     command_line.parse_flags(["program"], flag_values, known_only=True)
 
 
-@pytest.mark.parametrize("kind", [ValueError, FloatingPointError])
-def test_errors_of_the_program_end_in_one_line(kind, monkeypatch):
+def run_program(program, *arguments):
+  """Runs a program without flags of its own."""
+  return run_command(lambda argv: command_line.run(program, argv), *arguments)
+
+
+@pytest.mark.parametrize("kind", [ValueError, FloatingPointError, OSError])
+def test_errors_of_the_program_end_in_one_line(kind):
   """Without it a missing file would be answered by a traceback."""
-  monkeypatch.setattr(command_line, "_log_to_stderr", lambda: None)
 
-  def main():
-    raise kind("what is wrong\nand much else")
+  def fail():
+    raise kind("config.x is wrong\nand much else")
 
-  with pytest.raises(SystemExit, match="^error: what is wrong$"):
-    command_line.run_main(main)
+  assert_refused(run_program(fail), "error: config.x is wrong\n")
 
 
-def test_bugs_keep_their_traceback(monkeypatch):
+def test_an_error_without_words_is_one_line():
+  """Without it the error would be an IndexError of our own."""
+
+  def fail():
+    raise ValueError
+
+  assert_refused(run_program(fail), "error: ValueError\n")
+
+
+def test_bugs_keep_their_traceback():
   """Without it nobody could find a bug."""
-  monkeypatch.setattr(command_line, "_log_to_stderr", lambda: None)
   with pytest.raises(ZeroDivisionError):
-    command_line.run_main(lambda: 1 / 0)
+    run_program(lambda: 1 / 0)
 
 
 def test_the_traceback_can_be_asked_for(monkeypatch):
   """Without it an error from inside a library could not be understood."""
   logged = []
-  monkeypatch.setattr(command_line, "_log_to_stderr", lambda: None)
   monkeypatch.setattr(
     absl_logging, "debug", lambda *args, exc_info: logged.append(exc_info)
   )
 
-  def main():
+  def fail():
     raise ValueError("what is wrong")
 
-  with pytest.raises(SystemExit):
-    command_line.run_main(main)
+  assert run_program(fail, "--verbosity=1").code == 1
   assert logged == [True]
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no cuda")])
+def test_a_device_that_is_missing_is_one_line(monkeypatch, error):
+  """An AssertionError of JAX without words would name no cause."""
+
+  def fail():
+    raise error
+
+  monkeypatch.setattr(jax, "devices", fail)
+  done = run_program(lambda: None)
+  name = f"JAX_PLATFORMS={jax.config.jax_platforms}: "
+  assert_refused(done, name, "unset it, or install")
+
+
+def test_a_number_that_jax_refuses_names_a_remedy():
+  """Without it a user who debugs would not know what to do about it."""
+  with jax.debug_nans(True):
+    done = run_program(lambda: jax.numpy.zeros(()) / 0)
+  assert done.errors.startswith("error: ") and done.errors.count("\n") == 1
+  assert "learning_rate" in done.errors and "JAX_DEBUG_NANS" in done.errors
+
+
+def test_errors_in_threads_print_no_tracebacks():
+  """Without it a full disk would print hundreds of lines before the one."""
+
+  def fail():
+    record = logging.makeLogRecord(
+      dict(levelno=logging.ERROR, msg="x", pathname=os.path.join("a", "orbax"))
+    )
+    absl_logging.get_absl_logger().handle(record)
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    sys.unraisablehook(
+      type("Arguments", (), {"exc_value": RuntimeError("loop is closed")})
+    )
+    raise ValueError("the disk is full")
+
+  assert_refused(run_program(fail), "the disk is full")

@@ -21,7 +21,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 SCRIPTS = sorted(
   path
   for path in FOLDER.glob("*.py")
-  if "app.run(main)" in path.read_text(encoding="utf-8")
+  if "command_line.run(main)" in path.read_text(encoding="utf-8")
 )
 
 

@@ -31,6 +31,7 @@ LAYERS = {
     "slim.data.dataset",
     "slim.data.reading",
     "slim.data.text",
+    "slim.files",
     "slim.types",
   },
   "slim/data/builders.py": {
@@ -50,7 +51,13 @@ LAYERS = {
     "slim.losses",
     "slim.types",
   },
-  "slim/metrics.py": {"jax", "numpy", "slim.kernels", "slim.types"},
+  "slim/metrics.py": {
+    "jax",
+    "numpy",
+    "slim.files",
+    "slim.kernels",
+    "slim.types",
+  },
   "slim/memory/": {"jax", "numpy", "slim.files", "slim.memory"},
   "slim/certify/": {
     "jax",
@@ -95,9 +102,15 @@ LAYERS = {
   },
   "slim/files.py": set(),
   "slim/sizes.py": set(),
-  "slim/config.py": {"ml_collections", "slim.sizes"},
-  "slim/command_line.py": {"absl", "ml_collections", "slim.config"},
-  "slim/workdir.py": {"jax", "ml_collections", "slim.config"},
+  "slim/config.py": {"ml_collections", "slim.files", "slim.sizes"},
+  "slim/config_file.py": {"ml_collections", "slim.config", "slim.files"},
+  "slim/command_line.py": {
+    "absl",
+    "jax",
+    "slim.config",
+    "slim.config_file",
+  },
+  "slim/workdir.py": {"jax", "ml_collections", "slim.config", "slim.files"},
   "slim/weights.py": {
     "jax",
     "ml_collections",

@@ -1,32 +1,23 @@
 """A sweep is a table of runs, and loses none of them."""
 
+import json
+import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-# The programs are few, and nothing here asks about rounding.
-pytestmark = pytest.mark.usefixtures("compilation_cache")
+from tests.commands import run_command
+from tests.test_commands import ROOT, load_script
 
-
-def sweep(*arguments):
-  """Runs the script on the smallest runs, as a user does."""
-  return subprocess.run(
-    [
-      sys.executable,
-      "scripts/sweep.py",
-      "--config=configs/quickstart.py:smoke",
-      "--config.gradient.method=full",  # The fastest to compile.
-      "--config.model.width=16",
-      "--config.data.sequence_length=16",
-      *arguments,
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
+SETTINGS = [
+  f"--config={ROOT}/configs/quickstart.py:smoke",
+  "--config.gradient.method=full",  # The fastest to compile.
+  "--config.model.width=16",
+  "--config.data.sequence_length=16",
+]
 
 
 def read_table(output):
@@ -36,42 +27,66 @@ def read_table(output):
   return head.split(), {x: [float(y) for y in rest] for x, *rest in cells}
 
 
-@pytest.mark.slow
-@pytest.mark.slow
-def test_a_value_that_fails_costs_no_other(tmp_path):
-  """Without it a mistake in the last value would cost the whole table."""
-  arguments = ["--setting=seed", f"--workdir={tmp_path}"]
-  result = sweep("--values=1,2", *arguments)
-  assert result.returncode == 0, result.stderr
-  head, rows = read_table(result.stdout)
+@pytest.mark.parametrize("failing", [None, "2"])
+def test_a_value_that_fails_costs_no_other(tmp_path, monkeypatch, failing):
+  """Without it a run that fails would cost the whole table."""
+  module = load_script("sweep")
+  commands = []
+
+  def train(command):
+    commands.append(command)
+    folder = pathlib.Path(command[-1].removeprefix("--workdir="))
+    seed = command[-2].removeprefix("--config.seed=")
+    assert folder == tmp_path / f"seed={seed}"
+    if seed == failing:
+      return types.SimpleNamespace(returncode=1)
+    folder.mkdir()
+    record = {
+      "step": 1,
+      "eval/bpc": float(seed),
+      "eval/accuracy": 0.5,
+      "time/tokens_per_second": 7.0,
+      "memory/activation_bytes": 2.0**21,
+    }
+    lines = json.dumps({"step": 0, "eval/bpc": 9.0}), json.dumps(record)
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    return types.SimpleNamespace(returncode=0)
+
+  monkeypatch.setattr(module, "subprocess", types.SimpleNamespace(run=train))
+  flags = ["--setting=seed", "--values=1,2,3", f"--workdir={tmp_path}"]
+  done = run_command(module.main, *SETTINGS, *flags)
+  head, rows = read_table(done.output)
   assert head[:4] == ["seed", "eval", "bpc", "accuracy"]
+  assert rows["1"] == [1.0, 0.5, 7.0, 2.0]
+  for command in commands:
+    assert command[:3] == [sys.executable, "-m", "slim.train"]
+    assert command[3:-2] == SETTINGS
+  if failing is None:
+    assert (done.code, done.errors, list(rows)) == (0, "", ["1", "2", "3"])
+  else:
+    assert (done.code, list(rows)) == (1, ["1"])
+    assert len(commands) == 2
+    assert done.errors.startswith(
+      "error: --values: seed=2 did not train, see above"
+    )
+    assert done.errors.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_script_trains(tmp_path):
+  """Without it a sweep would be of other runs than those of `slim.train`."""
+  result = subprocess.run(
+    [
+      *(sys.executable, "scripts/sweep.py", *SETTINGS),
+      *("--setting=seed", "--values=1,2", f"--workdir={tmp_path}"),
+    ],
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},  # It is in no package.
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr
+  _, rows = read_table(result.stdout)
   assert list(rows) == ["1", "2"]
   assert rows["1"][0] != rows["2"][0]
   assert all(len(numbers) == 4 for numbers in rows.values())
-  result = sweep("--values=2,-1,1", *arguments)
-  assert result.returncode == 1
-  assert read_table(result.stdout) == (head, {"2": rows["2"]})
-  *_, reason, last = result.stderr.splitlines()
-  assert reason == "error: config.seed must be >= 0, got -1"
-  assert last.startswith("error: --values: seed=-1 did not train, see above")
-  assert {path.name for path in tmp_path.iterdir()} == {"seed=1", "seed=2"}
-
-
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    (["--values=4"], "--workdir must have a value"),
-    (["--workdir=x"], "--values must have a value"),
-    (
-      ["--values=4", "--workdir=x", "--config.gradient.chunksize=4"],
-      "did you mean config.gradient.chunk_size?",
-    ),
-  ],
-)
-def test_mistakes_end_in_one_line(arguments, message):
-  """Without it a forgotten flag would be answered by a traceback."""
-  result = sweep(*arguments)
-  assert result.returncode == 1
-  assert result.stderr.startswith("error: ") and message in result.stderr
-  assert result.stderr.count("\n") == 1
-  assert not result.stdout

@@ -156,13 +156,6 @@ def test_the_commit_is_that_of_slim(repository, tmp_path):
   assert record["git_commit"] == repository("rev-parse", "HEAD")
 
 
-def test_a_file_is_no_folder(tmp_path):
-  """Without it the error would be an OSError from deep inside."""
-  (tmp_path / "x").write_text("")
-  with pytest.raises(ValueError, match="must be a folder, got the file"):
-    workdir.check_workdir(str(tmp_path / "x"), make_config())
-
-
 @pytest.mark.parametrize(
   "text", ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"seed": "x"}}']
 )

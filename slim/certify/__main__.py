@@ -6,33 +6,37 @@ sequence. No data is read.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from slim import command_line
 from slim.certify.models import certify_config
-from slim.files import check_new_file
+from slim.files import check_new_file, local_path, writing
 
 
-def main() -> None:
-  """Runs the command line."""
-  config = config_flags.DEFINE_config_file("config", None, "File in configs/.")
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: The program and its arguments; None: those of this process.
+  """
+  config = command_line.define_config()
   output = flags.DEFINE_string(
     "output", None, "The checks as JSON, a new file."
   )
-  flags.mark_flags_as_required(["config"])
 
   def check():
     path = output.value
     if path is not None:
+      path = local_path("--output", path)
       check_new_file("--output", path)
     certificate = certify_config(config.value)
     print(certificate)
     if path is not None:
-      certificate.save(path)
+      with writing(path, "--output"):
+        certificate.save(path)
     if not certificate.ok:
       raise ValueError(certificate.describe_failure())
 
-  command_line.run(check)
+  command_line.run(check, argv)
 
 
 if __name__ == "__main__":

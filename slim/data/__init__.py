@@ -12,6 +12,7 @@ from slim.data.text import (
   VOCAB_SIZE,
   Text,
   TextSplit,
+  check_uncompressed,
   cut_text,
   load_text,
 )
@@ -88,4 +89,6 @@ def _read_split(
       "path: 'text' needs a file and got None; pass the path of a file to "
       "read as bytes"
     )
-  return cut_text(name, load_text(path), split)
+  data = load_text(path)
+  check_uncompressed(path, data)
+  return cut_text(name, data, split)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from slim.data.corpora import Corpus
+from slim.data.corpora import Corpus, File
 from slim.data.dataset import SPLITS
-from slim.data.text import TextSplit, cut_text, load_text
+from slim.data.text import TextSplit, check_uncompressed, cut_text, load_text
+from slim.files import local_path
 
 
 def read_corpus(
@@ -35,6 +36,7 @@ def read_corpus(
     ValueError: If a file cannot be read, a zip is damaged, a file that must be
       the published one is not, or others that belong to it are missing.
   """
+  path = local_path("path", path)
   if os.path.isdir(path):
     paths = find_files(corpus, path)
     if not paths:
@@ -44,7 +46,8 @@ def read_corpus(
       )
     return read_files(corpus, paths)[split]
   file, *others = corpus.files
-  data, names = _read_file(path, file.name)
+  data, names = _read_file(path, file)
+  check_uncompressed(path, data)
   if not others and data.size == file.size:
     return _check_and_cut(corpus, [path], [data])[split]
   # Cut 90/5/5, it would be called ptb by everybody and be something else.
@@ -95,7 +98,7 @@ def read_files(
     ValueError: If a file is not the published one, to the last byte.
   """
   parts = [
-    _read_file(path, file.name)[0]
+    _read_file(path, file)[0]
     for file, path in zip(corpus.files, paths, strict=True)
   ]
   return _check_and_cut(corpus, paths, parts)
@@ -124,13 +127,13 @@ def _check_and_cut(
 
 
 def _read_file(
-  path: str | os.PathLike[str], name: str
+  path: str | os.PathLike[str], file: File
 ) -> tuple[np.ndarray, list[str]]:
   """Reads a file, or the file of that name inside a zip, as uint8.
 
   Args:
     path: The file, or the zip.
-    name: The file inside.
+    file: The file inside.
 
   Returns:
     The bytes, and the names of all files in the zip.
@@ -144,7 +147,7 @@ def _read_file(
     return data, []
   try:
     with zipfile.ZipFile(path) as archive:
-      return np.frombuffer(archive.read(name), np.uint8), archive.namelist()
+      return _unpack(archive, file), archive.namelist()
   # What it cannot decrypt or unpack is a RuntimeError.
   except (
     zipfile.BadZipFile,
@@ -157,6 +160,22 @@ def _read_file(
     # A KeyError puts its words into quotes, and an EOFError may have none.
     reason = str(error).strip('"') or type(error).__name__
     raise ValueError(
-      f"path: cannot read {name} from the zip {str(path)!r}, it is damaged or "
-      f"another one: {reason}; get it again"
+      f"path: cannot read {file.name} from the zip {str(path)!r}, it is "
+      f"damaged or another one: {reason}; get it again"
     ) from error
+
+
+def _unpack(archive: zipfile.ZipFile, file: File) -> np.ndarray:
+  """Reads a file of a zip, if it has no more bytes than the corpus.
+
+  A zip of a few MB may unpack to many GB, and declare another size. Methods
+  other than "deflated" unpack a block to any size at once.
+  """
+  info = archive.getinfo(file.name)
+  if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    raise zipfile.BadZipFile(f"compression method {info.compress_type}")
+  if info.file_size > file.size:
+    raise zipfile.BadZipFile(f"{info.file_size:,} bytes, not {file.size:,}")
+  with archive.open(info) as unpacked:
+    # One byte more than there should be, so that the checksum is compared.
+    return np.frombuffer(unpacked.read(file.size + 1), np.uint8)

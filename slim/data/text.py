@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slim.data import dataset
+from slim.files import local_path
 from slim.types import Batch
 
 VOCAB_SIZE = 256
@@ -17,6 +18,22 @@ ORDERS = ("random", "consecutive")
 # Where a split begins and ends, in per cent of the bytes: of the 100,000,000 of
 # enwik8 the usual 90 M, 5 M and 5 M.
 _PERCENT = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
+
+# How compressed files begin. Their bytes would be noise to a model.
+_COMPRESSED = {
+  "7z": (b"7z\xbc\xaf\x27\x1c",),
+  "bzip2": tuple(b"BZh%d1AY&SY" % level for level in range(1, 10)),
+  "compress": (b"\x1f\x9d",),
+  "gzip": (b"\x1f\x8b",),
+  "lz4": (b"\x04\x22\x4d\x18",),
+  "lzip": (b"LZIP\x01",),
+  "lzma": (b"\x5d\x00\x00",),
+  "rar": (b"Rar!\x1a\x07",),
+  "snappy": (b"\xff\x06\x00\x00sNaPpY",),
+  "xz": (b"\xfd7zXZ\x00",),
+  "zip": (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"),
+  "zstd": (b"\x28\xb5\x2f\xfd",),
+}
 
 
 class TextSplit(NamedTuple):
@@ -41,6 +58,7 @@ def load_text(path: str | os.PathLike[str]) -> np.ndarray:
     ValueError: If there is no such file, it cannot be read or it is empty.
   """
   advice = "pass the path of a file to read as bytes"
+  path = local_path("path", path)
   try:
     if os.path.getsize(path) == 0:
       raise ValueError(f"path: {str(path)!r} is empty, 0 bytes; {advice}")
@@ -49,6 +67,24 @@ def load_text(path: str | os.PathLike[str]) -> np.ndarray:
     raise ValueError(
       f"path: cannot read {str(path)!r}: {error.strerror}; {advice}"
     ) from error
+
+
+def check_uncompressed(path: str | os.PathLike[str], data: np.ndarray) -> None:
+  """Refuses a compressed text, by its first bytes.
+
+  Args:
+    path: Where it is, for the error.
+    data: Its bytes, uint8.
+
+  Raises:
+    ValueError: If the bytes are those of a gzip, zip, bzip2, xz, zstd … file.
+  """
+  for kind, beginnings in _COMPRESSED.items():
+    if data[:16].tobytes().startswith(beginnings):
+      raise ValueError(
+        f"path: {str(path)!r} is a text compressed by {kind}: unpack it, and "
+        "pass the path of what is inside"
+      )
 
 
 def cut_text(name: str, data: np.ndarray, split: str) -> TextSplit:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from slim import command_line, experiment
 from slim import config as config_lib
+from slim.files import local_path
 from slim.gradients import COMPILER_OPTIONS
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline, analyse
@@ -68,23 +68,28 @@ def describe(
   )
 
 
-def main() -> None:
-  """Runs the command line."""
-  config = config_flags.DEFINE_config_file("config", None, "File in configs/.")
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: The program and its arguments; None: those of this process.
+  """
+  config = command_line.define_config()
   output = flags.DEFINE_string("output", None, "The figure, a new file.")
-  flags.mark_flags_as_required(["config"])
 
   def show():
-    if output.value is not None:
-      _naming_output(check_output, output.value)
+    path = output.value
+    if path is not None:
+      path = local_path("--output", path)
+      _naming_output(check_output, path)
     timelines = {}
     for method, report, timeline in analyse_config(config.value):
       print(describe(method, report, timeline), flush=True)
       timelines[f"activations of {method}"] = timeline
-    if output.value is not None:
-      _naming_output(plot_timelines, timelines, output.value)
+    if path is not None:
+      _naming_output(plot_timelines, timelines, path)
 
-  command_line.run(show)
+  command_line.run(show, argv)
 
 
 def _naming_output(function, *args):

@@ -5,20 +5,25 @@ add to the command line. Nothing is run, and no data is read.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from slim import command_line
 from slim.plan.models import overrides, plan_config
 from slim.sizes import parse_size
 
 
-def main() -> None:
-  """Runs the command line."""
-  config = config_flags.DEFINE_config_file("config", None, "File in configs/.")
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: The program and its arguments; None: those of this process.
+  """
+  config = command_line.define_config()
   budget = flags.DEFINE_string(
-    "budget", None, "Of the device, or on CPUs of the process, such as 2GiB."
+    "budget",
+    None,
+    "Of the device, or on CPUs of the process, such as 2GiB.",
+    required=True,
   )
-  flags.mark_flags_as_required(["config", "budget"])
 
   def show():
     found = plan_config(config.value, parse_size("--budget", budget.value))
@@ -27,7 +32,7 @@ def main() -> None:
       raise ValueError(f"--budget {found.describe_failure()}")
     print(*overrides(found.choice.option, config.value) or ["as it is"])
 
-  command_line.run(show)
+  command_line.run(show, argv)
 
 
 if __name__ == "__main__":

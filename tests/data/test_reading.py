@@ -1,5 +1,11 @@
 """Published texts from files that the user names."""
 
+import bz2
+import functools
+import gzip
+import itertools
+import lzma
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -175,6 +181,66 @@ def test_a_bad_zip_gets_one_line(kind, contents, make_zip, tmp_path):
   assert_one_line(error, str(path), "damaged or another one", "get it again")
 
 
+@pytest.mark.parametrize("declared", ["all", "less"])
+def test_a_zip_is_unpacked_to_the_size_of_the_corpus(
+  declared, contents, make_zip, tmp_path
+):
+  """A zip of 2 MB would take 6 GB of memory, whatever size it declares."""
+  [file] = CORPORA["enwik8"].files
+  zipped = bytearray(make_zip("enwik8", bytes(20 * file.size)))
+  if declared == "less":  # In the list of files, at the end.
+    at = zipped.rindex(b"PK\1\2") + 24
+    zipped[at : at + 4] = file.size.to_bytes(4, "little")
+  path = tmp_path / "enwik8.zip"
+  path.write_bytes(zipped)
+  tracemalloc.start()
+  with pytest.raises(ValueError) as error:
+    read("enwik8", path)
+  assert tracemalloc.get_traced_memory()[1] < 5 * file.size
+  tracemalloc.stop()
+  reason = "20,000,000 bytes, not 1,000,000" if declared == "all" else "CRC"
+  assert_one_line(error, str(path), "damaged or another one", reason)
+
+
+def test_a_zip_of_another_method_is_refused(contents, tmp_path):
+  """Its blocks could be unpacked to any size at once."""
+  path = tmp_path / "enwik8.zip"
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+    archive.writestr("enwik8", contents["enwik8"]["enwik8"])
+  with pytest.raises(ValueError) as error:
+    read("enwik8", path)
+  assert_one_line(error, str(path), "compression method 12")
+
+
+@pytest.mark.parametrize(
+  ("name", "kind"),
+  [
+    *itertools.product(
+      ["text", "in a zip"], ["bz2", "gzip", "lzma", "zip", "zstd"]
+    ),
+    ("enwik8", "gzip"),
+  ],
+)
+def test_a_compressed_text_is_refused(name, kind, make_zip, tmp_path):
+  """A model would be trained on the noise of compressed bytes."""
+  data = b"some text\n" * 100
+  data = {
+    "bz2": bz2.compress,
+    "gzip": gzip.compress,
+    "lzma": lzma.compress,
+    "zip": functools.partial(make_zip, "any"),
+    "zstd": lambda data: b"\x28\xb5\x2f\xfd" + data,
+  }[kind](data)
+  if name == "in a zip":
+    name, data = "enwik8", make_zip("enwik8", data)
+  path = tmp_path / "any name"
+  path.write_bytes(data)
+  with pytest.raises(ValueError) as error:
+    create_dataset(name, path=path, **SETTINGS)
+  kind = {"bz2": "bzip2", "lzma": "xz"}.get(kind, kind)
+  assert_one_line(error, str(path), f"compressed by {kind}: unpack it")
+
+
 @pytest.mark.parametrize("error", [EOFError(), OSError(5, "I/O error")])
 def test_any_error_in_a_zip_gets_one_line(
   error, contents, make_zip, tmp_path, monkeypatch
@@ -186,7 +252,7 @@ def test_any_error_in_a_zip_gets_one_line(
 
   path = tmp_path / "enwik8.zip"
   path.write_bytes(make_zip("enwik8", b"text"))
-  monkeypatch.setattr(zipfile.ZipFile, "read", fail)
+  monkeypatch.setattr(zipfile.ZipFile, "open", fail)
   with pytest.raises(ValueError) as raised:
     read("enwik8", path)
   reason = str(error) or "EOFError"
@@ -198,13 +264,13 @@ def test_a_zip_is_unpacked_once(contents, make_zip, tmp_path, monkeypatch):
   path = tmp_path / "enwik8.zip"
   path.write_bytes(make_zip(*contents["enwik8"].popitem()))
   unpacked = []
-  original = zipfile.ZipFile.read
+  original = zipfile.ZipFile.open
 
-  def count(archive, name):
-    unpacked.append(name)
-    return original(archive, name)
+  def count(archive, info):
+    unpacked.append(info.filename)
+    return original(archive, info)
 
-  monkeypatch.setattr(zipfile.ZipFile, "read", count)
+  monkeypatch.setattr(zipfile.ZipFile, "open", count)
   read_corpus(CORPORA["enwik8"], path, "train")
   assert unpacked == ["enwik8"]
 

@@ -1,0 +1,93 @@
+"""Flags of several experiments, checked when they are parsed."""
+
+import os
+import pathlib
+from collections.abc import Iterable
+
+from absl import flags
+
+from slim.data.text import check_uncompressed, load_text
+from slim.files import local_path
+
+CONFIGS = sorted(
+  path.stem
+  for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*")
+)
+
+flags.disclaim_key_flags()  # They are those of the script.
+
+
+class _Names(flags.ArgumentParser):
+  """Reads names with commas between."""
+
+  def __init__(self, known):
+    super().__init__()
+    self._known = known
+
+  def parse(self, argument):
+    """Returns the names; a default is a list already."""
+    names = argument if isinstance(argument, list) else argument.split(",")
+    if not set(names) <= set(self._known) or len(set(names)) < len(names):
+      raise ValueError(
+        f"must be some of {', '.join(self._known)}, with commas between"
+      )
+    return names
+
+
+class _Path(flags.ArgumentParser):
+  """Reads a path."""
+
+  def parse(self, argument):
+    """Returns the path."""
+    return local_path("path", argument)
+
+
+class _Text(_Path):
+  """Reads the path of a text."""
+
+  def parse(self, argument):
+    """Returns the path."""
+    path = super().parse(argument)
+    check_uncompressed(path, load_text(path))
+    return path
+
+
+class _Data(_Path):
+  """Reads the path of what `config.data.path` may be."""
+
+  def parse(self, argument):
+    """Returns the path."""
+    path = super().parse(argument)
+    if not os.path.exists(path):
+      raise ValueError("there is no such file or folder")
+    return path
+
+
+def define_names(
+  name: str, default: Iterable[str], known: Iterable[str], about: str
+) -> flags.FlagHolder:
+  """Defines a flag of one or more names."""
+  return flags.DEFINE(_Names(list(known)), name, list(default), about)
+
+
+def define_text(about: str, required: bool = False) -> flags.FlagHolder:
+  """Defines `--text`, the path of a file."""
+  return flags.DEFINE(_Text(), "text", None, about, required=required)
+
+
+def define_data() -> flags.FlagHolder:
+  """Defines `--text`, the path of the data of a config."""
+  about = "config.data.path, if it needs one."
+  return flags.DEFINE(_Data(), "text", None, about)
+
+
+def define_workdir(default: str) -> flags.FlagHolder:
+  """Defines `--workdir`, where runs are kept."""
+  return flags.DEFINE(_Path(), "workdir", default, "Where runs are kept.")
+
+
+def define_count(
+  name: str, default: int | None, about: str
+) -> flags.FlagHolder:
+  """Defines a flag of a number, at least 1."""
+  return flags.DEFINE_integer(name, default, about, lower_bound=1)

@@ -1,0 +1,111 @@
+"""Config files: run once, and blamed by the line for what goes wrong there."""
+
+import inspect
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+
+from slim import config as config_lib
+from slim.files import local_path
+
+
+def load_config(flag: str) -> ml_collections.ConfigDict:
+  """Runs a config file, and returns what its `get_config` returns.
+
+  Args:
+    flag: The path of the file. What follows a colon is the argument of its
+      `get_config`, as in "configs/quickstart.py:smoke".
+
+  Returns:
+    All settings.
+
+  Raises:
+    ValueError: If the file cannot be read, raises an exception or makes no
+      settings: one line with the number of the line to look at.
+  """
+  path, colon, argument = flag.partition(":")
+  if argument.startswith("/"):  # An address, which local_path refuses.
+    path = flag
+  path = local_path("the file", path)
+  try:
+    with open(path, "rb") as file:
+      source = file.read()
+  except OSError as error:
+    raise ValueError(f"the file cannot be read: {error.strerror}") from error
+  module = types.ModuleType("config_file")
+  module.__file__ = path
+  sys.modules[module.__name__] = module  # Dataclasses look themselves up there.
+  # Not by importlib, which would write __pycache__ beside the file.
+  _call(path, lambda: exec(compile(source, path, "exec"), module.__dict__))
+  get_config = getattr(module, "get_config", None)
+  if not callable(get_config):
+    raise ValueError(
+      "the file must have a function get_config, which returns the settings"
+    )
+  arguments = [argument] if colon else []
+  _check_arguments(get_config, arguments)
+  config = _call(path, lambda: get_config(*arguments))
+  if type(config) is not ml_collections.ConfigDict:
+    raise ValueError(
+      f"{_definition(get_config)}: get_config must return a ConfigDict, which "
+      f"starts as slim.config.base(), got {type(config).__name__}"
+    )
+  config_lib.check_names(config)
+  return config.lock()
+
+
+def first_line(error: BaseException) -> str:
+  """Returns what an error says in one line, or its type if it says nothing."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  return lines[0] if lines else type(error).__name__
+
+
+def _check_arguments(get_config: Callable[..., Any], arguments: list[str]):
+  """Raises if `get_config` takes other arguments."""
+  try:
+    signature = inspect.signature(get_config)
+    signature.bind(*arguments)
+  except TypeError as error:
+    advice = (
+      f"leave out ':{arguments[0]}'"
+      if arguments
+      else "give it one after the file, as in --config=FILE:ARGUMENT"
+    )
+    raise ValueError(
+      f"{_definition(get_config)}: get_config{signature} does not take "
+      f"{len(arguments)} arguments: {advice}"
+    ) from error
+
+
+def _definition(function: Callable[..., Any]) -> str:
+  """Returns the line that a function begins at."""
+  code = getattr(inspect.unwrap(function), "__code__", None)
+  return f"line {code.co_firstlineno}" if code else "its last lines"
+
+
+def _call(path: str, function: Callable[[], Any]) -> Any:
+  """Calls what runs the file; its exceptions get the line they come from."""
+  try:
+    return function()
+  # A file that exits would end the command without a word.
+  except (Exception, SystemExit) as error:
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(error.__traceback__)
+      if frame.filename == path
+    ]
+    if isinstance(error, SyntaxError) and error.filename == path:
+      lines, reason = [error.lineno], f"SyntaxError: {error.msg}"
+    elif isinstance(getattr(error, "obj", None), ml_collections.ConfigDict):
+      # It has asked for a setting; what is raised has a repr of all settings.
+      reason = str(config_lib.unknown_setting(error.name))
+    else:
+      reason = first_line(error)
+      if type(error) is not ValueError:
+        reason = f"{type(error).__name__}: {reason}"
+    line = f"line {lines[-1]}: " if lines else ""
+    raise ValueError(f"{line}{reason}") from error

@@ -1,0 +1,86 @@
+"""Commands in this process: what they print, and how they end."""
+
+import contextlib
+import io
+import logging
+import pathlib
+import sys
+import threading
+from typing import NamedTuple
+
+import pytest
+from absl import app
+from absl import logging as absl_logging
+from absl.testing import flagsaver
+
+
+class Done(NamedTuple):
+  """A command that has ended."""
+
+  code: int
+  output: str
+  errors: str
+
+
+def run_command(main, *arguments):
+  """Runs a command, and puts back all that it changes of the process.
+
+  Args:
+    main: The command, as `slim.train.main`.
+    *arguments: The command line, without the program.
+
+  Returns:
+    Its exit code, and what it has printed to stdout and stderr.
+  """
+  output, errors = io.StringIO(), io.StringIO()
+  logger = logging.getLogger("slim")
+  absl_logger = absl_logging.get_absl_logger()
+  code = 0
+  with (
+    contextlib.redirect_stdout(output),
+    contextlib.redirect_stderr(errors),
+    flagsaver.flagsaver(),
+    pytest.MonkeyPatch.context() as patch,
+  ):
+    # The original works once in a process.
+    patch.setattr(
+      app, "run", lambda main, argv, flags_parser: main(flags_parser(argv))
+    )
+    for owner, names in (
+      (logger, ("handlers", "level", "propagate")),
+      (absl_logger, ("filters", "handlers", "level")),
+      (sys, ("unraisablehook",)),
+      (threading, ("excepthook",)),
+    ):
+      for name in names:
+        value = getattr(owner, name)
+        copy = list(value) if isinstance(value, list) else value
+        patch.setattr(owner, name, copy)
+    # As `app.run` does, which is not called.
+    absl_logger.addHandler(logging.StreamHandler(errors))
+    try:
+      main(["program", *map(str, arguments)])
+    except SystemExit as error:
+      code = error.code or 0
+      if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+  return Done(code, output.getvalue(), errors.getvalue())
+
+
+def assert_refused(done, *words):
+  """Asserts that a command has ended in one line on stderr, with all words."""
+  assert done.code == 1, done
+  assert not done.output
+  assert done.errors.startswith("error: ") and done.errors.count("\n") == 1, (
+    done.errors
+  )
+  for word in words:
+    assert word in done.errors
+
+
+def list_files(folder):
+  """Returns what is in a folder and when it was written, to be compared."""
+  return {
+    path: path.lstat().st_mtime_ns for path in pathlib.Path(folder).rglob("*")
+  }

@@ -1,0 +1,247 @@
+"""Every command: a mistake is one line, at once, and nothing is made."""
+
+import gzip
+import importlib.util
+import pathlib
+import zipfile
+
+import jax
+import pytest
+
+import slim.certify.__main__ as certify
+import slim.memory.__main__ as memory
+import slim.plan.__main__ as plan
+from slim import evaluate, export, train
+from tests.commands import assert_refused, list_files, run_command
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def load_script(name):
+  """Imports a file of `scripts/`."""
+  path = ROOT / "scripts" / f"{name}.py"
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+CONFIG = f"--config={ROOT}/configs/quickstart.py:smoke"
+# The command, and a command line that has all it needs.
+COMMANDS = {
+  "train": (train.main, CONFIG, "--workdir=run"),
+  "evaluate": (evaluate.main, "--workdir=run"),
+  "export": (export.main, "--workdir=run", "--output=x"),
+  "certify": (certify.main, CONFIG),
+  "plan": (plan.main, CONFIG, "--budget=1GiB"),
+  "memory": (memory.main, CONFIG),
+  "sweep": (load_script("sweep").main, CONFIG, "--workdir=run", "--values=1"),
+}
+WITH_CONFIG = [name for name, line in COMMANDS.items() if CONFIG in line]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+  """The current folder, with some files in it; nothing may be compiled."""
+  # Matplotlib writes to the home.
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  (tmp_path / "home").mkdir()
+  here = tmp_path / "here"
+  here.mkdir()
+  monkeypatch.chdir(here)
+  (here / "text").write_bytes(b"some text\n" * 300)
+  (here / "text.gz").write_bytes(gzip.compress(b"some text\n" * 300))
+  with zipfile.ZipFile(here / "text.zip", "w") as archive:
+    archive.writestr("text", "some text\n")
+
+  def compile_nothing(*args, **kwargs):
+    raise AssertionError("something is compiled")
+
+  monkeypatch.setattr(jax.stages.Lowered, "compile", compile_nothing)
+  return here
+
+
+def refuse(name, *arguments, replacing=True):
+  """Runs a command with other arguments; returns the line that it ends in."""
+  main, *line = COMMANDS[name]
+  if replacing:
+    given = {argument.partition("=")[0] for argument in arguments}
+    line = [x for x in line if x.partition("=")[0] not in given]
+  before = list_files(".")
+  done = run_command(main, *line, *arguments)
+  assert_refused(done)
+  assert list_files(".") == before
+  return done.errors
+
+
+@pytest.mark.parametrize(
+  ("name", "flag"),
+  [
+    ("train", "--workdir"),
+    ("train", "--config"),
+    ("evaluate", "--workdir"),
+    ("export", "--workdir"),
+    ("export", "--output"),
+    ("certify", "--config"),
+    ("certify", "--output"),
+    ("plan", "--config"),
+    ("memory", "--config"),
+    ("memory", "--output"),
+    ("sweep", "--workdir"),
+    ("sweep", "--config"),
+  ],
+)
+@pytest.mark.parametrize(
+  "path", ["", "gs://bucket/x", "~no_such_user/x.svg", "text/x"]
+)
+def test_a_wrong_path_names_the_flag(name, flag, path):
+  """Minutes of work would end in an error, or in a folder named "~"."""
+  assert flag in refuse(name, f"{flag}={path}")
+
+
+@pytest.mark.parametrize("name", ["train", "sweep"])
+@pytest.mark.parametrize("path", ["text", "/proc/none", "x" * 300])
+def test_a_folder_that_cannot_be_names_the_flag(name, path):
+  """A run would fail at its first checkpoint, after minutes."""
+  assert "--workdir" in refuse(name, f"--workdir={path}")
+
+
+@pytest.mark.parametrize("name", ["export", "certify", "memory"])
+@pytest.mark.parametrize("path", ["text.svg", "/proc/none.svg"])
+def test_a_file_that_cannot_be_names_the_flag(folder, name, path):
+  """What was computed in minutes would have no place to go."""
+  (folder / "text.svg").touch()
+  assert "--output" in refuse(name, f"--output={path}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_flag_that_is_missing_or_given_twice_is_named(name):
+  """It would be a traceback, or the first would be ignored."""
+  main, *line = COMMANDS[name]
+  for argument in line:
+    flag = argument.partition("=")[0]
+    rest = [x for x in line if x != argument]
+    assert_refused(run_command(main, *rest), f"error: {flag} is missing: ")
+    line_twice = refuse(name, argument, replacing=False)
+    assert f"{argument} is given twice" in line_twice
+    assert_refused(run_command(main, *rest, flag), flag)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_no_flag_is_named(name):
+  """A misspelt flag would be ignored."""
+  assert "'worddir'" in refuse(name, "--worddir=x")
+  assert "'more'" in refuse(name, "more")
+  assert "--flagfile" in refuse(name, "--flagfile=none")
+
+
+@pytest.mark.parametrize("name", WITH_CONFIG)
+@pytest.mark.parametrize(
+  "setting",
+  [
+    "model.width=-1",
+    "model.mlp_width=0",
+    "train.num_steps=3000000000",
+    "gradient.method=",
+    "data.path=",
+    "data.path=s3://bucket/text",
+    "train.init_from=gs://bucket/x",
+    "optimizer.learning_rate=nan",
+    "profile.steps=3",
+    "model.widht=3",
+  ],
+)
+def test_a_wrong_setting_is_named(name, setting):
+  """Without it the error would come from a library, minutes later."""
+  line = refuse(name, f"--config.{setting}")
+  assert f"config.{setting.partition('=')[0]} " in line
+
+
+@pytest.mark.parametrize("name", ["train", "certify", "plan", "memory"])
+def test_a_setting_that_only_the_model_knows_is_named(name):
+  """Without it the error would name an argument that nobody gave."""
+  line = refuse(name, "--config.model.attention=soft")
+  assert "config.model.attention must be 'linear' or some of" in line
+
+
+@pytest.mark.parametrize(
+  ("settings", "words"),
+  [
+    (["data.path=text.gz"], ["'text.gz'", "compressed by gzip: unpack it"]),
+    (["data.path=text.zip"], ["'text.zip'", "compressed by zip: unpack it"]),
+    (["data.path=none"], ["'none': No such file"]),
+    (["data.path=~/none"], ["/home/none': No such file"]),
+    (["data.path=."], ["'.': Is a directory"]),
+    (["data.name=enwik8", "data.path=text.gz"], ["compressed by gzip"]),
+    (["data.name=enwik8", "data.path=text.zip"], ["cannot read enwik8 from"]),
+  ],
+)
+def test_a_wrong_text_names_the_setting(settings, words):
+  """A model would train on the noise of compressed bytes."""
+  if "data.name=enwik8" not in settings:
+    settings = ["data.name=text", *settings]
+  settings = [f"--config.{x}" for x in ["data.vocab_size=256", *settings]]
+  line = refuse("train", *settings)
+  assert line.startswith("error: config.data.path: ")
+  assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize("path", ["none", "text", "."])
+def test_wrong_weights_are_found_before_a_plan(path):
+  """Without it they would be missed after minutes of compiling."""
+  line = refuse(
+    "train",
+    "--config.gradient.chunk_size=None",
+    "--config.gradient.memory_budget=1GiB",
+    f"--config.train.init_from={path}",
+  )
+  assert f"config.train.init_from: {path} must be a safetensors file" in line
+
+
+@pytest.mark.parametrize("budget", ["", "2GB", "0GiB", "-1GiB", "None"])
+def test_a_wrong_budget_names_the_flag(budget):
+  """Without it bytes would be counted in units that nobody knows."""
+  assert "--budget must be a number above 0" in refuse(
+    "plan", f"--budget={budget}"
+  )
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    (["--values="], "--values must be one or more different values"),
+    (["--values=,"], "--values must be one or more different values"),
+    (["--values=1,,2"], "--values must be one or more different values"),
+    (["--values=1,2,1"], "--values must be one or more different values"),
+    (["--values=1,x"], "--config.gradient.chunk_size=x: invalid literal"),
+    (["--values=1,0"], "config.gradient.chunk_size must be > 0, got 0"),
+    (["--setting="], "config. is no setting"),
+    (["--setting=chunk_size"], "did you mean config.gradient.chunk_size?"),
+    (["--setting=model"], "config.model is a group of settings"),
+    (["--config.gradient.chunk_size=3"], "is given twice"),
+  ],
+)
+def test_a_wrong_sweep_starts_nothing(arguments, words):
+  """The first values would train for hours before the last is refused."""
+  assert words in refuse("sweep", *arguments)
+
+
+def test_a_wrong_corpus_is_named():
+  """Without it a misspelt name would be a traceback."""
+  script = load_script("download_data")
+  done = run_command(script.main, "ptb", "enwik9")
+  assert_refused(done, "there is no 'enwik9': name some of ptb, enwik8, ")
+
+
+def test_a_config_file_that_is_wrong_gets_its_line(folder):
+  """Without it a user would search the file."""
+  (folder / "x.py").write_text("def get_config():\n  return {}['a']\n")
+  for name in WITH_CONFIG:
+    line = refuse(name, "--config=x.py")
+    assert line == "error: --config=x.py: line 2: KeyError: 'a'\n"
+
+
+def test_a_run_in_a_home_is_there(folder):
+  """A run would go to a folder named "~", and be lost."""
+  line = refuse("evaluate", "--workdir=~/x")
+  assert f"cannot read {folder.parent}/home/x/config.json" in line
