@@ -1,8 +1,6 @@
 """The memory of a config, from the command line."""
 
 import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -11,6 +9,7 @@ from slim import experiment, steps
 from slim.gradients import COMPILER_OPTIONS
 from slim.memory import __main__ as command
 from slim.memory import timeline
+from tests.commands import run_command
 from tests.helpers import SMALL, make_config
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -50,28 +49,18 @@ def test_it_is_the_program_that_training_compiles(monkeypatch):
   assert report.argument_bytes == memory.argument_size_in_bytes
 
 
-def call(*arguments):
-  """Runs the command line, as a user does, on a text that is not there."""
-  return subprocess.run(
-    [
-      *(sys.executable, "-m", "slim.memory"),
-      "--config=configs/shakespeare_slim.py:smoke",
-      "--config.data.path=no/such/file",
-      *arguments,
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
-
-
 def test_command_line(tmp_path):
   """Without it the command of the README would not run, or need the data."""
   output = tmp_path / "memory.svg"
-  done = call("--config.gradient.method=full_then_slim", f"--output={output}")
-  assert done.returncode == 0, done.stderr
-  assert not done.stderr
-  lines = done.stdout.splitlines()
+  done = run_command(
+    command.main,
+    f"--config={ROOT}/configs/shakespeare_slim.py:smoke",
+    "--config.data.path=no/such/file",
+    "--config.gradient.method=full_then_slim",
+    f"--output={output}",
+  )
+  assert (done.code, done.errors) == (0, "")
+  lines = done.output.splitlines()
   for method in ("full", "slim"):
     start = lines.index(f"gradient by {method}, MiB")
     values = {
@@ -85,17 +74,6 @@ def test_command_line(tmp_path):
     assert 0 < largest < values["activations"]
     assert "slim/models/layers.py:" in lines[start + 6]
   assert output.read_text().startswith("<?xml")
-
-
-def test_a_file_is_not_overwritten_and_costs_no_time(tmp_path):
-  """Without it a figure would be lost, or minutes of compilation be."""
-  (tmp_path / "here.svg").write_text("mine")
-  done = call(f"--output={tmp_path}/here.svg")
-  assert done.returncode == 1
-  assert done.stderr.startswith("error: --output must be a new file, and /")
-  assert done.stderr.count("\n") == 1
-  assert not done.stdout
-  assert (tmp_path / "here.svg").read_text() == "mine"
 
 
 def test_a_setting_that_does_not_fit_is_an_error():
