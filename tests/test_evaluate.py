@@ -3,8 +3,6 @@
 import itertools
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +14,8 @@ from slim.checkpoint import Checkpointer, restore_newest
 from slim.losses import cross_entropy_sums
 from slim.types import Batch, Sums
 from slim.workdir import write_config
+from tests.commands import assert_refused, run_command
 
-ROOT = pathlib.Path(__file__).parents[1]
 # The programs are few, and nothing here asks about rounding.
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -103,15 +101,17 @@ def test_windows_give_the_loss_of_training(run):
   """Without it train and eval would not be of the same thing."""
   configuration, folder, state = run
   record = evaluate.evaluate_workdir(folder, "validation", False)
+  restored, _ = restore_newest(folder, jax.eval_shape(lambda: state))
+  jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
+  assert restored.step == 3  # It has only been read.
   parts = experiment.create_experiment(configuration)
   dataset = experiment.create_split(configuration, "validation", 4)
   apply = jax.jit(parts.model.apply)
+  sums = jax.jit(cross_entropy_sums)
   total = np.zeros(3)
   for batch in dataset.evaluation_batches():
     logits, _ = apply(state.params, batch.inputs, parts.model.init_state(4))
-    total += cross_entropy_sums(
-      jnp.asarray(logits), batch.targets, batch.weights
-    )
+    total += sums(logits, batch.targets, batch.weights)
   assert record["tokens"] == total[2] == 199
   np.testing.assert_allclose(record["eval/loss"], total[0] / 199, rtol=1e-5)
   np.testing.assert_allclose(record["eval/accuracy"], total[1] / 199)
@@ -129,7 +129,7 @@ def test_carried_state_gives_the_loss_of_one_long_sequence(run):
   logits, _ = jax.jit(parts.model.apply)(
     state.params, batch.inputs, parts.model.init_state(1)
   )
-  sums = cross_entropy_sums(logits, batch.targets, batch.weights)
+  sums = jax.jit(cross_entropy_sums)(logits, batch.targets, batch.weights)
   assert record["tokens"] == 199
   np.testing.assert_allclose(record["eval/loss"], sums.nll / 199, rtol=1e-5)
 
@@ -149,15 +149,6 @@ def test_the_record_says_which(run):
   assert "(199 tokens of text, " in evaluate.describe(records[0])
   assert "windows of 16 tokens from the zero" in evaluate.describe(records[0])
   assert "one state carried through" in evaluate.describe(records[1])
-
-
-def test_a_run_is_only_read(run):
-  """Without it evaluating a run could break it."""
-  _, folder, state = run
-  evaluate.evaluate_workdir(folder, "validation", False)
-  restored, _ = restore_newest(folder, jax.eval_shape(lambda: state))
-  jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
-  assert restored.step == 3
 
 
 def test_a_carried_state_needs_a_text(tmp_path):
@@ -185,35 +176,14 @@ def test_a_run_without_checkpoint_is_an_error(tmp_path):
     evaluate.evaluate_workdir(str(tmp_path), "validation", False)
 
 
-@pytest.mark.parametrize(
-  ("arguments", "code", "output"),
-  [
-    (["--split=test", "--carry_state"], 0, "test loss "),
-    (["--split=all"], 1, "should be one of <train|validation|test>"),
-    (["--workdir=none"], 1, "--workdir must be the folder of a run"),
-    (["--data_path=none"], 1, "config.data.path: cannot read 'none': No such"),
-  ],
-)
-def test_command_line(run, arguments, code, output):
+def test_command_line(run):
   """Without it the command of the README would not run."""
-  result = subprocess.run(
-    [
-      sys.executable,
-      "-m",
-      "slim.evaluate",
-      f"--workdir={run[1]}",
-      *arguments,
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == code, result.stderr
-  shown, silent = result.stdout, result.stderr
-  if code:
-    shown, silent = silent, shown
-  assert output in shown and shown.count("\n") == 1
-  assert not silent
+  line = [f"--workdir={run[1]}", "--split=test"]
+  done = run_command(evaluate.main, *line, "--carry_state")
+  assert (done.code, done.errors, done.output.count("\n")) == (0, "", 1)
+  assert "test loss " in done.output
+  done = run_command(evaluate.main, *line, "--data_path=none")
+  assert_refused(done, "config.data.path: cannot read 'none': No such")
 
 
 def test_data_that_has_moved_can_be_named(run, tmp_path):

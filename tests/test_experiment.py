@@ -4,11 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from slim import experiment
-from tests.helpers import init_params, make_config
-
-# Models of two seeds have equal programs, and nothing asks about rounding.
-pytestmark = pytest.mark.usefixtures("compilation_cache")
+from slim import experiment, models
+from tests.helpers import SMALL, make_config
 
 
 def test_full_then_slim_changes_in_the_middle():
@@ -42,36 +39,26 @@ def test_the_seed_decides_the_weights():
   """Without it a run could not be repeated, or its seed would mean nothing."""
 
   def weights(seed):
-    settings = make_config(
-      seed=seed, model__width=8, model__num_heads=2, model__num_layers=1
-    )
-    state = experiment.init(experiment.create_experiment(settings))
-    return np.concatenate([x.ravel() for x in jax.tree.leaves(state.params)])
+    parts = experiment.create_experiment(make_config(seed=seed, **SMALL))
+    # The model's own parameters would take a program a seed.
+    model = parts.model._replace(init=jax.random.key_data)
+    return experiment.init(parts._replace(model=model)).params
 
   np.testing.assert_array_equal(weights(1), weights(1))
   assert (weights(1) != weights(2)).any()
 
 
-def test_the_seed_decides_the_random_features():
+def test_the_seed_decides_the_random_features(monkeypatch):
   """Without it a checkpoint could not be evaluated: they are not in it."""
-  tokens = np.arange(8, dtype=np.int32)[None]
-
-  def logits(seed):
-    settings = make_config(
-      seed=seed,
-      model__width=8,
-      model__num_heads=2,
-      model__num_layers=1,
-      model__feature_map="favor",
-      gradient__policy="sqrt",
-    )
-    model = experiment.create_experiment(settings).model
-    params = init_params(model)
-    apply = jax.jit(model.apply)
-    return np.asarray(apply(params, tokens, model.init_state(1))[0])
-
-  np.testing.assert_array_equal(logits(1), logits(1))
-  assert (logits(1) != logits(2)).any()
+  found = []
+  monkeypatch.setattr(
+    models, "create_model", lambda **settings: found.append(settings)
+  )
+  for seed in (1, 1, 2):
+    experiment.create_model(make_config(seed=seed, **SMALL))
+  a, b, c = (jax.random.key_data(x["constant_key"]) for x in found)
+  np.testing.assert_array_equal(a, b)
+  assert (a != c).any()
 
 
 @pytest.mark.parametrize(

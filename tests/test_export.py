@@ -1,17 +1,15 @@
 """Weights out of a run, and into another one."""
 
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from slim import config, experiment, export, metrics, train, weights
+from tests.commands import assert_refused, run_command
 from tests.helpers import SMALL, make_config
 
-ROOT = pathlib.Path(__file__).parents[1]
 # The programs are few, and nothing here asks about rounding.
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -61,7 +59,7 @@ def test_the_exported_weights_can_be_used_inside_jit(run):
   def apply(tokens):
     return model.apply(params, tokens, model.init_state(1))[0]
 
-  expected = model.apply(run[1].params, tokens, model.init_state(1))[0]
+  expected, _ = jax.jit(model.apply)(run[1].params, tokens, model.init_state(1))
   np.testing.assert_allclose(jax.jit(apply)(tokens), expected, rtol=1e-5)
 
 
@@ -102,29 +100,12 @@ def test_a_run_without_checkpoint_is_an_error(tmp_path):
   assert not (tmp_path / "x").exists()
 
 
-def call(*arguments):
-  """Runs the command line, as a user does."""
-  return subprocess.run(
-    [sys.executable, "-m", "slim.export", *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
-
-
 def test_command_line(run, tmp_path):
   """Without it the command of the README would not run."""
   output = f"{tmp_path}/x.safetensors"
-  arguments = [f"--workdir={run[0]}", f"--output={output}"]
-  done = call(*arguments)
-  assert done.returncode == 0, done.stderr
-  assert done.stdout == f"{output}: the weights of {run[0]} after step 2\n"
-  assert not done.stderr
-  again = call(*arguments)
-  assert again.returncode == 1
-  assert again.stderr.startswith("error: --output must be a new file, and /")
-  assert again.stderr.count("\n") == 1
-  elsewhere = call(arguments[0], f"--output={tmp_path}/none/x")
-  assert elsewhere.returncode == 1
-  assert elsewhere.stderr.startswith("error: --output: cannot write /")
-  assert elsewhere.stderr.count("\n") == 1
+  line = [f"--workdir={run[0]}", f"--output={output}"]
+  done = run_command(export.main, *line)
+  assert (done.code, done.errors) == (0, "")
+  assert done.output == f"{output}: the weights of {run[0]} after step 2\n"
+  again = run_command(export.main, *line)
+  assert_refused(again, f"--output must be a new file, and {output} exists")

@@ -140,3 +140,15 @@ def test_what_is_not_finite_stops_the_run(nll, norm, name):
     add(report, 3, math.nan)
     report.flush()
   assert not records
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_no_number_stops_the_run(loss):
+  """The last update would be saved though it has broken the weights."""
+  report, records = make()
+  with pytest.raises(FloatingPointError) as error:
+    report.report_evaluation(3, {"eval/loss": loss})
+  assert str(error.value).startswith(
+    f"the validation loss of step 3 is {loss}: lower config.optimizer.learning"
+  )
+  assert not records

@@ -5,12 +5,15 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -45,6 +48,60 @@ def make(**settings):
     train__checkpoint_every=3,
   )
   return make_config(**(defaults | settings)).lock()
+
+
+class Run(NamedTuple):
+  """A run that has ended; tests read it, or copy its folder."""
+
+  settings: ml_collections.ConfigDict
+  folder: pathlib.Path
+  state: steps.TrainState
+  log: list[logging.LogRecord]
+
+  def copy(self, folder):
+    """Copies the folder of the run, and returns where it is."""
+    return shutil.copytree(self.folder, folder)
+
+
+def run(settings, folder):
+  """Trains, and keeps the log."""
+  records = []
+  handler = logging.Handler()
+  handler.emit = records.append
+  logger = logging.getLogger("slim")
+  level = logger.level
+  logger.setLevel(logging.INFO)
+  logger.addHandler(handler)
+  state = train.train_and_evaluate(settings, str(folder))
+  logger.removeHandler(handler)
+  logger.setLevel(level)
+  return Run(settings, folder, state, records)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, compilation_cache):
+  """A run of 6 steps."""
+  return run(make(), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, compilation_cache):
+  """The same run after 3 steps."""
+  return run(make(train__num_steps=3), tmp_path_factory.mktemp("half"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory, compilation_cache):
+  """A run on a file that is called enwik8, and is another."""
+  folder = tmp_path_factory.mktemp("text")
+  (folder / "enwik8").write_bytes(bytes(range(256)) * 8)
+  settings = make(
+    data__name="enwik8",
+    data__path=str(folder / "enwik8"),
+    data__vocab_size=256,
+    train__num_steps=1,
+  )
+  return run(settings, folder / "run")
 
 
 def read(folder):
@@ -121,53 +178,39 @@ def test_a_stopped_run_continues_to_the_same_numbers(
   assert read(cut) == read(tmp_path / "whole")
 
 
-def test_a_longer_run_continues_a_finished_one(tmp_path):
+def test_a_longer_run_continues_a_finished_one(tmp_path, whole, half):
   """Without it more steps would mean to start again."""
-  whole = train.train_and_evaluate(
-    make(train__num_steps=6), str(tmp_path / "whole")
-  )
-  cut = str(tmp_path / "cut")
-  train.train_and_evaluate(make(train__num_steps=3), cut)
-  continued = train.train_and_evaluate(make(train__num_steps=6), cut)
-  assert_same(continued, whole)
+  cut = half.copy(tmp_path / "cut")
+  continued = train.train_and_evaluate(whole.settings, str(cut))
+  assert_same(continued, whole.state)
   last = [r for r in read(cut) if r["step"] == 6]
-  assert last == [r for r in read(tmp_path / "whole") if r["step"] == 6]
+  assert last == [r for r in read(whole.folder) if r["step"] == 6]
 
 
-def test_a_finished_run_is_left_alone(tmp_path, caplog):
+def test_a_finished_run_is_left_alone(whole, caplog):
   """Without it the same command again would train, or fail."""
-  state = train.train_and_evaluate(make(), str(tmp_path))
-  before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+  before = list_files(whole.folder)
   with caplog.at_level(logging.INFO, "slim"):
-    again = train.train_and_evaluate(make(), str(tmp_path))
-  assert_same(again, state)
-  assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    again = train.train_and_evaluate(whole.settings, str(whole.folder))
+  assert_same(again, whole.state)
+  assert before == list_files(whole.folder)
   assert "already finished at step 6: nothing to do" in caplog.messages
 
 
-def test_accumulation_and_method_change_nothing(tmp_path):
+def test_accumulation_and_method_change_nothing(tmp_path, whole):
   """Without it how a gradient is computed would decide what is learned."""
-  reference = train.train_and_evaluate(make(), str(tmp_path / "0"))
-  for number, settings in enumerate(
-    [
-      dict(gradient__method="slim"),
-      dict(train__accumulation_steps=4),
-    ],
-    1,
-  ):
-    state = train.train_and_evaluate(make(**settings), str(tmp_path / "1"))
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4),
-      state.params,
-      reference.params,
-    )
-    (tmp_path / "1").rename(tmp_path / f"done {number}")
+  settings = make(gradient__method="slim", train__accumulation_steps=4)
+  state = train.train_and_evaluate(settings, str(tmp_path))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4),
+    state.params,
+    whole.state.params,
+  )
 
 
-def test_metrics_have_all_fields(tmp_path):
+def test_metrics_have_all_fields(whole):
   """Without it a plot would find no numbers."""
-  train.train_and_evaluate(make(), str(tmp_path))
-  records = metrics.read_records(str(tmp_path / "metrics.jsonl"))
+  records = metrics.read_records(str(whole.folder / "metrics.jsonl"))
   reports = [r for r in records if "train/loss" in r]
   evaluations = [r for r in records if "eval/loss" in r]
   assert [r["step"] for r in reports] == [2, 4, 6]
@@ -180,37 +223,29 @@ def test_metrics_have_all_fields(tmp_path):
   ):
     assert all(r[name] > 0 for r in reports)
   assert all({"eval/bpc", "eval/accuracy"} <= set(r) for r in evaluations)
-  stored = workdir.read_config(str(tmp_path))
+  stored = workdir.read_config(str(whole.folder))
   assert config.flatten(stored) == config.flatten(make())
 
 
-def test_the_log_says_what_trains_and_where_it_is(tmp_path, caplog):
+def test_the_log_says_what_trains_and_where_it_is(whole):
   """Without it a user would have to look for the results."""
-  with caplog.at_level(logging.INFO, "slim"):
-    train.train_and_evaluate(make(), str(tmp_path))
-  assert any("total" in message for message in caplog.messages)
-  assert {record.levelno for record in caplog.records} == {logging.INFO}
-  assert caplog.messages[-1] == (
-    f"finished: checkpoint {tmp_path}/checkpoints/6, metrics "
-    f"{tmp_path}/metrics.jsonl, config {tmp_path}/config.json"
+  messages = [record.getMessage() for record in whole.log]
+  assert any("total" in message for message in messages)
+  assert {record.levelno for record in whole.log} == {logging.INFO}
+  assert messages[-1] == (
+    f"finished: checkpoint {whole.folder}/checkpoints/6, metrics "
+    f"{whole.folder}/metrics.jsonl, config {whole.folder}/config.json"
   )
 
 
-def test_the_log_and_the_record_say_what_the_data_is(tmp_path, caplog):
+def test_the_log_and_the_record_say_what_the_data_is(text):
   """Without it a part of enwik8 could be taken for the benchmark."""
-  path = tmp_path / "enwik8"
-  path.write_bytes(bytes(range(256)) * 8)
-  with caplog.at_level(logging.INFO, "slim"):
-    train.train_and_evaluate(
-      make(data__name="enwik8", data__path=str(path), data__vocab_size=256),
-      str(tmp_path / "run"),
-    )
-  record = json.loads((tmp_path / "run" / "config.json").read_text())
+  record = json.loads((text.folder / "config.json").read_text())
   assert record["data"].startswith(
     "a file of 2,048 bytes instead of enwik8, train: 1843 of 2048 bytes, "
   )
-  [logged] = [x for x in caplog.records if x.message.startswith("data: ")]
-  assert logged.message == f"data: {record['data']}"
+  [logged] = [x for x in text.log if x.getMessage().startswith("data: ")]
+  assert logged.getMessage() == f"data: {record['data']}"
   assert logged.levelno == logging.WARNING
 
 
@@ -223,53 +258,50 @@ def list_files(folder):
   }
 
 
-def test_a_run_that_is_under_way_is_not_touched(tmp_path):
+def test_a_run_that_is_under_way_is_not_touched(tmp_path, half):
   """Without it the same command, given twice, would lose records."""
-  train.train_and_evaluate(make(train__num_steps=3), str(tmp_path))
-  before = list_files(tmp_path)
-  with workdir.lock_workdir(str(tmp_path)):
+  folder = half.copy(tmp_path / "run")
+  before = list_files(folder)
+  with workdir.lock_workdir(str(folder)):
     with pytest.raises(ValueError, match="is being trained by another process"):
-      train.train_and_evaluate(make(), str(tmp_path))
-    assert list_files(tmp_path) == before
+      train.train_and_evaluate(make(), str(folder))
+    assert list_files(folder) == before
     # Who only reads needs no lock.
-    record = evaluate.evaluate_workdir(str(tmp_path), "validation", False)
+    record = evaluate.evaluate_workdir(str(folder), "validation", False)
   assert record["step"] == 3
-  assert train.train_and_evaluate(make(), str(tmp_path)).step == 6
 
 
 def test_a_run_that_has_gone_on_meanwhile_is_not_turned_back(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, half
 ):
   """Without it what another process has saved would be set aside."""
-  original = train.compile_programs
+  folder = tmp_path / "run"
 
   def compile_slowly(*args):
-    monkeypatch.setattr(train, "compile_programs", original)
-    train.train_and_evaluate(make(train__num_steps=3), str(tmp_path))
-    before.update(list_files(tmp_path))
-    return original(*args)
+    half.copy(folder)
+    before.update(list_files(folder))
 
   before = {}
   monkeypatch.setattr(train, "compile_programs", compile_slowly)
   with pytest.raises(ValueError, match="has been trained by another process"):
-    train.train_and_evaluate(make(), str(tmp_path))
-  assert before and list_files(tmp_path) == before
+    train.train_and_evaluate(make(), str(folder))
+  assert before and list_files(folder) == before
 
 
-def test_a_damaged_newest_checkpoint_falls_back(tmp_path, caplog):
+def test_a_damaged_newest_checkpoint_falls_back(tmp_path, whole, caplog):
   """Without it a full disk at the last save would cost the whole run."""
-  state = train.train_and_evaluate(make(), str(tmp_path))
-  for file in (tmp_path / "checkpoints" / "6").rglob("*"):
+  folder = whole.copy(tmp_path / "run")
+  for file in (folder / "checkpoints" / "6").rglob("*"):
     if file.is_file():
       file.write_bytes(file.read_bytes()[:20])
   with caplog.at_level(logging.INFO, "slim"):
-    again = train.train_and_evaluate(make(), str(tmp_path))
-  assert_same(again, state)
+    again = train.train_and_evaluate(whole.settings, str(folder))
+  assert_same(again, whole.state)
   line = "the checkpoint of step 6 is damaged, falling back"
   assert sum(x.startswith(line) for x in caplog.messages) == 1
   assert "continuing from the checkpoint of step 3" in caplog.messages
-  assert [r["step"] for r in read(tmp_path)] == [2, 4, 4, 6, 6]
-  assert (tmp_path / "damaged_checkpoints" / "6.0").is_dir()
+  assert [r["step"] for r in read(folder)] == [2, 4, 4, 6, 6]
+  assert (folder / "damaged_checkpoints" / "6.0").is_dir()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
@@ -294,21 +326,17 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
   assert max(map(int, saved)) == 3
 
 
-def test_other_data_is_refused(tmp_path):
+def test_other_data_is_refused(tmp_path, text):
   """Without it a run would go on with a text that has changed under it."""
-  path = tmp_path / "text.txt"
-  path.write_bytes(bytes(range(256)) * 8)
-  settings = make(data__name="text", data__path=str(path), data__vocab_size=256)
-  folder = str(tmp_path / "run")
-  train.train_and_evaluate(settings, folder)
-  moved = tmp_path / "moved.txt"
-  path.rename(moved)
-  with settings.unlocked():
-    settings.data.path = str(moved)
-  train.train_and_evaluate(settings, folder)  # Same bytes, another place.
+  folder = text.copy(tmp_path / "run")
+  moved = tmp_path / "moved"
+  moved.write_bytes(pathlib.Path(text.settings.data.path).read_bytes())
+  settings = text.settings.copy_and_resolve_references()
+  settings.data.path = str(moved)
+  train.train_and_evaluate(settings, str(folder))  # Same bytes, elsewhere.
   moved.write_bytes(bytes(range(1, 256)) * 9)
   with pytest.raises(ValueError, match="config.data.path: the data is not"):
-    train.train_and_evaluate(settings, folder)
+    train.train_and_evaluate(settings, str(folder))
 
 
 @pytest.mark.parametrize(
@@ -338,18 +366,16 @@ def test_a_missing_package_writes_nothing(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="^config.train.tensorboard needs the"):
     train.train_and_evaluate(make(train__tensorboard=True), str(tmp_path / "x"))
   assert not list(tmp_path.iterdir())
-  train.train_and_evaluate(make(), str(tmp_path / "x"))
 
 
-def test_looking_at_a_run_changes_no_number(tmp_path, monkeypatch, caplog):
+def test_looking_at_a_run_changes_no_number(tmp_path, whole, caplog):
   """Without it a run would have to be repeated to be looked at."""
-  plain = train.train_and_evaluate(make(), str(tmp_path / "plain"))
   settings = dict(profile__steps=(4, 6), train__tensorboard=True)
   with caplog.at_level(logging.INFO, "slim"):
     watched = train.train_and_evaluate(make(**settings), str(tmp_path / "x"))
-  assert_same(plain, watched)
-  assert read(tmp_path / "plain") == read(tmp_path / "x")
-  names = {path.name for path in (tmp_path / "plain").iterdir()}
+  assert_same(whole.state, watched)
+  assert read(whole.folder) == read(tmp_path / "x")
+  names = {path.name for path in whole.folder.iterdir()}
   assert names == {".lock", "checkpoints", "config.json", "metrics.jsonl"}
   assert list((tmp_path / "x").glob("events.out.tfevents.*"))
   assert f"trace of training steps: {tmp_path}/x/profile" in caplog.messages
@@ -362,13 +388,12 @@ def test_looking_at_a_run_changes_no_number(tmp_path, monkeypatch, caplog):
   assert traced == [4, 5, 6]
 
 
-def start(tmp_path, *arguments):
+def start(tmp_path, *arguments, program=("-m", "slim.train")):
   """Starts the command line, as a user does."""
   return subprocess.Popen(
     [
       sys.executable,
-      "-m",
-      "slim.train",
+      *program,
       f"--config={ROOT}/configs/quickstart.py:smoke",
       f"--workdir={tmp_path}/run",
       "--config.model.width=16",
@@ -415,15 +440,20 @@ def train_settings(folder, num_steps):
   return settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  ("argument", "message"),
+  ("argument", "platform", "message"),
   [
-    ("--config.gradient.chunksize=3", "did you mean config.gradient.chunk_s"),
-    ("--config.gradient.chunk_size=0", "config.gradient.chunk_size must be >"),
+    ("--config.gradient.chunksize=3", "cpu", "did you mean config.gradient.ch"),
+    ("--config.gradient.chunk_size=0", "cpu", "config.gradient.chunk_size mus"),
+    ("--config.seed=3", "none_such", "JAX_PLATFORMS=none_such: JAX finds no"),
   ],
 )
-def test_mistakes_end_in_one_line(tmp_path, argument, message):
+def test_mistakes_of_a_process_end_in_one_line(
+  tmp_path, monkeypatch, argument, platform, message
+):
   """Without it a typing error would be answered by a traceback."""
+  monkeypatch.setenv("JAX_PLATFORMS", platform)
   process = start(tmp_path, argument)
   output, errors = process.communicate(timeout=120)
   assert process.returncode == 1
@@ -431,3 +461,20 @@ def test_mistakes_end_in_one_line(tmp_path, argument, message):
   assert message in errors
   assert not output
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_full_disk_prints_one_line_of_a_process(tmp_path):
+  """Hundreds of lines of tracebacks would hide what is wrong."""
+  program = (
+    "import resource, runpy\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+    "runpy.run_module('slim.train', run_name='__main__', alter_sys=True)"
+  )
+  process = start(tmp_path, program=["-c", program])
+  _, errors = process.communicate(timeout=120)
+  assert process.returncode == 1
+  *log, last = errors.splitlines()
+  assert last.startswith(f"error: cannot save a checkpoint in {tmp_path}/run/")
+  assert "File too large: free space there" in last
+  assert not [line for line in log if "Traceback" in line or "Error" in line]
