@@ -39,7 +39,7 @@ class _Path(flags.ArgumentParser):
 
   def parse(self, argument):
     """Returns the path."""
-    return local_path("path", argument)
+    return local_path("it", argument)
 
 
 class _Text(_Path):

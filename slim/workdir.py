@@ -34,6 +34,9 @@ _MAY_DIFFER = (
   "train.tensorboard",
 )
 
+_FILES = (".lock", "config.json", "metrics.jsonl")
+_FOLDERS = ("checkpoints", "damaged_checkpoints", "profile")
+
 
 def is_run(workdir: str) -> bool:
   """Tells whether a folder is that of a run, with settings of its own.
@@ -56,8 +59,16 @@ def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
 
   Raises:
     ValueError: If the folder is that of a run with other settings, or has
-      results of an unknown run in it.
+      results of an unknown run in it, or a file in the place of a folder.
   """
+  for name in (*_FILES, *_FOLDERS):
+    path = os.path.join(workdir, name)
+    if os.path.exists(path) and os.path.isdir(path) != (name in _FOLDERS):
+      kind = "folder" if name in _FOLDERS else "file"
+      raise ValueError(
+        f"--workdir {workdir} must have a {kind} {name}, or nothing of that "
+        "name: choose another --workdir"
+      )
   if not is_run(workdir):
     for name in ("metrics.jsonl", "checkpoints"):
       if os.path.exists(os.path.join(workdir, name)):

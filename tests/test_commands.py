@@ -1,17 +1,20 @@
 """Every command: a mistake is one line, at once, and nothing is made."""
 
+import functools
 import gzip
 import importlib.util
 import pathlib
+import sys
 import zipfile
 
 import jax
 import pytest
+from absl.testing import flagsaver
 
 import slim.certify.__main__ as certify
 import slim.memory.__main__ as memory
 import slim.plan.__main__ as plan
-from slim import evaluate, export, train
+from slim import command_line, evaluate, export, train
 from tests.commands import assert_refused, list_files, run_command
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -245,3 +248,53 @@ def test_a_run_in_a_home_is_there(folder):
   """A run would go to a folder named "~", and be lost."""
   line = refuse("evaluate", "--workdir=~/x")
   assert f"cannot read {folder.parent}/home/x/config.json" in line
+
+
+@pytest.fixture
+def run_experiment(monkeypatch):
+  """Runs a script of experiments/, and forgets what it has imported."""
+  folder = ROOT / "experiments"
+  monkeypatch.syspath_prepend(folder)
+  names = {path.stem for path in folder.glob("*.py")}
+  with flagsaver.flagsaver():
+    yield lambda name, *arguments: run_command(
+      functools.partial(command_line.run, importlib.import_module(name).main),
+      *arguments,
+    )
+  for name in names & set(sys.modules):
+    del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments", "words"),
+  [
+    ("gradient_error", [], "--text is missing: File to train and measure on."),
+    ("gradient_error", ["--text=none"], "--text=none: path: cannot read 'none"),
+    ("gradient_error", ["--text=text.gz"], "compressed by gzip: unpack it"),
+    (
+      "gradient_error",
+      ["--text=text", "--configurations=I,V"],
+      "--configurations=I,V: must be some of I, II, III, IV, with commas",
+    ),
+    ("gradient_error", ["--text=text", "--steps=0"], "--steps=0: 0 is not a"),
+    ("duplication", ["--workdir=gs://bucket/x"], "must be a path on this mach"),
+    ("duplication", ["--workdir="], "--workdir=: it must be a path, got ''"),
+    (
+      "duplication",
+      ["--workdir=text"],
+      "--workdir must be a folder, got text/",
+    ),
+    ("learning_curves", ["--config=none"], "--config=none: value should be"),
+    ("learning_curves", ["--text=none"], "there is no such file or folder"),
+    ("learning_curves", ["--runs="], "--runs must be one or more different"),
+    ("learning_curves", ["--runs=slim:x"], "--runs: the chunk size of"),
+    ("learning_curves", ["--runs=slam"], "config.gradient.method must be in"),
+  ],
+)
+def test_a_wrong_experiment_starts_nothing(
+  run_experiment, name, arguments, words
+):
+  """An hour of measuring would end in a traceback."""
+  before = list_files(".")
+  assert_refused(run_experiment(name, *arguments), words)
+  assert list_files(".") == before

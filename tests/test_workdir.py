@@ -86,10 +86,30 @@ def test_a_run_from_other_weights_is_another_run(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".lock", "config.json"])
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, name):
+  """A run would fail when it first writes, after it has compiled."""
+  (tmp_path / name).mkdir()
+  with pytest.raises(ValueError, match=f"must have a file {name}, or nothing"):
+    workdir.check_workdir(str(tmp_path), make_config())
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "profile"])
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path, name):
+  """A run would fail when it first saves, after hours."""
+  workdir.write_config(str(tmp_path), make_config(), "data")
+  (tmp_path / name).touch()
+  with pytest.raises(ValueError, match=f"must have a folder {name}, or noth"):
+    workdir.check_workdir(str(tmp_path), make_config())
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints"])
 def test_results_of_an_unknown_run_are_not_touched(tmp_path, name):
   """Without it a run would write over results that it did not make."""
-  (tmp_path / name).mkdir()
+  if name == "checkpoints":
+    (tmp_path / name).mkdir()
+  else:
+    (tmp_path / name).touch()
   with pytest.raises(ValueError, match=f"has {name} but no config.json"):
     workdir.check_workdir(str(tmp_path), make_config())
 

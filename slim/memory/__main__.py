@@ -14,7 +14,7 @@ from absl import flags
 
 from slim import command_line, experiment
 from slim import config as config_lib
-from slim.files import local_path
+from slim.files import local_path, writing
 from slim.gradients import COMPILER_OPTIONS
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline, analyse
@@ -87,7 +87,8 @@ def main(argv: list[str] | None = None) -> None:
       print(describe(method, report, timeline), flush=True)
       timelines[f"activations of {method}"] = timeline
     if path is not None:
-      _naming_output(plot_timelines, timelines, path)
+      with writing(path, "--output"):
+        _naming_output(plot_timelines, timelines, path)
 
   command_line.run(show, argv)
 
