@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -10,8 +11,9 @@ def relative_errors(a: Any, b: Any) -> dict[str, float]:
   """Measures how far gradients `a` are from `b`, parameter by parameter.
 
   error = |a - b| / max(|b|, 1e-3 |all of b|), Euclidean norms, formed in
-  float64. The second term is for parameters whose gradient is zero but for
-  rounding, such as the bias of a softmax attention's keys.
+  float64. A complex number counts as a pair of real ones. The second term is
+  for parameters whose gradient is zero but for rounding, such as the bias of a
+  softmax attention's keys.
 
   Args:
     a: Pytree of arrays, what is measured.
@@ -19,7 +21,8 @@ def relative_errors(a: Any, b: Any) -> dict[str, float]:
 
   Returns:
     A dict from the path of a parameter, as "layer_0/mlp/in/kernel", to its
-    error; nan where `a` or `b` is no number.
+    error; nan where `a` or `b` is no number. PRNG keys and the float0 arrays
+    that stand for their gradients are left out.
 
   Raises:
     ValueError: If structures or shapes differ.
@@ -30,15 +33,15 @@ def relative_errors(a: Any, b: Any) -> dict[str, float]:
       f"a and b must have the same arrays; in one only: "
       f"{sorted(a.keys() ^ b.keys())}"
     )
-  whole = np.sqrt(sum(np.sum(np.square(x)) for x in b.values()))
+  whole = np.linalg.norm([np.linalg.norm(x) for x in b.values()])
   errors = {}
   for path, right in b.items():
     if a[path].shape != right.shape:
       raise ValueError(
         f"{path} of a must have shape {right.shape}, got {a[path].shape}"
       )
-    distance = np.linalg.norm(np.ravel(a[path] - right))
-    scale = max(np.linalg.norm(np.ravel(right)), 1e-3 * whole)
+    distance = np.linalg.norm(a[path] - right)
+    scale = max(np.linalg.norm(right), 1e-3 * whole)
     # Where all of b is zero, nothing but zero is right.
     near = 0.0 if distance == 0 else np.inf
     errors[path] = float(distance / scale) if scale else near
@@ -47,14 +50,24 @@ def relative_errors(a: Any, b: Any) -> dict[str, float]:
 
 def largest_error(a: Any, b: Any) -> float:
   """Returns the largest of the `relative_errors`; nan if one is no number."""
-  return float(np.max(list(relative_errors(a, b).values())))
+  return float(np.max([0.0, *relative_errors(a, b).values()]))
+
+
+def to_double(x: Any) -> np.ndarray:
+  """Converts an array to float64, or to complex128 if it is complex."""
+  return np.asarray(x, np.complex128 if jnp.iscomplexobj(x) else np.float64)
 
 
 def _by_path(tree):
-  """Maps the path of each leaf to its values in float64."""
+  """Maps the path of each leaf that has numbers to their doubles."""
   return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(
-      leaf, np.float64
-    )
+    jax.tree_util.keystr(path, simple=True, separator="/"): to_double(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    if not _is_opaque(getattr(leaf, "dtype", None))
   }
+
+
+def _is_opaque(dtype):
+  return dtype == jax.dtypes.float0 or (
+    dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended)
+  )

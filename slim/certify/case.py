@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slim.errors import to_double
 from slim.gradients import COMPILER_OPTIONS
 from slim.kernels import scan
+from slim.kernels.cotangents import floats, is_float
 
 # What LLVM would make of a program that runs once takes longer than running it.
 OPTIONS = COMPILER_OPTIONS | {
@@ -38,7 +40,8 @@ class Case(NamedTuple):
   def run(self, params, state, xs, chunk_size: int | None) -> tuple[Any, Any]:
     """The last state and the outs; None: in one piece, as `step` has it."""
     if chunk_size is None:
-      return self.step(params, state, xs)
+      # A step may return numbers.
+      return jax.tree.map(jnp.asarray, self.step(params, state, xs))
     return scan(
       self.step,
       params,
@@ -56,14 +59,15 @@ class Found(NamedTuple):
 
   outs: Any  # Those that are sums over chunks are added up.
   state: Any  # After the last token.
-  gradients: dict[str, Any]  # Of params, state and xs: the floats.
+  gradients: dict[str, Any]  # Of params, state and xs, where they have one.
 
 
 def differentiate(case: Case, chunk_size: int | None) -> Found:
   """Computes outs, last state and the gradient of what depends on all of them.
 
   Σ w · out + Σ w · state, where w is drawn once for each token; it is 1 for the
-  sum over a chunk, or sums would not add up to the same.
+  sum over a chunk, or sums would not add up to the same. The real and the
+  imaginary part of a complex number have a weight each.
 
   Args:
     case: The case.
@@ -81,9 +85,9 @@ def differentiate(case: Case, chunk_size: int | None) -> Found:
     state, outs = case.run(params, state, xs, chunk_size)
     total = 0.0
     for i, x in enumerate(floats(outs)):
-      total += (x * _weights(i, x) if is_of_tokens(x) else x).sum()
+      total += _dot(_weights(i, x) if is_of_tokens(x) else _ones(x), x)
     for i, x in enumerate(floats(state)):
-      total += (x * _weights(i, x)).sum()
+      total += _dot(_weights(i, x), x)
     outs = jax.tree.map(
       lambda x: x if is_of_tokens(x) else x.sum(axis, keepdims=True), outs
     )
@@ -151,7 +155,7 @@ def fading(case: Case) -> float:
   random = np.random.default_rng(0)
   shares = [0.0]
   for i, x in enumerate(arrays):
-    if is_float(x):
+    if is_float(x) and x.size:
       change = 1e-3 * (1 + norm(x)) * _normal(random, x)
       moved = structure.unflatten([*arrays[:i], x + change, *arrays[i + 1 :]])
       after = step(case.params, moved, case.xs)[0]
@@ -159,21 +163,9 @@ def fading(case: Case) -> float:
   return max(shares)
 
 
-def floats(tree: Any) -> list[jax.Array]:
-  """The floating-point arrays of a pytree."""
-  return [x for x in jax.tree.leaves(tree) if is_float(x)]
-
-
-def is_float(x: Any) -> bool:
-  """Tells whether an array has derivatives."""
-  return jnp.issubdtype(x.dtype, jnp.floating)
-
-
 def norm(tree: Any) -> float:
-  """The Euclidean length of all floats of a pytree together."""
-  return math.hypot(
-    *(np.linalg.norm(np.asarray(x, np.float64)) for x in floats(tree))
-  )
+  """The Euclidean length of all numbers with a derivative together."""
+  return math.hypot(*(np.linalg.norm(to_double(x)) for x in floats(tree)))
 
 
 def distance(a: Any, b: Any) -> float:
@@ -181,7 +173,7 @@ def distance(a: Any, b: Any) -> float:
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     if not is_float(x) and not bool((x == y).all()):
       return math.inf
-  a, b = ([np.asarray(x, np.float64) for x in floats(tree)] for tree in (a, b))
+  a, b = (list(map(to_double, floats(tree))) for tree in (a, b))
   return norm([x - y for x, y in zip(a, b, strict=True)])
 
 
@@ -203,4 +195,17 @@ def _weights(i, x):
 
 
 def _normal(random, x):
-  return jnp.asarray(random.normal(size=x.shape), x.dtype)
+  values = random.normal(size=x.shape)
+  if jnp.iscomplexobj(x):
+    values = values + 1j * random.normal(size=x.shape)
+  return jnp.asarray(values, x.dtype)
+
+
+def _ones(x):
+  """The weights of all parts of `x` that count alike."""
+  return jnp.asarray(1 + 1j if jnp.iscomplexobj(x) else 1, x.dtype)
+
+
+def _dot(weights, x):
+  """The weighted sum of the real and imaginary parts of `x`."""
+  return (weights.conj() * x).real.sum()

@@ -6,13 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from slim.certify.case import (
-  Case,
-  differentiate,
-  distance,
-  floats,
-  is_float,
-)
+from slim.certify.case import Case, differentiate, distance
 from slim.certify.certificate import Certificate
 from slim.certify.checks import (
   EXACT,
@@ -25,6 +19,9 @@ from slim.certify.checks import (
   check_values,
 )
 from slim.errors import relative_errors
+from slim.kernels.chunks import Chunks
+from slim.kernels.cotangents import floats, is_float
+from slim.kernels.dtypes import promote
 
 _LATER_TOKENS = (
   "what the step computes of a token depends on later ones, such as a maximum "
@@ -59,12 +56,12 @@ def certify(
 
   In float64 with three chunk sizes, most of which leave a short first chunk,
   and with one of them as it is given: outs, last state and gradients of all
-  floats; what rewinding finds; and how memory grows with the length, which is
-  compiled only.
+  floats and complex numbers, which are compared as pairs of floats; what
+  rewinding finds; and how memory grows with the length, which is compiled only.
 
   Args:
     step: As of `slim.kernels.scan`. It has to compute in the dtypes of what it
-      is given, of which float32 becomes float64.
+      is given, of which float32 becomes float64, and complex64 complex128.
     params: As of `scan`.
     state: As of `scan`; better not of zeros, whose gradient may be zero too.
     xs: As of `scan`; T tokens, at least 12. A hundred are enough.
@@ -81,8 +78,14 @@ def certify(
 
   Cost: some ten compilations and gradients over T tokens.
   """
-  case = Case(step, params, state, xs, axis, policy, rewind)
-  dtype = jnp.result_type(*(x.dtype for x in floats((params, state, xs))))
+  Chunks.of(xs, 1, axis)  # Refuses what has no tokens.
+  arrays = jax.tree.map(jnp.asarray, (params, state, xs))
+  case = Case(step, *arrays, axis, policy, rewind)
+  size = chunk_sizes(case.length)[0]
+  # What `scan` refuses, in the words of `scan`.
+  jax.eval_shape(lambda *arrays: case.run(*arrays, size), *arrays)
+  dtypes = [x.dtype for x in floats(arrays)]
+  dtype = promote(*dtypes) if dtypes else jnp.float32
   return certify_cases(case, widen(case), step, dtype)
 
 
@@ -104,7 +107,7 @@ def certify_cases(
     The certificate.
   """
   sizes = chunk_sizes(case.length)
-  name = jnp.dtype(dtype).name
+  name = jnp.finfo(dtype).dtype.name  # Of the parts of a complex number.
   checks = list(check_dtypes(case, name))
   with jax.enable_x64(True):
     right = differentiate(wide_case, None)
@@ -159,6 +162,8 @@ def _sees_later(case, look):
   """Tells whether outs of tokens change with the last token."""
 
   def change(x):
+    if not x.size or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return x
     last = jax.lax.slice_in_dim(x, case.length - 1, None, axis=case.axis)
     if is_float(x):
       other = last + 1
@@ -180,10 +185,16 @@ def _sees_later(case, look):
 
 
 def widen(case: Case) -> Case:
-  """Makes float64 of what is float32; the rest is as narrow as it was."""
+  """Makes float64 of float32, and complex128 of complex64; keeps the rest."""
+  wide = {"float32": jnp.float64, "complex64": jnp.complex128}
 
   def cast(x):
-    return jnp.asarray(x, jnp.float64) if x.dtype == jnp.float32 else x
+    dtype = wide.get(x.dtype.name)
+    if dtype is None:
+      return x
+    # A Python number stays one, which takes the dtype of what it meets.
+    is_number = x.ndim == 0 and jax.typeof(x).weak_type
+    return jnp.asarray(x.item()) if is_number else jnp.asarray(x, dtype)
 
   with jax.enable_x64(True):
     arrays = jax.tree.map(cast, (case.params, case.state, case.xs))

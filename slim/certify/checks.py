@@ -10,14 +10,13 @@ from slim.certify.case import (
   Case,
   Found,
   fading,
-  floats,
-  is_float,
   norm,
   relative_distance,
   walk_back,
 )
 from slim.certify.certificate import Check
 from slim.errors import relative_errors
+from slim.kernels.cotangents import floats, is_float
 
 # Of float64: sums over chunks and over all tokens differ by their rounding.
 EXACT = 1e-9
@@ -47,7 +46,7 @@ def check_values(
   """Chunks must not change what the step computes."""
   for what in ("outs", "state"):
     a, b = getattr(found, what), getattr(right, what)
-    if floats(b):
+    if jax.tree.leaves(b):
       value = relative_distance(a, b, norm(b))
       yield Check(what, "", name, size, value, EXACT, cause)
 
@@ -121,7 +120,7 @@ def check_memory(name: str, case: Case, size: int) -> Iterator[Check]:
     def loss(params, state, xs):
       state, outs = case.run(params, state, xs, size)
       # Squares, as their derivatives need the values.
-      return sum(jnp.sum(jnp.square(x)) for x in floats((state, outs)))
+      return sum(jnp.sum((x * x.conj()).real) for x in floats((state, outs)))
 
     gradient = jax.grad(loss, argnums=(0, 1, 2), allow_int=True)
     lowered = jax.jit(gradient).lower(

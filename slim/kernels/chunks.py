@@ -36,24 +36,37 @@ class Chunks(NamedTuple):
           f"{name} must have a time axis {axis}, got shape {jnp.shape(x)}"
         )
       lengths.setdefault(jnp.shape(x)[axis], name)
-    if len(lengths) != 1 or 0 in lengths:
+    if len(lengths) != 1:
       found = ", ".join(f"{name} has {n}" for n, name in lengths.items())
       raise ValueError(
-        f"the arrays in xs must have one common number of tokens, at least 1, "
-        f"along axis {axis}; got {found or 'no arrays'}"
+        "the arrays in xs must have one common number of tokens along axis "
+        f"{axis}, got {found or 'no arrays'}"
       )
-    (length,) = lengths
+    ((length, name),) = lengths.items()
+    if length == 0:
+      raise ValueError(
+        f"{name} must have at least 1 token along axis {axis}, got none: skip "
+        "the call for an empty sequence"
+      )
     num_later = -(-length // size) - 1
     return cls(length - num_later * size, size, num_later, axis)
 
-  def check_out(self, out: Any) -> None:
-    """Refuses an output without a time axis; ValueError."""
+  def check_out(self, out: Any, name: str, remedy: str) -> None:
+    """Refuses an output without a time axis.
+
+    Args:
+      out: Pytree of arrays or of their shapes.
+      name: What `out` is, for the message; {} stands for the path of a leaf.
+      remedy: What to do, for the message.
+
+    Raises:
+      ValueError: If a leaf has no time axis.
+    """
     for path, x in jax.tree_util.tree_leaves_with_path(out):
       if len(x.shape) <= self.axis:
         raise ValueError(
-          f"the out{jax.tree_util.keystr(path)} that step returns must have a "
-          f"time axis {self.axis}, got shape {x.shape}; give a sum over the "
-          "chunk a time axis of length 1, as in x.reshape(1, 1)"
+          f"{name.format(jax.tree_util.keystr(path))} must have a time axis "
+          f"{self.axis}, got shape {x.shape}; {remedy}"
         )
 
   def first(self, xs: Any, start: jax.Array | int = 0) -> Any:
@@ -88,8 +101,8 @@ class Chunks(NamedTuple):
 
     def flatten(x):
       x = jnp.moveaxis(x, 0, self.axis)
-      shape = (*x.shape[: self.axis], -1, *x.shape[self.axis + 2 :])
-      return x.reshape(shape)
+      before, (count, size, *after) = x.shape[: self.axis], x.shape[self.axis :]
+      return x.reshape(*before, count * size, *after)
 
     later = jax.tree.map(flatten, later)
     if first is None:

@@ -7,9 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def is_float(x: Any) -> bool:
+  """Tell whether an array has a derivative.
+
+  Floats and complex numbers have one. Integers, booleans and PRNG keys have
+  none.
+  """
+  return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
 def floats(tree: Any) -> list[jax.Array]:
-  """The leaves with a derivative; integers and PRNG keys have none."""
-  return [x for x in jax.tree.leaves(tree) if _is_float(x)]
+  """List the leaves that have a derivative."""
+  return [x for x in jax.tree.leaves(tree) if is_float(x)]
 
 
 def cotangent(tree: Any, floats: list[jax.Array]) -> Any:
@@ -18,15 +27,11 @@ def cotangent(tree: Any, floats: list[jax.Array]) -> Any:
   return jax.tree.map(
     lambda x: (
       next(floats).astype(x.dtype)
-      if _is_float(x)
+      if is_float(x)
       else np.zeros(x.shape, jax.dtypes.float0)
     ),
     tree,
   )
-
-
-def _is_float(x):
-  return jnp.issubdtype(x.dtype, jnp.inexact)
 
 
 def first_order_only(residuals: Any, message: str) -> Any:

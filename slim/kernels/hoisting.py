@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 
@@ -52,23 +53,27 @@ def hoist(
 def vary_alike(tree: Any) -> Any:
   """Casts all leaves to vary over the mesh axes that any of them varies over.
 
+  Numbers and NumPy arrays become JAX arrays; a Python number keeps its weak
+  type.
+
   Inside `shard_map` a replicated array that meets a sharded one is cast to
   vary, and the derivative of that cast is a sum over the devices. Cast here,
   outside the loop, the sum is formed once; else it is formed in each turn.
   Elsewhere nothing varies and nothing happens.
   """
+  tree = jax.tree.map(jnp.asarray, tree)
   axes = frozenset().union(*(_varying(x) for x in jax.tree.leaves(tree)))
   return jax.tree.map(lambda x: _vary(x, axes), tree)
 
 
 def zeros_like(x: jax.Array, dtype: Any = None) -> jax.Array:
   """Zeros like `x`, which vary over the mesh axes that `x` varies over."""
-  return _vary(jax.numpy.zeros_like(x, dtype), _varying(x))
+  return _vary(jnp.zeros_like(x, dtype), _varying(x))
 
 
 def filled(shape: Any, value: Any, dtype: Any, *, like: jax.Array) -> jax.Array:
   """An array of one value, which varies over the mesh axes `like` does."""
-  return _vary(jax.numpy.full(shape, value, dtype), _varying(like))
+  return _vary(jnp.full(shape, value, dtype), _varying(like))
 
 
 def _varying(x):

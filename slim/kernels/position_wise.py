@@ -3,15 +3,18 @@
 The hidden activations of an MLP and the logits of a large vocabulary are many
 times wider than the model. Nothing in them depends on other tokens, so no more
 than those of one chunk are ever needed, forward or backward: both functions are
-`slim.kernels.scan` without a state.
+a `slim.kernels.scan` without a state, which rewinds nothing.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from slim.kernels.scan import scan
+from slim.kernels.chunks import Chunks
+from slim.kernels.hoisting import vary_alike
+from slim.kernels.rewinding import rewinding_scan
 
 
 def chunked_map(
@@ -27,8 +30,9 @@ def chunked_map(
   Args:
     fn: `fn(params, chunk)`, where each token of the result depends on the same
       token of the chunk alone; an MLP, for instance. It may close over arrays.
-    params: Pytree of arrays.
-    xs: Pytree of arrays with T tokens along `axis`; or of one axis of time.
+    params: Pytree of arrays and numbers.
+    xs: Pytree of arrays with T ≥ 1 tokens along `axis`. Other axes may have
+      length 0.
     chunk_size: C, tokens; the first chunk is the remainder.
     axis: The axis of time.
 
@@ -46,24 +50,7 @@ def chunked_map(
   References:
     Kitaev et al., 2020 (Reformer), https://arxiv.org/abs/2001.04451, section 3.
   """
-
-  def step(params, state, chunk):
-    return state, fn(params, chunk)
-
-  def rewind(params, state, chunk):
-    return state, fn(params, chunk), state
-
-  _, out = scan(
-    step,
-    params,
-    (),
-    xs,
-    chunk_size=chunk_size,
-    axis=axis,
-    policy="rewind",
-    rewind=rewind,
-  )
-  return out
+  return _map("chunked_map", fn, params, xs, chunk_size, axis)
 
 
 def chunked_sum(
@@ -97,8 +84,46 @@ def chunked_sum(
   """
 
   def of_chunk(params, chunk):
+    sums = fn(params, chunk)
+    for path, x in jax.tree_util.tree_leaves_with_path(sums):
+      if jnp.size(x) != 1:
+        raise ValueError(
+          f"the result{jax.tree_util.keystr(path)} of fn must be a scalar, got "
+          f"shape {jnp.shape(x)}; sum it over the chunk, or use chunked_map"
+        )
     shape = (1,) * (axis + 1)
-    return jax.tree.map(lambda x: x.reshape(shape), fn(params, chunk))
+    return jax.tree.map(lambda x: jnp.reshape(x, shape), sums)
 
-  sums = chunked_map(of_chunk, params, xs, chunk_size=chunk_size, axis=axis)
+  sums = _map("chunked_sum", of_chunk, params, xs, chunk_size, axis)
   return jax.tree.map(lambda x: x.sum(), sums)
+
+
+def _map(name, fn, params, xs, chunk_size, axis):
+  """Applies `fn` chunk by chunk; `name` is what the user called."""
+  chunks = Chunks.of(xs, chunk_size, axis)
+  params, xs = vary_alike((params, xs))
+  chunks.check_out(
+    jax.eval_shape(fn, params, chunks.first(xs)),
+    "the result{} of fn",
+    "for a sum over tokens use chunked_sum",
+  )
+  if chunks.num_later == 0:
+    return fn(params, xs)
+
+  def step(params, state, chunk):
+    return state, fn(params, chunk)
+
+  def rewind(params, state, chunk):
+    return state, fn(params, chunk), state
+
+  _, out = rewinding_scan(
+    step,
+    rewind,
+    params,
+    (),
+    xs,
+    chunks,
+    f"{name} has first derivatives only; for a second derivative call "
+    "fn(params, xs) without chunks",
+  )
+  return out

@@ -20,6 +20,11 @@ from slim.kernels.apart import apart
 from slim.kernels.cotangents import cotangent, first_order_only, floats
 from slim.kernels.dtypes import at_least_float32
 from slim.kernels.hoisting import Hoisted, hoist, vary_alike, zeros_like
+from slim.kernels.reversible_arguments import (
+  check_entries,
+  check_streams,
+  check_y,
+)
 
 Sublayer = Callable[[Any, jax.Array, Any, Any], tuple[jax.Array, Any, Any]]
 Streams = tuple[jax.Array, jax.Array]
@@ -40,10 +45,10 @@ def reversible(
       calls it again, and has to act by. The first time replay is None. The
       second time x is the same but for rounding, so random numbers and
       decisions are to depend on the rest alone. It may close over arrays.
-    params: For each a pytree of arrays.
-    streams: x1 and x2, of one shape, float32 or wider.
-    contexts: For each a pytree of arrays, such as a state or PRNG keys. They
-      are kept for the backward pass.
+    params: For each a pytree of arrays and numbers.
+    streams: x1 and x2, of one shape, float32 or wider, or complex.
+    contexts: For each a pytree of arrays and numbers, such as a state or PRNG
+      keys. They are kept for the backward pass.
 
   Returns:
     The two streams, the last changed one second; and the `out` of each
@@ -51,8 +56,9 @@ def reversible(
     streams, contexts and what sublayers close over.
 
   Raises:
-    ValueError: If the streams are narrower than float32 or differ in shape, or
-      a second derivative is asked for.
+    ValueError: If the streams are narrower than float32 or differ in shape, if
+      a sublayer returns a y of another shape, or a second derivative is asked
+      for.
 
   Work: one forward pass more than without. Memory of the gradient beyond inputs
   and outputs: the activations of one sublayer, and all replays.
@@ -64,7 +70,7 @@ def reversible(
     Gomez et al., 2017 (RevNet), https://arxiv.org/abs/1707.04585;
     Kitaev et al., 2020 (Reformer), https://arxiv.org/abs/2001.04451, section 3.
   """
-  return _reversible(list(sublayers), list(params), streams, list(contexts))
+  return _reversible(sublayers, params, streams, contexts, is_scan=False)
 
 
 def reversible_scan(
@@ -92,9 +98,7 @@ def reversible_scan(
       f"sublayers must be an even number, which leaves both streams in their "
       f"places, got {len(sublayers)}"
     )
-  return _reversible(
-    list(sublayers), list(params), streams, list(contexts), is_scan=True
-  )
+  return _reversible(sublayers, params, streams, contexts, is_scan=True)
 
 
 class _Functions(NamedTuple):
@@ -108,19 +112,12 @@ class _Functions(NamedTuple):
   is_scan: bool
 
 
-def _reversible(sublayers, params, streams, contexts, is_scan=False):
-  one, two = streams
-  if one.shape != two.shape or one.dtype != two.dtype:
-    raise ValueError(
-      f"streams must have one shape and type, got {one.dtype}{one.shape} and "
-      f"{two.dtype}{two.shape}"
-    )
-  if at_least_float32(one.dtype) != one.dtype:
-    raise ValueError(
-      f"streams must be float32 or wider, got {one.dtype}: what is added in "
-      "fewer bits cannot be taken off again; cast inside of the sublayers"
-    )
-  params, streams, contexts = vary_alike((params, streams, contexts))
+def _reversible(sublayers, params, streams, contexts, is_scan):
+  check_entries(len(sublayers), params=params, contexts=contexts)
+  streams = check_streams(*streams)
+  params, streams, contexts = vary_alike(
+    (list(params), streams, list(contexts))
+  )
   of_layer = (params, contexts)
   if is_scan:
     of_layer = jax.tree.map(lambda x: x[0], of_layer)
@@ -131,6 +128,7 @@ def _reversible(sublayers, params, streams, contexts, is_scan=False):
       return f(params, x, context, None)
 
     fn, fn_consts = hoist(start, its_params, streams[0], context)
+    check_y(len(first), fn.out[0], streams[0])
     redo, redo_consts = hoist(f, its_params, streams[0], context, fn.out[2])
     first.append(fn)
     again.append(redo)
@@ -172,8 +170,11 @@ def _apply_fwd(functions, consts, params, streams, contexts):
 
 
 def _apply_bwd(functions, residuals, cotangents):
+  name = "reversible_scan" if functions.is_scan else "reversible"
   consts, params, streams, contexts, replays = first_order_only(
-    residuals, "reversible layers have first derivatives only"
+    residuals,
+    f"{name} has first derivatives only; for a second derivative "
+    "apply the sublayers one after the other",
   )
   streams_ct, outs_ct = cotangents
   closures = [redo_consts for _, redo_consts in consts]

@@ -29,10 +29,17 @@ class _Functions(NamedTuple):
   first: Hoisted
   later: Hoisted
   rewind: Hoisted
+  refusal: str  # Of a second derivative.
 
 
 def rewinding_scan(
-  step: Any, rewind: Any, params: Any, state: Any, xs: Any, chunks: Chunks
+  step: Any,
+  rewind: Any,
+  params: Any,
+  state: Any,
+  xs: Any,
+  chunks: Chunks,
+  refusal: str,
 ) -> tuple[Any, Any]:
   """Runs `scan` under the policy "rewind"; see there.
 
@@ -44,12 +51,15 @@ def rewinding_scan(
     state: Pytree of arrays.
     xs: Pytree of arrays with time along `chunks.axis`.
     chunks: The cut of the sequence, into at least two chunks.
+    refusal: The message for a second derivative, which names what the user
+      called.
 
   Returns:
     The state after the last token, and the outputs along time.
 
   Raises:
-    ValueError: If the step or its `rewind` does not return what it should.
+    ValueError: If the step or its `rewind` does not return what it should, or
+      a second derivative is asked for.
   """
 
   def forward(params, state, chunk):
@@ -66,7 +76,7 @@ def rewinding_scan(
     later.out,
   )
   state, first_out, later_outs = _scan(
-    _Functions(chunks, first, later, rewound),
+    _Functions(chunks, first, later, rewound, refusal),
     (first_consts, later_consts, rewind_consts),
     params,
     state,
@@ -81,7 +91,7 @@ def _scan(functions, consts, params, state, xs):
 
 
 def _walk(functions, consts, params, state, xs):
-  chunks, first, later, _ = functions
+  chunks, first, later, *_ = functions
   _, first_out, state = first(consts[0], params, state, chunks.first(xs))
 
   def forward(state, i):
@@ -100,12 +110,8 @@ def _scan_fwd(functions, consts, params, state, xs):
 
 
 def _scan_bwd(functions, residuals, cotangents):
-  chunks, first, _, rewind = functions
-  consts, params, state, final_state, xs = first_order_only(
-    residuals,
-    "scan with policy 'rewind' has first derivatives only; for a second "
-    "derivative choose policy 'sqrt' or 'store'",
-  )
+  chunks, first, _, rewind, refusal = functions
+  consts, params, state, final_state, xs = first_order_only(residuals, refusal)
   state_ct, first_ct, later_cts = map(floats, cotangents)
 
   def pull_back(fn, consts, state, chunk, out_ct, state_ct):

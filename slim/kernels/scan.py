@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from slim.kernels.chunks import Chunks
 from slim.kernels.hoisting import vary_alike
@@ -45,19 +46,23 @@ def scan(
 
   state_i, out_i = step(params, state_{i-1}, chunk_i),   i = 1 … N.
 
-  The gradient with respect to `params`, `state` and the floating-point `xs` is
-  that of the whole sequence, exactly: nothing is truncated. `step` may close
-  over arrays, which are differentiated too, and over PRNG keys; randomness has
-  to be a function of the position in the sequence, not of the chunk, or it
-  changes with C.
+  The gradient with respect to all floating-point and complex leaves of
+  `params`, `state` and `xs` is that of the whole sequence, exactly: nothing is
+  truncated. Integers, booleans and PRNG keys may be anywhere in them. `step`
+  may close over arrays, which are differentiated too, and over PRNG keys.
+  Randomness has to be a function of the position in the sequence, not of the
+  chunk, or it changes with C.
 
   Args:
     step: `step(params, state, chunk) -> (state, out)`. It keeps the structure,
       shapes and dtypes of the state.
-    params: Any pytree of arrays. Inside `shard_map` their gradients are summed
-      over the devices once; those of what the step closes over, once a chunk.
-    state: Any pytree of arrays, the state before the first token.
-    xs: Pytree of arrays with T tokens along `axis`, which is cut into chunks.
+    params: Any pytree of arrays and numbers. Inside `shard_map` their gradients
+      are summed over the devices once; those of what the step closes over, once
+      a chunk.
+    state: Any pytree of arrays and numbers, the state before the first token.
+      A Python number takes the dtype that `step` returns for it.
+    xs: Pytree of arrays with T ≥ 1 tokens along `axis`, which is cut into
+      chunks. Other axes may have length 0.
     chunk_size: C, tokens; the last N - 1 chunks have C tokens, the first the
       remainder. C ≥ T makes one chunk: `step` alone, differentiated plainly.
     axis: The axis of time in `xs` and in what `step` returns as `out`.
@@ -101,12 +106,47 @@ def scan(
   chunks = Chunks.of(xs, chunk_size, axis)
   params, state, xs = vary_alike((params, state, xs))
   after, out = jax.eval_shape(step, params, state, chunks.first(xs))
+  if any(jax.typeof(x).weak_type for x in jax.tree.leaves(state)):
+    state = _strengthen(state, after)
+    after, out = jax.eval_shape(step, params, state, chunks.first(xs))
   check_alike("the state that step returns", after, state)
-  chunks.check_out(out)
+  chunks.check_out(
+    out,
+    "the out{} that step returns",
+    "give a sum over the chunk a time axis of length 1, as in x.reshape(1, 1)",
+  )
   if chunks.num_later == 0:
     return step(params, state, xs)
   if policy == "rewind":
-    return rewinding_scan(step, rewind, params, state, xs, chunks)
+    return rewinding_scan(
+      step,
+      rewind,
+      params,
+      state,
+      xs,
+      chunks,
+      "scan with policy 'rewind' has first derivatives only; for a second "
+      "derivative choose policy 'sqrt' or 'store'",
+    )
   if policy == "sqrt":
     return grouping_scan(step, params, state, xs, chunks)
   return storing_scan(step, params, state, xs, chunks)
+
+
+def _strengthen(state, after):
+  """Casts weakly typed leaves to what `step` returns, as `jax.lax.scan` does.
+
+  A Python number is one. It would be another type in the first chunk than in
+  the later ones.
+  """
+
+  def cast(x, found):
+    if not jax.typeof(x).weak_type:
+      return x
+    with jax.numpy_dtype_promotion("standard"):
+      fits = jnp.result_type(x, found.dtype) == found.dtype
+    return x.astype(found.dtype) if fits else x
+
+  if jax.tree.structure(state) != jax.tree.structure(after):
+    return state  # To be refused.
+  return jax.tree.map(cast, state, after)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.chunks import Chunks
+from slim.kernels.cotangents import is_float
 from slim.kernels.dtypes import at_least_float32
 
 
@@ -69,13 +70,16 @@ def _summing_in_float32(step, params):
   """
   dtypes = jax.tree.map(lambda x: x.dtype, params)
 
+  def cast(x, dtype):
+    # Only if needed: a cast makes a weakly typed array, such as a Python
+    # number, a strongly typed one, and PRNG keys have none.
+    return x if x.dtype == dtype else x.astype(dtype)
+
   def wide(x):
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(at_least_float32(x.dtype)) if is_float else x
+    return cast(x, at_least_float32(x.dtype)) if is_float(x) else x
 
   def narrowing_step(params, state, chunk):
-    params = jax.tree.map(lambda x, dtype: x.astype(dtype), params, dtypes)
-    return step(params, state, chunk)
+    return step(jax.tree.map(cast, params, dtypes), state, chunk)
 
   return narrowing_step, jax.tree.map(wide, params)
 
@@ -101,11 +105,14 @@ def _walk_in_groups(step, state, chunks):
     group = jax.tree.map(lambda x: x[:num_short], chunks)
     state, out = jax.checkpoint(walk)(state, group)
     outs.append(out)
+  shape = num_chunks // size, size
   groups = jax.tree.map(
-    lambda x: x[num_short:].reshape(-1, size, *x.shape[1:]), chunks
+    lambda x: x[num_short:].reshape(*shape, *x.shape[1:]), chunks
   )
   state, out = _walk(walk, state, groups)
-  outs.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out))
+  outs.append(
+    jax.tree.map(lambda x: x.reshape(math.prod(shape), *x.shape[2:]), out)
+  )
   return state, jax.tree.map(lambda *x: jnp.concatenate(x), *outs)
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from slim.gradients import COMPILER_OPTIONS
 from slim.kernels import scan
+from slim.kernels.chunks import Chunks
+from slim.kernels.cotangents import floats
 from slim.memory.report import lower, report_of
 from slim.metrics import count_matmul_flops
 from slim.plan.formula import activation_bytes, kept, tree_bytes
@@ -29,11 +30,12 @@ def plan(
 ) -> Plan:
   """Finds the chunks in which the gradient of `slim.kernels.scan` fits.
 
-  It is that of the sum of all outs in `params`. Nothing is run.
+  It is that of the sum of all outs, of which complex ones count with their real
+  part, in `params`. Nothing is run.
 
   Args:
     step: As of `scan`.
-    params: As of `scan`, or the shapes of it; likewise the other arrays.
+    params: As of `scan`, or the shapes of it; likewise the other arguments.
     state: As of `scan`.
     xs: As of `scan`.
     budget: Of the device, or on CPUs of the process, such as "2GiB".
@@ -47,10 +49,14 @@ def plan(
     "rewind" `rewind`, too. What is slower than the choice has its formula only.
 
   Raises:
-    ValueError: If the budget is no size.
+    ValueError: If an argument does not fit.
 
   Cost: a compilation for each option that is too large.
   """
+  Chunks.of(xs, 1, axis)  # Refuses what has no tokens.
+  params, state, xs, others = jax.eval_shape(
+    lambda *shapes: shapes, params, state, xs, others
+  )
   length = jax.tree.leaves(xs)[0].shape[axis]
   weight_bytes = tree_bytes(params)
   # At least those of one product with each weight a token.
@@ -87,11 +93,10 @@ def plan(
       _, outs = scan(
         step, params, state, xs, axis=axis, rewind=undo, **option.arguments
       )
-      return sum(map(jnp.sum, jax.tree.leaves(outs)))
+      return sum((x.real.sum() for x in floats(outs)), 0.0)
 
-    compiled = lower(jax.grad(total), params, state, xs).compile(
-      COMPILER_OPTIONS
-    )
+    gradient = jax.grad(total, allow_int=True)
+    compiled = lower(gradient, params, state, xs).compile(COMPILER_OPTIONS)
     activations = report_of(compiled).temporary_bytes
     return activations, activations
 
@@ -104,7 +109,7 @@ def plan(
   rows = sorted(map(make_row, [whole, *cut]), key=lambda row: row.time)
   held = {
     "arguments": tree_bytes((params, state, xs)),
-    "gradients": tree_bytes(params),
+    "gradients": tree_bytes(floats(params)),
     "others": tree_bytes(others),
   }
   size = parse_size("budget", budget)

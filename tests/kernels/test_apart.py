@@ -32,10 +32,12 @@ def test_it_is_the_function(x64, is_jitted):
 
     of_one = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
     of_rows = jax.vmap(of_one, (None, 0, 0))
-    one, rows = of_one, of_rows
-    if is_jitted:
-      one, rows = jax.jit(of_one), jax.jit(of_rows)
-    return one(0.7, x[0], factor[0]), rows(0.7, x, factor)
+    if not is_jitted:
+      return of_one(0.7, x[0], factor[0])
+    args = (0.7, x, factor)
+    return jax.jit(
+      lambda *args: (of_one(args[0], x[0], factor[0]), of_rows(*args))
+    )(*args)
 
   assert_gradients_close(run(apart), run(lambda fn, *args: fn(*args)), 1e-14)
 

@@ -1,5 +1,7 @@
 """Reversible layers: the gradient of the same layers differentiated plainly."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from slim.errors import largest_error
 from slim.kernels import reversible, reversible_scan
 from tests.helpers import assert_gradients_close
 
-LAYERS, BATCH, WIDTH = 5, 3, 6
+LAYERS, BATCH, WIDTH = 3, 2, 4
 
 
 def make_inputs(dtype, layers=LAYERS, width=WIDTH):
@@ -85,7 +87,11 @@ def as_scan(w, states, streams, gain):
 
 def value_and_gradients(form, inputs):
   """A loss of all that comes out, and its gradients."""
+  return _value_and_gradients(inputs, form)
 
+
+@functools.partial(jax.jit, static_argnames="form")
+def _value_and_gradients(inputs, form):
   def loss(inputs):
     (one, two), outs = form(**inputs)
     return (
@@ -94,7 +100,7 @@ def value_and_gradients(form, inputs):
       + sum((i + 1) * jnp.cos(out).sum() for i, out in enumerate(outs))
     )
 
-  return jax.jit(jax.value_and_grad(loss))(inputs)
+  return jax.value_and_grad(loss)(inputs)
 
 
 @pytest.mark.parametrize("form", [as_list, as_scan])
@@ -120,8 +126,8 @@ def test_float32_at_12_layers(x64):
 
 def test_a_decision_is_not_made_anew():
   """Made again from streams that were found again, some would turn out else."""
-  layers, width = 12, 256
-  w = make_inputs("float32", layers, width)["w"]
+  layers, width = 12, 128
+  w = jnp.swapaxes(make_inputs("float32", layers, width)["w"], 0, 1)
   x = jax.random.normal(jax.random.key(0), (64, width))
 
   def gradient(replayed, apply):
@@ -133,26 +139,25 @@ def test_a_decision_is_not_made_anew():
       return jnp.tanh(x @ w) * sign, (), replay
 
     def loss(w):
-      weights = [w[i, j] for i, j in np.ndindex(*w.shape[:2])]
       # Pairs of features that are the same but for rounding.
       near = jnp.repeat(x[:, ::2], 2, axis=1) * (1 + 1e-7 * jnp.sign(x))
-      streams = (x, near)
-      out, _ = apply(
-        [sublayer] * len(weights), weights, streams, [()] * len(weights)
-      )
+      out, _ = apply([sublayer] * 2, [*w], (x, near), [(), ()])
       return sum(jnp.sin(stream).sum() for stream in out)
 
     return jax.jit(jax.grad(loss))(w)
 
   def plainly(sublayers, params, streams, contexts):
-    one, two = streams
-    for f, w, context in zip(sublayers, params, contexts, strict=True):
-      one, two = two, one + f(w, two, context, None)[0]
-    return (one, two), []
+    def layer(streams, params):
+      one, two = streams
+      for f, w, context in zip(sublayers, params, contexts, strict=True):
+        one, two = two, one + f(w, two, context, None)[0]
+      return (one, two), ()
+
+    return jax.lax.scan(layer, streams, params)
 
   right = gradient(True, plainly)
-  kept = largest_error(gradient(True, reversible), right)
-  made_anew = largest_error(gradient(False, reversible), right)
+  kept = largest_error(gradient(True, reversible_scan), right)
+  made_anew = largest_error(gradient(False, reversible_scan), right)
   assert kept <= 2e-4
   assert made_anew > 5 * kept, (made_anew, kept)
 
@@ -183,9 +188,9 @@ def test_memory_does_not_grow_with_the_depth(is_scan):
     compiled = jax.jit(jax.grad(loss)).lower(w, (x, x)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
-  few, many = activation_bytes(2), activation_bytes(10)
+  few, many = activation_bytes(2), activation_bytes(6)
   # For each layer weights, their gradients, and what is replayed: a byte a row.
-  assert many - few <= 16 * (3 * 64 * 64 * 4 + 4096), (few, many)
+  assert many - few <= 8 * (3 * 64 * 64 * 4 + 4096), (few, many)
   assert many <= 12 * size * 4
 
 
@@ -233,12 +238,48 @@ def test_an_odd_number_cannot_be_scanned():
     reversible_scan([lambda *_: None], [()], streams, [()])
 
 
-def test_second_derivatives_are_refused(x64):
+@pytest.mark.parametrize("form", [as_list, as_scan])
+def test_second_derivatives_are_refused(x64, form):
   """They would fail somewhere inside."""
   inputs = make_inputs("float64", layers=1)
 
   def loss(w):
-    return as_list(**(inputs | {"w": w}))[0][0].sum()
+    return form(**(inputs | {"w": w}))[0][0].sum()
 
-  with pytest.raises(ValueError, match="have first derivatives only"):
-    jax.grad(lambda w: jax.grad(loss)(w).sum())(inputs["w"])
+  name = {as_list: "reversible", as_scan: "reversible_scan"}[form]
+  message = f"^{name} has first derivatives only; for a second derivative apply"
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(jax.grad(lambda w: jax.grad(loss)(w).sum()), inputs["w"])
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda y: y[:1], r"got float32\[1, 3\]$"),
+    (lambda y: y * 1j, r"got complex64\[2, 3\]$"),
+  ],
+)
+def test_a_y_that_is_not_like_the_streams_is_refused(change, message):
+  """Its imaginary part would be lost, or one row be added to all."""
+  message = (
+    r"^the y that sublayers\[1\] returns must be like the streams, float32"
+    rf"\[2, 3\], {message}"
+  )
+  good, bad = (
+    lambda params, x, context, replay, change=change: (change(x), (), ())
+    for change in (lambda y: y, change)
+  )
+  x = jnp.zeros((2, 3))
+  with pytest.raises(ValueError, match=message):
+    reversible([good, bad], [(), ()], (x, x), [(), ()])
+
+
+@pytest.mark.parametrize("name", ["params", "contexts"])
+def test_an_entry_for_each_sublayer_is_asked_for(name):
+  """The error would speak of a zip."""
+  arguments = {"params": [(), ()], "contexts": [(), ()]} | {name: [()]}
+  message = f"^{name} must have one entry for each of the 2 sublayers, got 1$"
+  with pytest.raises(ValueError, match=message):
+    reversible(
+      [lambda *_: None] * 2, streams=(jnp.zeros(2), jnp.zeros(2)), **arguments
+    )

@@ -5,21 +5,22 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from slim.kernels import POLICIES, scan
 from slim.metrics import count_matmul_flops
-from tests.helpers import TOLERANCES, assert_gradients_close, each_value
+from slim.plan.formula import kept
+from tests.helpers import TOLERANCES, assert_gradients_close, pairwise
 from tests.kernels.toy import (
   Data,
-  State,
   by_scan,
   dense,
   gradients_and_outputs,
   loss,
   make_inputs,
-  make_toy,
+  outputs,
 )
 
 # "sqrt" makes of the 8 chunks: the short one, a short group, 3 groups of 2.
@@ -31,10 +32,9 @@ def value(inputs, data, run):
   return loss(inputs, data, run)[0]
 
 
-@functools.cache
-def dense_gradients():
-  """What is right in float64, computed once for all that walks in chunks."""
-  return gradients_and_outputs(*make_inputs(T, "float64"), dense)[0]
+def right_gradients(inputs, data):
+  """What is right; compiled once for all that walks in chunks."""
+  return gradients_and_outputs(inputs, data, dense)[0]
 
 
 def assert_close(found, right):
@@ -44,9 +44,9 @@ def assert_close(found, right):
 
 @pytest.mark.parametrize(
   "case",
-  each_value(
+  pairwise(
     policy=POLICIES,
-    mapped=["params", "weights", "total", "x", "all"],
+    mapped=["params", "weights", "all"],
     order=["grad(vmap)", "vmap(grad)"],
   ),
 )
@@ -56,12 +56,17 @@ def test_vmap(x64, case):
   inputs, data = make_inputs(T, "float64")
   names = list(inputs) if mapped == "all" else [mapped]
   axes = {name: 0 if name in names else None for name in inputs}
+  half = inputs | {
+    name: jax.tree.map(lambda x: x / 2, inputs[name]) for name in names
+  }
   members = inputs | {
-    name: jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), inputs[name])
+    name: jax.tree.map(lambda *x: jnp.stack(x), inputs[name], half[name])
     for name in names
   }
+  run = by_scan(case["policy"], C)
 
-  def gradients(members, data, run):
+  @jax.jit
+  def gradients(members, data):
     if case["order"] == "vmap(grad)":
       return jax.vmap(jax.grad(value), (axes, None, None))(members, data, run)
     return jax.grad(
@@ -70,21 +75,30 @@ def test_vmap(x64, case):
       ).sum()
     )(members)
 
-  compiled = jax.jit(gradients, static_argnums=2)
-  found = compiled(members, data, by_scan(case["policy"], C))
-  assert_close(found, compiled(members, data, dense))
+  right = [right_gradients(x, data) for x in (inputs, half)]
+  right = {
+    # One gradient a member, or the sum of those of what they share.
+    name: jax.tree.map(
+      lambda *x, name=name: (
+        np.stack(x)
+        if name in names or case["order"] == "vmap(grad)"
+        else sum(x)
+      ),
+      *(x[name] for x in right),
+    )
+    for name in inputs
+  }
+  assert_close(gradients(members, data), right)
 
 
 TRANSFORMS = {
-  "grad": lambda f: jax.grad(f),
-  "jit(grad)": lambda f: jax.jit(jax.grad(f)),
   "grad(jit)": lambda f: jax.grad(jax.jit(f)),
   "jit(grad(remat))": lambda f: jax.jit(jax.grad(jax.checkpoint(f))),
 }
 
 
 @pytest.mark.parametrize(
-  "case", each_value(policy=POLICIES, transform=list(TRANSFORMS))
+  "case", pairwise(policy=POLICIES, transform=list(TRANSFORMS))
 )
 def test_grad_with_jit_and_checkpoint(x64, case):
   """A closed-over key or weight would leak out of one of the traces."""
@@ -92,55 +106,26 @@ def test_grad_with_jit_and_checkpoint(x64, case):
   run = by_scan(case["policy"], C)
   transform = TRANSFORMS[case["transform"]]
   found = transform(lambda *args: value(*args, run))(inputs, data)
-  assert_close(found, dense_gradients())
+  assert_close(found, right_gradients(inputs, data))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_cotangent_on_the_final_state_only(x64, policy):
+def test_a_cotangent_on_the_final_state_only(x64):
   """A loss of the state alone would get no gradient, or fail."""
   inputs, data = make_inputs(T, "float64")
 
-  def loss_of_state(inputs, run):
-    step, rewind = make_toy(inputs["weights"], data.key)
-    state = State(inputs["total"], data.position)
-    xs = (inputs["x"], data.tokens)
-    state, _ = run(step, rewind, inputs["params"], state, xs)
-    return jnp.vdot(state.total, data.total_ct)
+  @jax.jit
+  def gradient(inputs, data):
+    def loss_of_state(inputs):
+      state, _, _ = outputs(inputs, data, by_scan("rewind", C))
+      return jnp.vdot(state.total, data.total_ct)
 
-  gradient = jax.jit(jax.grad(loss_of_state), static_argnums=1)
-  assert_close(gradient(inputs, by_scan(policy, C)), gradient(inputs, dense))
+    return jax.grad(loss_of_state)(inputs)
 
-
-def with_key_in_state(step, rewind):
-  """Wraps the toy so that its state has a typed PRNG key, too."""
-
-  def keyed_step(params, state, chunk):
-    key, state = state
-    state, outs = step(params, state, chunk)
-    return (key, state), outs
-
-  def keyed_rewind(params, after, chunk):
-    key, after = after
-    before, outs, after = rewind(params, after, chunk)
-    return (key, before), outs, (key, after)
-
-  return keyed_step, keyed_rewind
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_key_in_the_state(x64, policy):
-  """A step that carries its own randomness could not be differentiated."""
-  inputs, data = make_inputs(T, "float64")
-
-  def run(step, rewind, params, state, xs):
-    state = (jax.random.key(1), state)
-    step, rewind = with_key_in_state(step, rewind)
-    (key, state), outs = by_scan(policy, C)(step, rewind, params, state, xs)
-    assert jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return state, outs
-
-  found = gradients_and_outputs(inputs, data, run)[0]
-  assert_close(found, dense_gradients())
+  zero = {
+    name: jnp.zeros_like(getattr(data, name)) for name in ("y_ct", "sums_ct")
+  }
+  right = right_gradients(inputs, data._replace(**zero))
+  assert_close(gradient(inputs, data), right)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -156,16 +141,18 @@ def test_gradients_of_short_floats_are_summed_in_float32(policy):
     after, out = step(gain, before, chunk)
     return before, out, after
 
-  def total(gain):
+  @jax.jit
+  @jax.grad
+  def gradient(gain):
     xs = jnp.ones((1, 1024))
     state, _ = scan(
       step, gain, jnp.zeros(1), xs, chunk_size=1, policy=policy, rewind=rewind
     )
     return state.sum()
 
-  gradient = jax.grad(total)(jnp.ones((), jnp.bfloat16))
-  assert gradient.dtype == jnp.bfloat16
-  assert gradient == 1024
+  found = gradient(jnp.ones((), jnp.bfloat16))
+  assert found.dtype == jnp.bfloat16
+  assert found == 1024
 
 
 @pytest.mark.parametrize("second", [jax.grad, jax.jacfwd])
@@ -184,46 +171,57 @@ def test_a_second_derivative_through_rewind_is_refused(second):
     "choose policy 'sqrt' or 'store'"
   )
   with pytest.raises(ValueError, match=message):
-    second(slope)(inputs["total"])
+    jax.eval_shape(second(slope), inputs["total"])
+
+
+@functools.cache
+def small_derivatives(policy):
+  """First derivatives forward and second ones of a small recurrence."""
+
+  def step(w, state, chunk):
+    sums = state[:, None] + jnp.cumsum(jnp.tanh(chunk * w), 1)
+    return sums[:, -1], jnp.sin(sums) * w
+
+  def value(w, state, xs):
+    run = dense if policy == "dense" else by_scan(policy, C)
+    state, outs = run(step, None, w, state, xs)
+    return jnp.square(state).sum() + jnp.square(outs).sum()
+
+  random = np.random.default_rng(0)
+  shapes = (1, 1), (2,), (2, T)
+  arrays = [jnp.asarray(random.normal(size=shape)) for shape in shapes]
+  along = [jnp.cos(x) for x in arrays]
+  gradient = jax.value_and_grad(value, (0, 1, 2))
+  return jax.jit(lambda *x: jax.jvp(gradient, x, tuple(along)))(*arrays)
 
 
 @pytest.mark.parametrize("policy", ["store", "sqrt"])
-def test_a_second_derivative_through_stored_states(x64, policy):
+def test_forward_and_second_derivatives_through_stored_states(x64, policy):
   """The policies that the message above recommends would not help."""
-  inputs, data = make_inputs(T, "float64")
-
-  def second(inputs, run):
-    along = jax.tree.map(jnp.cos, inputs)
-    gradient = jax.grad(lambda inputs: value(inputs, data, run))
-    return jax.jvp(gradient, (inputs,), (along,))[1]
-
-  compiled = jax.jit(second, static_argnums=1)
-  assert_close(compiled(inputs, by_scan(policy, C)), compiled(inputs, dense))
+  assert_close(small_derivatives(policy), small_derivatives("dense"))
 
 
-@pytest.mark.parametrize("policy", ["store", "sqrt"])
-def test_forward_derivatives_through_stored_states(x64, policy):
-  """`jax.jvp` would fail or differ from the dense one."""
-  inputs, data = make_inputs(T, "float64")
-
-  def derivative(inputs, run):
-    along = jax.tree.map(jnp.cos, inputs)
-    return jax.jvp(lambda x: value(x, data, run), (inputs,), (along,))
-
-  compiled = jax.jit(derivative, static_argnums=1)
-  assert_close(compiled(inputs, by_scan(policy, C)), compiled(inputs, dense))
-
-
-@pytest.mark.parametrize("case", each_value(outer=POLICIES, inner=POLICIES))
-def test_a_scan_inside_a_scan(x64, case):
+@pytest.mark.parametrize(
+  ("outer", "inner"),
+  [
+    pytest.param(
+      outer,
+      inner,
+      marks=() if outer == inner == "rewind" else pytest.mark.slow,
+    )
+    for outer in POLICIES
+    for inner in POLICIES
+  ],
+)
+def test_a_scan_inside_a_scan(x64, outer, inner):
   """A step could not itself walk in chunks."""
-  outer, inner = case.values()
   inputs, data = make_inputs(T, "float64")
 
   def run(step, rewind, params, state, xs):
     def inner_step(params, state, chunk):
-      state, (y, sums) = by_scan(inner, 2)(step, rewind, params, state, chunk)
-      return state, (y, sums.sum(1, keepdims=True))
+      state, outs = by_scan(inner, 2)(step, rewind, params, state, chunk)
+      y, sums, off = outs
+      return state, (y, sums.sum(1, keepdims=True), off)
 
     def inner_rewind(params, after, chunk):
       before, _, _ = rewind(params, after, chunk)
@@ -233,9 +231,10 @@ def test_a_scan_inside_a_scan(x64, case):
     return by_scan(outer, 5)(inner_step, inner_rewind, params, state, xs)
 
   found = gradients_and_outputs(inputs, data, run)[0]
-  assert_close(found, dense_gradients())
+  assert_close(found, right_gradients(inputs, data))
 
 
+@functools.cache
 def sharded_gradients(policy, names):
   """Compiles the toy's gradients for four devices, which share the batch.
 
@@ -262,25 +261,32 @@ def sharded_gradients(policy, names):
   sharded = jax.shard_map(
     gradients,
     mesh=mesh,
-    in_specs=(specs, Data(shared, whole, whole, shared, shared, shared)),
+    in_specs=(specs, Data(shared, whole, whole, whole, shared, shared, shared)),
     out_specs={name: specs[name] for name in names},
   )
   lowered = jax.jit(sharded).lower(inputs, data)
   return lowered.compile(), (inputs, data)
 
 
+@pytest.mark.parametrize(
+  "names",
+  [
+    ("params", "total", "x"),
+    pytest.param(("params", "weights", "total", "x"), marks=pytest.mark.slow),
+  ],
+)
 @pytest.mark.parametrize("policy", POLICIES)
-def test_shard_map(x64, policy):
+def test_shard_map(x64, policy, names):
   """Data-parallel training would fail, or its gradient be another one."""
-  names = ["params", "weights", "total", "x"]
   compiled, args = sharded_gradients(policy, names)
-  assert_close(compiled(*args), gradients_and_outputs(*args, dense)[0])
+  right = right_gradients(*args)
+  assert_close(compiled(*args), {name: right[name] for name in names})
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_devices_sum_the_gradients_of_params_once(x64, policy):
   """They would wait for each other at every chunk."""
-  compiled, _ = sharded_gradients(policy, ["params"])
+  compiled, _ = sharded_gradients(policy, ("params", "total", "x"))
   # A computation of the program begins and ends in the first column.
   computations = {
     text.strip().split(maxsplit=1)[0]: re.findall(
@@ -288,8 +294,8 @@ def test_devices_sum_the_gradients_of_params_once(x64, policy):
     )
     for text in compiled.as_text().strip().split("\n}\n")
   }
-  # At most one an array, here kernel and gain; XLA may join them.
-  assert 1 <= len(computations.pop("ENTRY")) <= 2
+  # At most one an array, here kernel, gain and idle; XLA may join them.
+  assert 1 <= len(computations.pop("ENTRY")) <= 3
   assert not any(computations.values())
 
 
@@ -345,6 +351,19 @@ def test_the_memory_of_rewind_does_not_grow():
   # A state of 8 floats for each chunk: the measure sees what is kept.
   growth = activation_bytes("store", long) - activation_bytes("store", short)
   assert growth >= 32 * num_chunks
+
+
+def test_states_alone_are_kept():
+  """Activations of all chunks would be, or of "sqrt" the state of each."""
+  tokens = jax.ShapeDtypeStruct((1, 64 * 64), jnp.int32)
+  totals = {
+    policy: kept(gradient_of_tokens(policy)[1], PARAMS, tokens).total
+    for policy in POLICIES
+  }
+  # 64 states of 8 floats, and the chunks of tokens.
+  assert 64 * 32 <= totals["store"] <= 64 * 32 + 2**15
+  assert totals["sqrt"] <= 8 * 32 + 2**15
+  assert totals["rewind"] <= 2 * 32
 
 
 @pytest.mark.parametrize("length", [256, 300])

@@ -2,9 +2,12 @@
 
 It has what a language model has: an undecayed sum and a position in its state,
 noise by position as of dropout, integer inputs, and a closure over weights and
-a key; and beside them float inputs, which a language model has not.
+a key. Beside them it has all other kinds of leaves: float inputs, inputs that
+are off (of width 0), a parameter that nothing uses, and keys, integers and
+booleans among the parameters and in the state.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +24,8 @@ class State(NamedTuple):
 
   total: jax.Array  # [B, D], float: the sum of what was seen.
   position: jax.Array  # [], int32: how many tokens were seen.
+  key: jax.Array
+  flag: jax.Array  # [], bool.
 
 
 class Data(NamedTuple):
@@ -29,6 +34,7 @@ class Data(NamedTuple):
   tokens: Any  # [B, T], int32.
   position: Any  # [], int32: where the sequence starts.
   key: jax.Array
+  constants: Any  # Parameters without a gradient.
   total_ct: Any  # [B, D].
   y_ct: Any  # [B, T, D].
   sums_ct: Any  # [B, 1].
@@ -37,32 +43,38 @@ class Data(NamedTuple):
 def make_toy(weights, key, axis=1):
   """Makes `step` and `rewind`, which close over weights and a PRNG key."""
 
-  def hidden(params, position, chunk):
-    x, tokens = (jnp.moveaxis(x, axis, 1) for x in chunk)
+  def hidden(params, state, position, chunk):
+    x, tokens, _ = (jnp.moveaxis(x, axis, 1) for x in chunk)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       key, position + jnp.arange(tokens.shape[1])
     )
-    noise = jax.vmap(lambda key: jax.random.normal(key, (D,), x.dtype))(keys)
-    return jnp.tanh(x @ params["kernel"] + weights[tokens] + noise[None])
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (D,), x.dtype))(keys)
+    bits = [jax.random.key_data(key)[0] for key in (params["key"], state.key)]
+    shift = (sum(bits) % 4).astype(x.dtype) / params["number"]
+    shift = jnp.where(params["flag"] & state.flag, shift, 0)
+    return jnp.tanh(
+      x @ params["kernel"] + weights[tokens] + noise[None] + shift
+    )
 
-  def add(params, state, h):
+  def add(params, state, h, off):
     sums = state.total[:, None] + jnp.cumsum(h, 1)
     y = jnp.sin(sums * params["gain"])
     outs = (y, y.sum((1, 2))[:, None])
-    return (
-      State(sums[:, -1], state.position + h.shape[1]),
-      jax.tree.map(lambda out: jnp.moveaxis(out, 1, axis), outs),
+    after = state._replace(
+      total=sums[:, -1], position=state.position + h.shape[1]
     )
+    return after, (*(jnp.moveaxis(out, 1, axis) for out in outs), 2 * off)
 
   def step(params, state, chunk):
-    return add(params, state, hidden(params, state.position, chunk))
+    h = hidden(params, state, state.position, chunk)
+    return add(params, state, h, chunk[2])
 
   def rewind(params, after, chunk):
     position = after.position - chunk[1].shape[axis]
-    h = hidden(params, position, chunk)
+    h = hidden(params, after, position, chunk)
     total = after.total - jax.lax.stop_gradient(h.sum(1))
-    before = State(total, position)
-    after, outs = add(params, before, h)
+    before = after._replace(total=total, position=position)
+    after, outs = add(params, before, h, chunk[2])
     return before, outs, after
 
   return step, rewind
@@ -73,24 +85,29 @@ def make_inputs(length, dtype, batch_size=2, axis=1):
   random = np.random.default_rng(length)
 
   def normal(*shape):
-    return jnp.asarray(random.normal(size=shape).astype(dtype))
+    return random.normal(size=shape).astype(dtype)
 
   inputs = {
-    "params": {"kernel": normal(D, D), "gain": normal(1, 1, D)},
+    "params": {
+      "kernel": normal(D, D),
+      "gain": normal(1, 1, D),
+      "idle": normal(2),
+    },
     "weights": normal(VOCAB_SIZE, D),
     "total": normal(batch_size, D),
-    "x": jnp.moveaxis(normal(batch_size, length, D), 1, axis),
+    "x": np.moveaxis(normal(batch_size, length, D), 1, axis),
   }
   tokens = random.integers(VOCAB_SIZE, size=(batch_size, length))
   data = Data(
-    jnp.moveaxis(jnp.asarray(tokens, jnp.int32), 1, axis),
-    jnp.int32(7),
+    np.moveaxis(tokens.astype(np.int32), 1, axis),
+    np.int32(7),
     jax.random.key(3),
+    {"key": jax.random.key(5), "number": np.int32(2), "flag": np.bool_(True)},
     normal(batch_size, D),
-    jnp.moveaxis(normal(batch_size, length, D), 1, axis),
-    jnp.moveaxis(normal(batch_size, 1), 1, axis),
+    np.moveaxis(normal(batch_size, length, D), 1, axis),
+    np.moveaxis(normal(batch_size, 1), 1, axis),
   )
-  return inputs, data
+  return jax.tree.map(jnp.asarray, (inputs, data))
 
 
 def dense(step, rewind, params, state, xs):
@@ -99,6 +116,7 @@ def dense(step, rewind, params, state, xs):
   return step(params, state, xs)
 
 
+@functools.cache  # So that equal programs are compiled once.
 def by_scan(policy, chunk_size, axis=1):
   """Makes a function like `dense` that scans over chunks."""
 
@@ -117,29 +135,41 @@ def by_scan(policy, chunk_size, axis=1):
   return run
 
 
+def outputs(inputs, data, run, axis=1):
+  """Runs the toy.
+
+  Returns:
+    The final state, y, and the sums over chunks.
+  """
+  step, rewind = make_toy(inputs["weights"], data.key, axis)
+  state = State(
+    inputs["total"], data.position, jax.random.key(1), jnp.array(True)
+  )
+  off = jnp.zeros((*data.tokens.shape, 0), inputs["x"].dtype)
+  xs = (inputs["x"], data.tokens, off)
+  params = inputs["params"] | data.constants
+  state, (y, sums, off) = run(step, rewind, params, state, xs)
+  assert off.shape == (*data.tokens.shape, 0)
+  return state, y, sums
+
+
 def loss(inputs, data, run, axis=1):
   """Runs the toy; all that comes out has a part in the loss.
 
   Returns:
-    The loss, and (final state, y, the sums over the chunks' own sums).
+    The loss, and (total, position, y, the sums over the chunks' own sums).
   """
-  step, rewind = make_toy(inputs["weights"], data.key, axis)
-  state = State(inputs["total"], data.position)
-  xs = (inputs["x"], data.tokens)
-  state, (y, sums) = run(step, rewind, inputs["params"], state, xs)
+  state, y, sums = outputs(inputs, data, run, axis)
   sums = sums.sum(axis, keepdims=True)
   value = (
     jnp.vdot(state.total, data.total_ct)
     + jnp.vdot(y, data.y_ct)
     + jnp.vdot(sums, data.sums_ct)
   )
-  return value, (state, y, sums)
+  return value, (state.total, state.position, y, sums)
 
 
+@functools.partial(jax.jit, static_argnames=("run", "axis"))
 def gradients_and_outputs(inputs, data, run, axis=1):
-  """Differentiates the loss, compiled."""
-
-  def compute(inputs, data):
-    return jax.grad(loss, has_aux=True)(inputs, data, run, axis)
-
-  return jax.jit(compute)(inputs, data)
+  """Differentiates the loss, compiled once for each `run` and shape."""
+  return jax.grad(loss, has_aux=True)(inputs, data, run, axis)
