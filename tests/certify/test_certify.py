@@ -104,17 +104,6 @@ def with_logits(params, state, chunk):
 DECAY = functools.partial(recur, decay=0.9)
 
 
-@pytest.fixture
-def one_size(monkeypatch):
-  """Certifies with one chunk size and without compiling for the memory."""
-  monkeypatch.setattr(
-    "slim.certify.certifying.chunk_sizes", lambda length: (11, 11, 11)
-  )
-  monkeypatch.setattr(
-    "slim.certify.certifying.check_memory", lambda *_: iter(())
-  )
-
-
 @pytest.mark.parametrize(
   ("step", "settings"),
   [
@@ -174,9 +163,7 @@ def complex_rewind(params, after, chunk, share=1.0):
   ],
   ids=["right", "cut", "rewound wrongly"],
 )
-def test_complex_numbers_count_as_pairs(
-  one_size, step, rewind, failure, cause
-):
+def test_complex_numbers_count_as_pairs(one_size, step, rewind, failure, cause):
   """A wrong complex gradient would be certified, as nothing real is wrong."""
   policy = "rewind" if rewind else "store"
   certificate = certify(step, *make_complex(), policy=policy, rewind=rewind)

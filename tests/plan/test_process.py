@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import slim.plan.__main__ as plan
+from slim.plan import Option, Plan, Row
 from tests.commands import run_command
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -134,3 +135,20 @@ def test_command_line():
   assert lines[1].split()[0] == "full" and lines[1].endswith("fits")
   assert lines[-2].startswith("the total is activations and parameters ")
   assert lines[-1] == "--config.gradient.method=full"
+
+
+def test_a_budget_that_is_too_small_ends_in_one_line(monkeypatch):
+  """A table would look as if something fitted."""
+  row = Row(Option("full", None, None, False), 1.0, None, 2**20, 2**21)
+  monkeypatch.setattr(
+    "slim.plan.__main__.plan_config",
+    lambda config, budget: Plan((row,), budget, {}),
+  )
+  config = f"--config={ROOT}/configs/quickstart.py:smoke"
+  done = run_command(plan.main, config, "--budget=1KiB")
+  assert done.code == 1
+  assert done.output.splitlines()[0].startswith("gradient")
+  assert done.errors == (
+    "error: --budget must be at least 2.0 MiB, of which activations are 1.0 MiB"
+    " (full), got 1.0 KiB\n"
+  )

@@ -7,7 +7,7 @@ import pytest
 from slim.kernels import scan
 from slim.plan import Option, plan
 
-B, T, D = 4, 512, 64
+B, T, D = 4, 128, 64
 
 
 def step(params, state, chunk):
@@ -81,3 +81,56 @@ def test_the_formula_is_near(everything):
   for row in everything.rows:
     ratio = row.formula_bytes / row.activation_bytes
     assert 0.6 < ratio < 1.6, (row, ratio)
+
+
+def count(params, state, chunk):
+  """A step with leaves of all kinds, numbers among them; complex outs."""
+  y = chunk["x"] * params["scale"] * params["n"] * params["flag"]
+  y *= jax.random.uniform(params["key"], (), y.dtype)
+  state = {"total": state["total"] + y.sum(1), "n": state["n"] + y.shape[1]}
+  return state, {"y": y.sum(1, keepdims=True) * 1j, "mask": chunk["mask"]}
+
+
+def undo(params, after, chunk):
+  """Undoes `count`."""
+  start = after | {"total": jnp.zeros_like(after["total"])}
+  added = jax.lax.stop_gradient(count(params, start, chunk)[0]["total"])
+  before = {
+    "total": after["total"] - added,
+    "n": after["n"] - chunk["x"].shape[1],
+  }
+  state, outs = count(params, before, chunk)
+  return before, outs, state
+
+
+def test_leaves_of_all_kinds_are_planned():
+  """A key, a number or an input that is off would end in a traceback."""
+  params = {"key": jax.random.key(0), "scale": 0.5, "flag": True, "n": 3}
+  state = {"total": array(B), "n": 0}
+  xs = {"x": array(B, 20), "off": array(B, 20, 0)}
+  xs["mask"] = jax.ShapeDtypeStruct((B, 20), bool)
+  others = {"step": 3, "rate": 0.1, "key": jax.random.key(1)}
+  found = plan(
+    count, params, state, xs, budget="0.01KiB", rewind=undo, others=others
+  )
+  assert {row.option.policy for row in found.rows} == {
+    "store",
+    "sqrt",
+    "rewind",
+  }
+  assert all(row.total_bytes > 0 for row in found.rows)
+  assert found.held["gradients"] == 4  # Of the float alone.
+
+
+@pytest.mark.parametrize(
+  ("xs", "message"),
+  [
+    ((), "the arrays in xs must have one common number of tokens along axis 1"),
+    (array(2, 0), "xs must have at least 1 token along axis 1, got none"),
+    (array(2), r"xs must have a time axis 1, got shape \(2,\)"),
+  ],
+)
+def test_what_has_no_tokens_is_refused(xs, message):
+  """The error would be an index that is out of range."""
+  with pytest.raises(ValueError, match=f"^{message}"):
+    plan(step, PARAMS, STATE, xs, budget="1GiB")
