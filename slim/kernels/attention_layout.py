@@ -53,8 +53,25 @@ def product(
   dtype = at_least_float32(a.dtype, b.dtype)
   axes = tuple((axis + 4,) for axis in contracted)
   return jax.lax.dot_general(
-    a, b, (axes, ((0, 1), (0, 1))), preferred_element_type=dtype
+    a,
+    b,
+    (axes, ((0, 1), (0, 1))),
+    preferred_element_type=dtype,
+    out_sharding=_summed(a, b, contracted),
   )
+
+
+def _summed(a, b, contracted):
+  """The sharding of a product that is summed over devices; None: JAX knows."""
+  shardings = jax.typeof(a).sharding, jax.typeof(b).sharding
+  if shardings[0].spec[contracted[0]] is None:
+    return None
+  # The free axes are those that are not contracted: -1 and -2 sum to -3.
+  free = (
+    x.spec[-3 - axis] for x, axis in zip(shardings, contracted, strict=True)
+  )
+  spec = jax.sharding.PartitionSpec(*shardings[0].spec[:2], *free)
+  return jax.sharding.NamedSharding(shardings[0].mesh, spec)
 
 
 def take(x: jax.Array, start: Any, size: int, axis: int) -> jax.Array:

@@ -66,14 +66,76 @@ def vary_alike(tree: Any) -> Any:
   return jax.tree.map(lambda x: _vary(x, axes), tree)
 
 
-def zeros_like(x: jax.Array, dtype: Any = None) -> jax.Array:
-  """Zeros like `x`, which vary over the mesh axes that `x` varies over."""
-  return _vary(jnp.zeros_like(x, dtype), _varying(x))
+def zeros_like(
+  x: jax.Array, dtype: Any = None, *, like: jax.Array | None = None
+) -> jax.Array:
+  """Zeros like `x`, sharded as `x`, which vary as `like` does; None: as `x`."""
+  varying = _varying(x if like is None else like)
+  return _vary(jnp.zeros_like(x, dtype), varying)
 
 
 def filled(shape: Any, value: Any, dtype: Any, *, like: jax.Array) -> jax.Array:
-  """An array of one value, which varies over the mesh axes `like` does."""
-  return _vary(jnp.full(shape, value, dtype), _varying(like))
+  """An array of one value for a loop over `like` to start from.
+
+  Args:
+    shape: Its shape; all but the last axis of `like` come first.
+    value: Its elements.
+    dtype: Its dtype.
+    like: It varies over the mesh axes that this varies over, and those first
+      axes are sharded as those of this.
+
+  Returns:
+    The array.
+  """
+  x = jnp.full(shape, value, dtype)
+  if is_sharded(like):
+    x = shard_alike(x, like[..., 0])
+  return _vary(x, _varying(like))
+
+
+def shard_alike(x: jax.Array, like: Any) -> jax.Array:
+  """Shards a replicated array over an explicit mesh as `like` is sharded.
+
+  A loop refuses a state that starts replicated and comes out sharded. Without
+  a mesh of explicit axes nothing happens.
+
+  Args:
+    x: The array.
+    like: Array or its type, of the shape of the first axes of `x`.
+
+  Returns:
+    `x`, of the same values.
+  """
+  if is_sharded(x) or not is_sharded(like):
+    return x
+  zeros = jnp.zeros_like(like, x.dtype)
+  return x + zeros.reshape(*zeros.shape, *[1] * (x.ndim - zeros.ndim))
+
+
+def by_shards(fn: Callable[..., Any], num_axes: int, *arrays: jax.Array) -> Any:
+  """Computes `fn(*arrays)` by `shard_map` where they are explicitly sharded.
+
+  Args:
+    fn: A function without anything in common between the elements of the first
+      axes.
+    num_axes: How many those are.
+    *arrays: They have the first axes in common, and so has the result.
+
+  Returns:
+    The result, sharded as the first array along the first axes.
+  """
+  if not is_sharded(arrays[0]):
+    return fn(*arrays)
+  sharding = jax.typeof(arrays[0]).sharding
+  spec = jax.sharding.PartitionSpec(*sharding.spec[:num_axes])
+  return jax.shard_map(fn, mesh=sharding.mesh, in_specs=spec, out_specs=spec)(
+    *arrays
+  )
+
+
+def is_sharded(x: jax.Array) -> bool:
+  """Tells whether an axis of `x` is sharded over an explicit mesh axis."""
+  return any(axes is not None for axes in jax.typeof(x).sharding.spec)
 
 
 def _varying(x):

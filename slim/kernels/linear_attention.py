@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.dtypes import at_least_float32, promote
-from slim.kernels.hoisting import vary_alike
+from slim.kernels.hoisting import is_sharded, shard_alike, vary_alike
 from slim.kernels.prefix_sums import (
   PrefixSums,
   add_sums,
@@ -197,5 +197,7 @@ def _checked(q, k, v, state):
     )
   if at_least_float32(q.dtype) != state.kv.dtype:
     q = q.astype(state.kv.dtype)  # A wider state sets the dtype of all sums.
+  if is_sharded(q):
+    state = jax.tree.map(lambda x: shard_alike(x, q[:, 0, :, 0]), state)
   # Inside shard_map a state made there is replicated, and the tokens are not.
   return vary_alike((q, k, v, state))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from slim.kernels import lsh_sequential
 from slim.kernels.attention_layout import heads_first, product
+from slim.kernels.hoisting import by_shards
 from slim.kernels.log_sum_exp import close, finite
 from slim.kernels.lsh_rounds import (
   Settings,
@@ -101,9 +102,11 @@ def lsh_attention(
       )
   scale = 1 / math.sqrt(sizes["K"]) if scale is None else scale
   settings = Settings(chunk_size, scale, is_causal, count_once, heads_at_once)
-  y = _ROUNDS[rounds](
-    settings, sort_places(buckets), heads_first(qk), heads_first(v)
-  )
+
+  def attend(buckets, qk, v):
+    return _ROUNDS[rounds](settings, sort_places(buckets), qk, v)
+
+  y = by_shards(attend, 2, buckets, heads_first(qk), heads_first(v))
   return jnp.swapaxes(y, 1, 2)
 
 

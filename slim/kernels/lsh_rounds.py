@@ -4,6 +4,7 @@ A query sees the keys of its chunk and of the chunk before, but not its own
 token. In another round, with other buckets, it meets other keys.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -100,11 +101,11 @@ def by_heads(
   """
   if settings.heads_at_once is None:
     return fn(settings, *arrays)
-  groups = [
-    x.reshape(-1, 1, settings.heads_at_once, *x.shape[2:]) for x in arrays
-  ]
-  found = jax.lax.map(lambda group: fn(settings, *group), groups)
   heads = arrays[0].shape[:2]
+  # A device that has a part of the heads may have fewer.
+  size = math.gcd(settings.heads_at_once, heads[1])
+  groups = [x.reshape(-1, 1, size, *x.shape[2:]) for x in arrays]
+  found = jax.lax.map(lambda group: fn(settings, *group), groups)
   return jax.tree.map(lambda x: x.reshape(*heads, *x.shape[3:]), found)
 
 

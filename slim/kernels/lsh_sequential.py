@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from slim.kernels.attention_layout import product
 from slim.kernels.cotangents import cotangent, first_order_only
 from slim.kernels.dtypes import at_least_float32
-from slim.kernels.hoisting import filled
+from slim.kernels.hoisting import filled, zeros_like
 from slim.kernels.log_sum_exp import close, finite
 from slim.kernels.lsh_rounds import (
   Settings,
@@ -131,7 +131,7 @@ def _backward(settings, places, qk, v, y, lse, y_ct):
     )
 
   def zeros_of(x):
-    return filled(x.shape, 0, lse.dtype, like=q)
+    return zeros_like(x, lse.dtype, like=q)
 
   q_ct, k_ct, v_ct = jax.lax.fori_loop(
     0, places.shape[2], one_round, tuple(map(zeros_of, (q, k, v)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from slim.kernels.chunks import Chunks
 from slim.kernels.cotangents import cotangent, first_order_only, floats
 from slim.kernels.dtypes import at_least_float32
-from slim.kernels.hoisting import Hoisted, hoist, zeros_like
+from slim.kernels.hoisting import Hoisted, hoist, is_sharded, zeros_like
 from slim.kernels.shapes import check_alike
 
 
@@ -184,7 +184,12 @@ _scan.defvjp(_scan_fwd, _scan_bwd)
 
 def _one_after(tree):
   """A 1 that no compiler knows: a loop of one turn would be no loop to it."""
-  unknown = [jnp.isnan(x.ravel()[0]) for x in jax.tree.leaves(tree) if x.size]
+  # An element of a sharded array is on one device; a sum is on all of them.
+  unknown = [
+    jnp.isnan(x.sum() if is_sharded(x) else x.ravel()[0])
+    for x in jax.tree.leaves(tree)
+    if x.size
+  ]
   if not unknown:
     return 1
   return 1 + (jnp.stack(unknown).any().astype(jnp.int32) >> 1)

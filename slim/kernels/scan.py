@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.chunks import Chunks
-from slim.kernels.hoisting import vary_alike
+from slim.kernels.hoisting import shard_alike, vary_alike
 from slim.kernels.rewinding import rewinding_scan
 from slim.kernels.shapes import check_alike
 from slim.kernels.storing import grouping_scan, storing_scan
@@ -110,6 +110,7 @@ def scan(
     state = _strengthen(state, after)
     after, out = jax.eval_shape(step, params, state, chunks.first(xs))
   check_alike("the state that step returns", after, state)
+  state = jax.tree.map(shard_alike, state, after)
   chunks.check_out(
     out,
     "the out{} that step returns",

@@ -22,7 +22,7 @@ from slim.kernels.attention_layout import product, tokens_first
 from slim.kernels.attention_scores import Window
 from slim.kernels.cotangents import cotangent, first_order_only, floats
 from slim.kernels.dtypes import at_least_float32
-from slim.kernels.hoisting import filled
+from slim.kernels.hoisting import filled, zeros_like
 from slim.kernels.log_sum_exp import close, finite
 
 
@@ -81,9 +81,9 @@ def _forward(blocks, consts, q, k, v, bias):
       *columns.blocks(*window.columns(index[0], index[-1])),
       key_block,
       (
-        filled(shape, -jnp.inf, dtype, like=q),
-        filled(shape, 0, dtype, like=q),
-        filled((*shape, v.shape[-1]), 0, dtype, like=q),
+        filled(shape, -jnp.inf, dtype, like=q_block),
+        filled(shape, 0, dtype, like=q_block),
+        filled((*shape, v.shape[-1]), 0, dtype, like=q_block),
       ),
     )
     total, lse = close(top, total)
@@ -129,7 +129,7 @@ def _attend_bwd(blocks, residuals, cotangents):
   shift = shift[..., None]
 
   def zeros_of(x):
-    return filled(x.shape, 0, at_least_float32(x.dtype), like=q)
+    return zeros_like(x, at_least_float32(x.dtype), like=q)
 
   def key_block(j, totals):
     index = columns.index(j)

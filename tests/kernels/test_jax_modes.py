@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from slim import kernels
 from slim.kernels.dtypes import at_least_float32
@@ -105,6 +106,8 @@ def _chunked_linear_attention(*qkv):
 def softmax_settings(q, slope):
   """All that the scores may be made of; some queries see no key."""
   lengths = jnp.array([5, 3, 1, 2], jnp.int32)
+  # Sharded as the sequences, where those are.
+  lengths += jnp.zeros_like(q.sum((1, 2, 3)), jnp.int32)
   return {
     "mask": jnp.arange(T)[:, None] != 2,
     "is_causal": True,
@@ -164,7 +167,7 @@ def _softmax_attention_and_lse(q, k, v):
   )
 
 
-@case("attention_fn", BTHK, BTNK, BTNK, (1, H, 1, T))
+@case("attention_fn", BTHK, BTHK, BTHK, (1, H, 1, T))
 def _attention_fn(q, k, v, bias):
   mask = jnp.arange(B)[:, None, None, None] != jnp.arange(T)[None, None, None]
   return kernels.attention_fn(
@@ -202,7 +205,7 @@ def _mlp(params, x):
   return jnp.tanh(x @ params[0]) @ params[1]
 
 
-@case("chunked_map chunked_sum", (B, T, K), (K, 4), (4, K))
+@case("chunked_map chunked_sum", (B, T, K), (K, 6), (6, K))
 def _position_wise(x, *params):
   return (
     kernels.chunked_map(_mlp, params, x, chunk_size=2),
@@ -319,6 +322,14 @@ def test_every_kernel_has_a_case():
   assert used == set(kernels.__all__)
 
 
+@functools.cache
+def _right(name):
+  """What a case computes in a program of its own for one device."""
+  case = CASES[name]
+  args = _make_args(case.shapes, "float32")
+  return args, jax.jit(functools.partial(value_and_gradients, case.fn))(*args)
+
+
 def _call(fn, *args):
   """Runs a function eagerly."""
   return fn(*args)
@@ -361,3 +372,65 @@ def test_strict_promotion(name, dtypes, run):
 def test_strict_promotion_of_mixed_dtypes(x64, name, dtypes):
   """Arguments that a kernel takes together would be refused."""
   test_strict_promotion(name, dtypes, jax.eval_shape)
+
+
+def _shard(x, mesh):
+  """Puts sequences and heads, where an array has such axes, on the mesh."""
+  spec = [None] * x.ndim
+  if x.ndim > 2 and x.shape[0] == B or x.shape == (B, K):
+    spec[0] = "data"
+  if x.ndim == 4 and x.shape[2] == H:
+    spec[2] = "model"
+  return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+
+def _make_mesh(*axis_types):
+  return jax.make_mesh(
+    (2, 2), ("data", "model"), axis_types, devices=jax.devices()[:4]
+  )
+
+
+def _assert_close(found, right):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    found,
+    right,
+  )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_explicit_sharding(name):
+  """A kernel would refuse sharded arrays, mix them up, or gather them."""
+  args, right = _right(name)
+  mesh = _make_mesh(AxisType.Explicit, AxisType.Explicit)
+  args = [_shard(x, mesh) for x in args]
+  fn = functools.partial(value_and_gradients, CASES[name].fn)
+  gradients, value = found = jax.jit(fn)(*args)
+  _assert_close(found, right)
+  # On the devices where the arguments were, with nothing else to say.
+  for x, ct in zip(args, gradients, strict=True):
+    assert ct.sharding.spec == x.sharding.spec
+  for x in jax.tree.leaves(value):
+    if x.ndim > 2:
+      assert x.sharding.spec[0] == "data"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+  "types",
+  [
+    (AxisType.Explicit, AxisType.Explicit),
+    (AxisType.Explicit, AxisType.Auto),
+    (AxisType.Auto, AxisType.Explicit),
+    (AxisType.Auto, AxisType.Auto),
+  ],
+)
+@pytest.mark.parametrize("run", [_call, lambda fn, *args: jax.jit(fn)(*args)])
+def test_context_mesh(name, types, run):
+  """A kernel would do with `jax.set_mesh` what it does not without, eagerly."""
+  args, right = _right(name)
+  with jax.set_mesh(_make_mesh(*types)):
+    args = [_shard(x, jax.sharding.get_mesh()) for x in args]
+    fn = functools.partial(value_and_gradients, CASES[name].fn)
+    _assert_close(run(fn, *args), right)
