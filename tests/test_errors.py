@@ -1,5 +1,6 @@
 """The error of gradients, defined once."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -56,3 +57,22 @@ def test_the_largest_error_is_nan_if_any_is(place):
   assert largest_error(wrong, right) == pytest.approx(0.1)
   wrong[place] = np.array([1.0, np.nan])
   assert np.isnan(largest_error(wrong, right))
+
+
+def test_a_complex_number_is_a_pair():
+  """A wrong imaginary part would have no error."""
+  right = {"a": np.array([3 + 4j]), "b": np.array([1.0])}
+  wrong = {"a": np.array([3 + 4.5j]), "b": np.array([1.0])}
+  pairs = {"a": np.array([3.0, 4.0]), "b": np.array([1.0])}
+  wrong_pairs = {"a": np.array([3.0, 4.5]), "b": np.array([1.0])}
+  found = relative_errors(jax.tree.map(jnp.asarray, wrong), right)
+  assert found == relative_errors(wrong_pairs, pairs) == {"a": 0.1, "b": 0}
+  assert relative_errors({"a": 1j}, {"a": 0.0}) == {"a": np.inf}
+  assert np.isnan(relative_errors({"a": complex(0, np.nan)}, {"a": 1.0})["a"])
+
+
+def test_what_has_no_gradient_is_left_out():
+  """A key among parameters would end in a traceback."""
+  right = {"key": jax.random.key(0), "n": np.zeros(2, jax.dtypes.float0)}
+  assert largest_error(right, right) == 0
+  assert relative_errors(right | {"a": 1.0}, right | {"a": 2.0}) == {"a": 0.5}

@@ -131,7 +131,7 @@ def complex_add(params, state, chunk, cut=lambda x: x):
   """A sum of complex numbers."""
   added = jnp.cos(chunk["x"] @ params["w"]) * params["scale"] / 30
   ys = cut(state)[:, None] + jnp.cumsum(added, 1)
-  return ys[:, -1], jnp.square(jnp.abs(ys)).sum().reshape(1, 1)
+  return ys[:, -1], jnp.square(ys.real).sum().reshape(1, 1)
 
 
 def complex_rewind(params, after, chunk, share=1.0):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slim.kernels import POLICIES, scan
+from slim.kernels.storing import _group_size
 from tests.helpers import TOLERANCES, assert_gradients_close, pairwise
 from tests.kernels.toy import (
   by_scan,
@@ -39,8 +40,9 @@ def assert_same(found, right, dtype):
 @pytest.mark.parametrize(
   "case",
   pairwise(
-    policy=POLICIES,
-    chunk_size=[1, 5, T - 1, T + 5],
+    # The first of each meet in `make test`: rewinding over several chunks.
+    policy=POLICIES[::-1],
+    chunk_size=[5, 1, T - 1, T + 5],
     dtype=list(TOLERANCES),
     axis=[0, 1],
   ),
@@ -206,6 +208,13 @@ def test_an_out_without_time_is_refused(policy, chunk_size):
       policy=policy,
       rewind=rewind,
     )
+
+
+def test_groups_are_about_the_root():
+  """The states of all chunks would be kept at once, or twice as many."""
+  for count in range(1, 500):
+    size = _group_size(count)
+    assert size + -(-count // size) <= 3 * count**0.5
 
 
 @pytest.mark.parametrize("policy", ["store", "sqrt"])

@@ -45,8 +45,8 @@ def assert_close(found, right):
 @pytest.mark.parametrize(
   "case",
   pairwise(
-    policy=POLICIES,
-    mapped=["params", "weights", "all"],
+    policy=POLICIES[::-1],
+    mapped=["weights", "params", "all"],
     order=["grad(vmap)", "vmap(grad)"],
   ),
 )
@@ -98,7 +98,7 @@ TRANSFORMS = {
 
 
 @pytest.mark.parametrize(
-  "case", pairwise(policy=POLICIES, transform=list(TRANSFORMS))
+  "case", pairwise(policy=POLICIES[::-1], transform=list(TRANSFORMS))
 )
 def test_grad_with_jit_and_checkpoint(x64, case):
   """A closed-over key or weight would leak out of one of the traces."""
