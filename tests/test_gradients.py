@@ -14,70 +14,89 @@ from slim.kernels import POLICIES
 from slim.models import create_model
 from slim.types import Batch
 from tests.helpers import (
+  AS_USERS,
   assert_gradients_close,
   each_value,
   init_params,
   pairwise,
 )
+from tests.models.small import (
+  KEYS,
+  SIZES,
+  batch_of,
+  create,
+  gradient_of,
+  params_of,
+  temporary_bytes,
+)
 
-B, T, VOCAB_SIZE = 2, 190, 11
-KEYS = jax.random.split(jax.random.key(5), B)
-
-
-def create(**settings):
-  """A small model of two layers and two heads."""
-  sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "mlp_width": 32}
-  return create_model(
-    vocab_size=VOCAB_SIZE,
-    constant_key=jax.random.key(7),
-    **{**sizes, **settings},
-  )
-
-
-@functools.cache
-def float64_params(**settings):
-  """Parameters of a model in float64."""
-  return init_params(create(dtype="float64", **settings))
-
-
-def float64_case(dropout=0.0, **settings):
-  """A model in float64, and its parameters."""
-  model = create(dtype="float64", dropout=dropout, **settings)
-  # Nothing else has a part in the parameters.
-  names = ("qk_norm", "output_projection")
-  params = float64_params(**{x: settings.get(x, False) for x in names})
-  return model, params
+T = 190
+VOCAB_SIZE = SIZES["vocab_size"]
 
 
 @functools.cache
-def full_float64(length=T, dropout=0.0, **settings):
+def full(**settings):
   """The sums and the gradient to find, by plain differentiation."""
-  model, params = float64_case(dropout=dropout, **settings)
-  return run(model, params, make_batch(length), method="full")
+  model = create(**settings)
+  return gradient_of(model, method="full")(params_of(model), batch_of(T), KEYS)
 
 
-def run(model, params, batch, keys=KEYS, **how):
-  """Compiles and differentiates once."""
-  value_and_grad = make_value_and_grad(model, **how)
-  return jax.jit(value_and_grad)(params, batch, keys)
+def slim(chunk_size, policy="rewind", **settings):
+  """The same by slim."""
+  model = create(**settings)
+  run = gradient_of(model, method="slim", chunk_size=chunk_size, policy=policy)
+  return run(params_of(model), batch_of(T), KEYS)
 
 
-def make_batch(length=T):
-  """Any tokens, and weights some of which are zero."""
-  random = np.random.default_rng(0)
-  tokens = random.integers(0, VOCAB_SIZE, (B, T + 1), dtype=np.int32)
-  weights = random.random((B, T), dtype=np.float32)
-  weights[:, 40:60] = weights[0, :5] = 0
-  batch = Batch(tokens[:, :-1], tokens[:, 1:], weights)
-  return jax.tree.map(lambda x: x[:, :length], batch)
-
-
-def assert_same(found, expected):
+def assert_same(found, expected, tol=1e-12):
   """Compares sums and gradients."""
   np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
-  assert_gradients_close(found[1], expected[1], 1e-12)
+  assert_gradients_close(found[1], expected[1], tol)
 
 
+# Models of these four have a program for each method, which most tests share.
+DROPS = {"dropout": 0.1}
+NORMED = {
+  "feature_map": "relu",
+  "qk_norm": True,
+  "norm": "pre",
+  "num_layers": 2,
+}
+PROJECTED = {
+  "feature_map": "elu_plus_one",
+  "norm": "post",
+  "output_projection": True,
+}
+RANDOM = {
+  "feature_map": "favor",
+  "num_features": 20,
+  "qk_norm": True,
+  "norm": "pre",
+}
+
+
+@pytest.mark.parametrize(
+  ("policy", "chunk_size", "settings"),
+  [
+    ("rewind", 95, DROPS),
+    ("rewind", 7, NORMED),  # Of which the first chunk has a token only.
+    ("sqrt", 10, PROJECTED),
+    ("store", 95, PROJECTED),
+    ("rewind", 38, RANDOM),
+  ],
+)
+def test_slim_is_full(x64, policy, chunk_size, settings):
+  """The one claim of the method: the gradient is exact."""
+  assert_same(slim(chunk_size, policy, **settings), full(**settings))
+
+
+def test_slim_of_reversible_layers_is_full(x64):
+  """The layers would be undone, or the chunks, as if there were only one."""
+  settings = {"reversible": True}
+  assert_same(slim(95, **settings), full(**settings), 1e-10)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "case",
   pairwise(
@@ -90,90 +109,91 @@ def assert_same(found, expected):
     dropout=[0.0, 0.1],
   ),
 )
-def test_slim_is_full(x64, case):
-  """The one claim of the method: the gradient is exact, for every C."""
+def test_slim_is_full_for_all_settings(x64, case):
+  """As above, for every C."""
   case = dict(case)
   how = {name: case.pop(name) for name in ("chunk_size", "policy")}
-  model, params = float64_case(**case)
-  found = run(model, params, make_batch(), method="slim", **how)
-  assert_same(found, full_float64(**case))
+  assert_same(slim(**how, **case), full(**case))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("policy", "qk_norm"),
   [("store", False), ("sqrt", False), ("sqrt", True), ("rewind", True)],
 )
 def test_slim_is_full_with_random_features(x64, policy, qk_norm):
   """Features would be drawn anew, or depend on how the sequence is cut."""
-  settings = {
-    "feature_map": "favor",
-    "num_features": 20,
-    "qk_norm": qk_norm,
-    "norm": "pre",
-  }
-  model, params = float64_case(**settings)
-  found = run(
-    model, params, make_batch(), method="slim", chunk_size=7, policy=policy
-  )
-  assert_same(found, full_float64(**settings))
+  settings = RANDOM | {"qk_norm": qk_norm, "num_layers": 2}
+  assert_same(slim(7, policy, **settings), full(**settings))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_remat_is_full(x64, dropout):
+def test_remat_is_full(x64):
   """The baseline would be another model's."""
-  model, params = float64_case(dropout=dropout)
-  found = run(model, params, make_batch(), method="remat")
-  assert_same(found, full_float64(dropout=dropout))
+  model = create(**DROPS)
+  remat = gradient_of(model, method="remat")
+  found = remat(params_of(model), batch_of(T), KEYS)
+  assert_same(found, full(**DROPS))
 
 
-def test_dropout_changes_the_gradient(x64):
-  """Comparisons with dropout would compare runs without it."""
-  (_, dropped), (_, kept) = full_float64(dropout=0.1), full_float64()
-  assert min(relative_errors(dropped, kept).values()) > 1e-2
-
-
-def test_rows_are_alone(x64):
+@pytest.mark.parametrize(
+  "how", [{"method": "full"}, {"method": "slim", "chunk_size": 95}], ids=str
+)
+def test_rows_are_alone(x64, how):
   """One sequence would be trained by the masks or tokens of its neighbour."""
-  model, params = float64_case(dropout=0.1)
-  batch = make_batch()
-  batch.weights[1] = 0
-  alone = jax.tree.map(lambda x: x[:1], batch)
-  expected = run(model, params, alone, KEYS[:1], method="full")
-  batch.inputs[1] = 3
-  other = jnp.stack([KEYS[0], jax.random.key(99)])
-  found = run(model, params, batch, other, method="slim", chunk_size=64)
-  assert_same(found, expected)
+  model = create(**DROPS)
+  run = functools.partial(gradient_of(model, **how), params_of(model))
+  batch, other_keys = batch_of(T), jax.random.split(jax.random.key(99), 2)
+  sums, gradient = run(batch, KEYS)
+
+  def of_row(row, inputs, keys):
+    """The gradient of a row beside another, which has no weight."""
+    weights = np.zeros_like(batch.weights)
+    weights[row] = batch.weights[row]
+    return run(Batch(inputs, batch.targets, weights), keys)
+
+  for row in range(2):
+    inputs = np.full_like(batch.inputs, 3)
+    inputs[row] = batch.inputs[row]
+    found = of_row(row, inputs, other_keys.at[row].set(KEYS[row]))
+    assert_same(found, of_row(row, batch.inputs, KEYS))
+  # Another place in the batch is no other mask.
+  turned = jax.tree.map(lambda x: x[::-1], batch)
+  assert_same(run(turned, KEYS[::-1]), (sums, gradient))
+  # Nor are all masks one: comparisons would be of runs without dropout.
+  errors = relative_errors(run(batch, KEYS[::-1])[1], gradient)
+  assert min(errors.values()) > 1e-2
 
 
-@pytest.mark.parametrize("method", ["full", "slim"])
-def test_targets_without_weight_do_not_count(x64, method):
+@pytest.mark.parametrize(
+  "how", [{"method": "full"}, {"method": "slim", "chunk_size": 95}], ids=str
+)
+def test_targets_without_weight_do_not_count(x64, how):
   """The loss on the second half of a copy would learn from the first."""
-  model, params = float64_case()
-  chunk_size = 64 if method == "slim" else None
-  value_and_grad = jax.jit(
-    make_value_and_grad(model, method=method, chunk_size=chunk_size),
-  )
-  batch = make_batch()
-  expected = value_and_grad(params, batch)
+  model = create(**DROPS)
+  run = gradient_of(model, **how)
+  params, batch = params_of(model), batch_of(T)
+  expected = run(params, batch, KEYS)
   unseen = batch.weights == 0
+  assert unseen.any()
   other = np.where(unseen, (batch.targets + 1) % VOCAB_SIZE, batch.targets)
-  found = value_and_grad(params, batch._replace(targets=other))
+  found = run(params, batch._replace(targets=other), KEYS)
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 def test_without_jit(x64):
   """Debugging, one operation at a time, would be of something else."""
-  model, params = float64_case()
+  model = create()
   value_and_grad = make_value_and_grad(model, method="slim", chunk_size=95)
-  assert_same(value_and_grad(params, make_batch()), full_float64())
+  assert_same(value_and_grad(params_of(model), batch_of(T), KEYS), full())
 
 
 @functools.cache
 def copying_case():
   """A batch to copy, of many chunks, in float32."""
-  words = np.random.default_rng(0).integers(0, VOCAB_SIZE, (B, 500))
+  words = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 500))
   tokens = np.tile(words, 2).astype(np.int32)
-  weights = np.ones((B, 999), np.float32)
+  weights = np.ones((2, 999), np.float32)
   weights[:, :499] = 0
   return Batch(tokens[:, :-1], tokens[:, 1:], weights)
 
@@ -190,17 +210,16 @@ FEATURES = {
 }
 
 
-@functools.cache
-def float32_methods(features="square"):
-  """A float32 model and its full gradient as a compiled function."""
-  model = create(norm="pre", **FEATURES[features])
-  return model, jax.jit(make_value_and_grad(model, method="full"))
+def rounding_model(dtype, features):
+  """A model of two layers whose rounding is measured."""
+  settings = {"norm": "pre", "num_layers": 2, "mlp_width": 32}
+  return create(dtype=dtype, **settings | FEATURES[features])
 
 
 @functools.cache
 def float32_params(trained, features="square"):
   """Parameters as initialised, or after 60 steps of Adam."""
-  model, full = float32_methods(features)
+  model = rounding_model("float32", features)
   params = init_params(model)
   if not trained:
     return params
@@ -212,8 +231,9 @@ def float32_params(trained, features="square"):
     return optax.apply_updates(params, updates), state
 
   state = optimizer.init(params)
+  by_full = gradient_of(model, method="full")
   for _ in range(60):
-    _, gradients = full(params, copying_case())
+    _, gradients = by_full(params, copying_case())
     params, state = update(params, state, gradients)
   return params
 
@@ -222,11 +242,11 @@ def float32_params(trained, features="square"):
 def float32_right(trained, features="square"):
   """The gradient of the same weights in float64."""
   with jax.enable_x64(True):
-    model = create(norm="pre", dtype="float64", **FEATURES[features])
+    run = gradient_of(rounding_model("float64", features), method="full")
     params = jax.tree.map(
       lambda x: jnp.asarray(x, jnp.float64), float32_params(trained, features)
     )
-    return run(model, params, copying_case(), None, method="full")[1]
+    return run(params, copying_case())[1]
 
 
 @pytest.mark.slow
@@ -239,12 +259,9 @@ def float32_right(trained, features="square"):
 def test_float32_is_as_exact_as_full(case):
   """Rounding would grow with the length, as plain subtraction makes it."""
   policy, chunk_size, features = case.values()
-  model, full = float32_methods(features)
-  slim = jax.jit(
-    make_value_and_grad(
-      model, method="slim", chunk_size=chunk_size, policy=policy
-    )
-  )
+  model = rounding_model("float32", features)
+  full = gradient_of(model, method="full")
+  slim = gradient_of(model, method="slim", chunk_size=chunk_size, policy=policy)
   for trained in (False, True):
     params = float32_params(trained, features)
     right = float32_right(trained, features)
@@ -263,7 +280,7 @@ def test_float32_is_as_exact_as_full(case):
 )
 def test_bfloat16_rewinds_as_exactly_as_it_stores(features):
   """Chunks would be undone with other roundings than they were done with."""
-  model = create(norm="pre", dtype="bfloat16", **FEATURES[features])
+  model = rounding_model("bfloat16", features)
   params = float32_params(True, features)
   store, rewind = (
     relative_errors(
@@ -280,25 +297,17 @@ def test_bfloat16_rewinds_as_exactly_as_it_stores(features):
   assert max(ratios.values()) <= 1.5, ratios
 
 
-def temporaries(model, length, compiler_options=(), **how):
-  """Bytes of activations that one value_and_grad needs, compiled, not run."""
-  params = jax.eval_shape(model.init, jax.random.key(0))
-  tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
-  weights = jax.ShapeDtypeStruct((1, length), jnp.float32)
-  lowered = jax.jit(make_value_and_grad(model, **how)).lower(
-    params, Batch(tokens, tokens, weights)
+def wide(num_layers=1):
+  """A model of width 128, of which activations are what most memory is for."""
+  return create_model(
+    vocab_size=11, width=128, num_layers=num_layers, num_heads=2, mlp_width=512
   )
-  # What LLVM makes of the program does not change what is assigned to it.
-  options = {"xla_backend_optimization_level": 0, **dict(compiler_options)}
-  compiled = lowered.compile(options)
-  return compiled.memory_analysis().temp_size_in_bytes
 
 
-def bytes_a_token(**how):
-  """Growth of the activations, at C = 64 and D = 128 with two layers."""
-  model = create(width=128, mlp_width=512)
-  short, long = (temporaries(model, n, **how) for n in (4096, 65_536))
-  return (long - short) / (65_536 - 4096)
+@functools.cache
+def bytes_a_token(length=2**20, **how):
+  """The activations, in which at such a length only what grows with it is."""
+  return temporary_bytes(wide(), length, **how) / length
 
 
 def test_memory_of_rewind_does_not_grow():
@@ -306,19 +315,8 @@ def test_memory_of_rewind_does_not_grow():
   assert bytes_a_token(method="slim", chunk_size=64) <= 16
 
 
-def test_memory_of_rewind_is_that_of_one_chunk():
-  """The first chunk's activations would be kept while the others are walked."""
-  model = create(width=128, mlp_width=512)
-  # A first chunk of one token keeps next to nothing.
-  whole, short = (
-    temporaries(model, n, method="slim", chunk_size=512)
-    for n in (4096, 4096 - 511)
-  )
-  assert whole <= 1.3 * short
-
-
-# Bytes: two layers of two heads, each with sums of 64 x 64 and of 64 features.
-STATE = 2 * 2 * (64 * 64 + 64) * 4
+# Bytes: two heads, each with sums of 64 x 64 and of 64 features.
+STATE = 2 * (64 * 64 + 64) * 4
 
 
 def test_memory_of_store_grows_by_the_states():
@@ -330,40 +328,72 @@ def test_memory_of_store_grows_by_the_states():
 def test_memory_of_sqrt_grows_by_the_root():
   """It would keep as many states as store, for more work."""
   growth = bytes_a_token(method="slim", chunk_size=64, policy="sqrt")
-  # Of 64 chunks 2 x 8 states, of 1024 chunks 2 x 32; and copies of the batch.
-  states = (2 * 32 - 2 * 8) * STATE / (65_536 - 4096)
+  states = 2 * 128 * STATE / 2**20  # Of 16,384 chunks; and the batch, copied.
   assert states <= growth <= states + 32
 
 
 def test_memory_of_full_grows_with_all_activations():
   """The other two would be measured against nothing."""
-  # At least the inputs of 2 x 6 linear maps, in float32.
-  assert bytes_a_token(method="full") > 2 * (5 * 128 + 512) * 4
+  # At least the inputs of 6 linear maps, in float32.
+  assert bytes_a_token(4096, method="full") > (5 * 128 + 512) * 4
+
+
+# Up to jax 0.11.0 the CPU compiler undoes remat, unless it is told not to.
+KEEP_REMAT = {}
+if jax.__version_info__ < (0, 11, 1):
+  KEEP_REMAT["xla_disable_hlo_passes"] = "cse_barrier_expander"
 
 
 def test_memory_of_remat_grows_by_layer_outputs():
   """A baseline that saves nothing would make the others look good."""
-  # Up to jax 0.11.0 the CPU compiler undoes remat, unless it is told not to.
-  older = jax.__version_info__ < (0, 11, 1)
-  options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-  few, many = (
-    temporaries(
-      create(width=128, mlp_width=512, num_layers=num_layers),
-      4096,
-      options if older else {},
-      method="remat",
-    )
-    for num_layers in (2, 8)
-  )
+  three = temporary_bytes(wide(3), 4096, KEEP_REMAT, method="remat")
+  one = 4096 * bytes_a_token(4096, method="full")
   # A layer has an output of 4096 x 128, and beside it the gradient of its
   # parameters; all of its activations are about 34 times the output.
+  assert (three - one) / 2 <= 4 * (4096 * 128 * 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("policy", "states"),
+  # Of 64 and 1024 chunks: none, all, and 2 x 8 and 2 x 32 of them.
+  [("rewind", 0), ("store", 1024 - 64), ("sqrt", 2 * 32 - 2 * 8)],
+)
+def test_growth_of_what_users_run(policy, states):
+  """As above, of programs compiled for speed and of two layers."""
+  lengths = 4096, 65_536
+  how = {"method": "slim", "chunk_size": 64, "policy": policy}
+  short, long = (temporary_bytes(wide(2), n, AS_USERS, **how) for n in lengths)
+  kept = states * 2 * STATE
+  most = 16 if policy == "rewind" else 32  # A token: the batch, copied.
+  assert kept <= long - short <= kept + most * (lengths[1] - lengths[0])
+
+
+@pytest.mark.slow
+def test_memory_of_remat_at_many_layers():
+  """As above, of programs compiled for speed."""
+  few, many = (
+    temporary_bytes(wide(n), 4096, AS_USERS | KEEP_REMAT, method="remat")
+    for n in (2, 8)
+  )
   assert (many - few) / 6 <= 4 * (4096 * 128 * 4)
+
+
+@pytest.mark.slow
+def test_memory_of_rewind_is_that_of_one_chunk():
+  """The first chunk's activations would be kept while the others are walked."""
+  # A first chunk of one token keeps next to nothing.
+  whole, short = (
+    temporary_bytes(wide(2), n, AS_USERS, method="slim", chunk_size=512)
+    for n in (4096, 4096 - 511)
+  )
+  assert whole <= 1.3 * short
 
 
 def test_unknown_method_is_refused():
   """A misspelt method would be found after minutes of compilation."""
   with pytest.raises(ValueError, match="method must be one of .*'slmi'"):
-    make_value_and_grad(create(), method="slmi")
+    make_value_and_grad(create(dtype="float32"), method="slmi")
 
 
 @pytest.mark.parametrize(
@@ -383,32 +413,31 @@ def test_unknown_method_is_refused():
 def test_wrong_chunks_and_policies_are_refused(how, message):
   """The error would be one of shapes, within the scan."""
   with pytest.raises(ValueError) as error:
-    make_value_and_grad(create(), method="slim", **how)
+    make_value_and_grad(create(dtype="float32"), method="slim", **how)
   assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
   "how",
   [
-    pytest.param({"method": "full"}, marks=pytest.mark.full),
-    {"method": "remat"},
-    {"method": "slim", "chunk_size": 7, "policy": "rewind"},
-    pytest.param(
-      {"method": "slim", "chunk_size": 7, "policy": "store"},
-      marks=pytest.mark.full,
-    ),
-    {"method": "slim", "chunk_size": 2, "policy": "sqrt"},
-    pytest.param(
-      {"method": "slim", "chunk_size": 99, "policy": "rewind"},
-      marks=pytest.mark.full,
+    {"method": "slim", "chunk_size": 95, "policy": "rewind"},
+    *(
+      pytest.param(how, marks=pytest.mark.slow)
+      for how in (
+        {"method": "full"},
+        {"method": "remat"},
+        {"method": "slim", "chunk_size": 7, "policy": "rewind"},
+        {"method": "slim", "chunk_size": 7, "policy": "store"},
+        {"method": "slim", "chunk_size": 2, "policy": "sqrt"},
+        {"method": "slim", "chunk_size": T, "policy": "rewind"},
+      )
     ),
   ],
   ids=lambda how: "-".join(map(str, how.values())),
 )
 def test_data_parallel_gradients(x64, how):
   """Sequences could not be spread over devices, or the sums would differ."""
-  model, params = float64_case(dropout=0.1)
-  batch = make_batch(21)
+  model = create(**DROPS)
   value_and_grad = make_value_and_grad(model, **how)
 
   def on_one_device(params, batch, keys):
@@ -429,13 +458,13 @@ def test_data_parallel_gradients(x64, how):
       in_specs=(whole, spread, spread),
       out_specs=whole,
     ),
-  )(params, batch, KEYS)
-  assert_same(found, full_float64(length=21, dropout=0.1))
+  )(params_of(model), batch_of(T), KEYS)
+  assert_same(found, full(**DROPS))
 
 
 def test_a_model_that_cannot_be_undone_is_refused():
   """It would end in a traceback from inside the kernel."""
-  model = create()._replace(rewind=None)
+  model = create(dtype="float32")._replace(rewind=None)
   with pytest.raises(
     ValueError, match="policy must be 'sqrt' or 'store' for a"
   ):

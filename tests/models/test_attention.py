@@ -1,5 +1,7 @@
 """The layer of linear attention, where it differs from its kernel."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from slim.errors import relative_errors
 from slim.models.attention import LinearAttention, init_attention_state
 from slim.models.norms import to_fixed_length
 from tests.helpers import assert_gradients_close
+from tests.models.small import params_like
 
 B, T, D, H = 2, 150, 32, 2
 
@@ -58,12 +61,19 @@ def keep(sums, update):
   return sums
 
 
+def params_of(layer, x, state, projection):
+  """Parameters of a layer, without compiling."""
+  args = jax.random.key(0), x[:, :1], (state, projection), None
+  return params_like(jax.eval_shape(partial(layer.init, start=keep), *args))[
+    "params"
+  ]
+
+
 def setup(common):
   """Parameters and inputs; all values have `common` in common."""
   x = np.random.default_rng(0).normal(size=(B, T, D))
   layer, state = create("float64")
-  args = (x[:, :1], (state, None), None, keep)
-  params = layer.init(jax.random.key(0), *args)["params"]
+  params = params_of(layer, x, state, None)
   params["v"]["bias"] += common
   return params, x
 
@@ -93,7 +103,7 @@ def test_qk_norm_fixes_the_length(x64, feature_map):
   x = random.normal(size=(B, T, D))
   projection = random.normal(size=(D // H, D // H))
   args = ((state, projection), None, keep)
-  params = layer.init(jax.random.key(0), x[:, :1], *args)["params"]
+  params = params_of(layer, x, state, projection)
   apply = jax.jit(layer.apply, static_argnums=4)
   # So large that the epsilon of the norm does not count.
   for name in ("q", "k"):
@@ -129,8 +139,7 @@ def test_keys_that_vanish_do_not_move_the_origin(x64):
   layer, start = create("float64", feature_map="favor")
   x = np.random.default_rng(0).normal(size=(B, 6, D))
   projection = np.random.default_rng(1).normal(size=(D // H, D // H))
-  context = start, projection
-  params = layer.init(jax.random.key(0), x[:, :1], context, None, keep)
+  params = {"params": params_of(layer, x, start, projection)}
   apply = jax.jit(layer.apply, static_argnums=4)
   # The features of the first 3 tokens' keys underflow to 0.
   x[:, :3] *= 1e4
@@ -144,8 +153,8 @@ def test_keys_that_vanish_do_not_move_the_origin(x64):
     return jnp.concatenate(ys, 1), state
 
   whole = run(1)
-  np.testing.assert_array_equal(run(1)[1].sums.k > 0, True)
-  _, (_, early), _ = apply(params, x[:, :3], context, None, keep)
+  np.testing.assert_array_equal(whole[1].sums.k > 0, True)
+  _, (_, early), _ = apply(params, x[:, :3], (start, projection), None, keep)
   assert not early.sums.k.any()
   assert_gradients_close(run(6), whole, 1e-12)
   assert "k_norm" not in params

@@ -18,66 +18,22 @@ from slim.models.layers import MLP, Embedding, Logits, dropout
 from slim.models.lsh import LSHAttention
 from slim.models.positions import rotate
 from slim.models.softmax import ATTENTIONS, SoftmaxAttention
-from slim.types import Batch, LanguageModel
-from tests.helpers import assert_gradients_close
+from slim.types import LanguageModel
+from tests.helpers import AS_USERS, assert_gradients_close
+from tests.models.small import (
+  KEYS,
+  SIZES,
+  apply_of,
+  batch_of,
+  create,
+  gradient_of,
+  params_like,
+  params_of,
+  temporary_bytes,
+  tokens_of,
+)
 
-SIZES = {
-  "vocab_size": 13,
-  "width": 16,
-  "num_layers": 2,
-  "num_heads": 2,
-  "mlp_width": 24,
-  "window": 5,
-  "bucket_size": 4,
-  "max_positions": 21,
-}
 T = 21
-DROPOUT = 0.1
-KEYS = jax.random.split(jax.random.key(5), 2)
-
-
-def create(**settings):
-  """A small model in float64, and any parameters, of which none is 0 or 1."""
-  defaults = {"constant_key": jax.random.key(7), "dtype": "float64"}
-  model = create_model(**SIZES | defaults | settings)
-  return model, sample(jax.eval_shape(model.init, jax.random.key(0)))
-
-
-def sample(shapes):
-  """Arrays of these shapes: matrices of gain 1, scales near 1."""
-  random = np.random.default_rng(0)
-
-  def one(path, shape):
-    x = random.normal(size=shape.shape)
-    if path[-1].key == "kernel":
-      x /= math.sqrt(shape.shape[0])
-    elif path[-1].key == "scale":
-      x = 1 + 0.2 * x
-    elif path[-1].key == "bias":
-      x *= 0.2
-    return jnp.asarray(x, shape.dtype)
-
-  return jax.tree_util.tree_map_with_path(one, shapes)
-
-
-def tokens_of(batch_size, length=T):
-  """Tokens [batch_size, length], any."""
-  shape = (batch_size, length)
-  return np.random.default_rng(0).integers(0, 13, shape, dtype=np.int32)
-
-
-def batch_of(length=T, batch_size=2):
-  """A batch in which each token counts."""
-  tokens = tokens_of(batch_size, length + 1)
-  ones = np.ones((batch_size, length), np.float32)
-  return Batch(tokens[:, :-1], tokens[:, 1:], ones)
-
-
-def run(model, params, keys=KEYS, length=T, method="full"):
-  """The loss and its gradient."""
-  value_and_grad = make_value_and_grad(model, method=method)
-  compiled = jax.jit(value_and_grad)
-  return compiled(params, batch_of(length), keys)
 
 
 def plain_attention(q, k, v, *, window, **_):
@@ -92,9 +48,11 @@ def plain_attention(q, k, v, *, window, **_):
 def plain_model(
   *,
   attention,
+  num_layers,
   is_reversible,
   norm,
   positions,
+  drop_rate,
   qk_norm=False,
   output_projection=False,
 ):
@@ -118,9 +76,12 @@ def plain_model(
     heads_at_once=None,
     **of_heads,
   )
-  names = (attention.split(",") * 2)[:2]
+  names = (attention.split(",") * num_layers)[:num_layers]
   modules = {"local": local, "lsh": lsh}
-  embedding = Embedding(13, SIZES["width"], positions, 21, False, dtype)
+  vocab_size, width = SIZES["vocab_size"], SIZES["width"]
+  embedding = Embedding(
+    vocab_size, width, positions, SIZES["max_positions"], False, dtype
+  )
 
   def apply(params, tokens, state, keys, remat):
     del state, remat
@@ -130,7 +91,7 @@ def plain_model(
       return jax.vmap(jax.random.fold_in, (0, None))(keys, site)
 
     def drop(x, site):
-      return dropout(x, DROPOUT, fold(site), position)
+      return dropout(x, drop_rate, fold(site), position)
 
     def add(one, two, y):
       return (two, one + y) if is_reversible else (two + y, two + y)
@@ -145,66 +106,91 @@ def plain_model(
       y, *_ = block.attend(two, context, None)
       one, two = add(one, two, drop(y, 1 + 2 * i))
       one, two = add(one, two, drop(block.feed(two), 2 + 2 * i))
-    logits = Logits(13, dtype)
+    logits = Logits(vocab_size, dtype)
     x = (one + two) / 2
     return logits.apply({"params": params["logits"]}, x), None
 
   return LanguageModel(None, lambda _: None, apply, None, True)
 
 
-@functools.cache
-def plain_gradient(**settings):
+def plain_gradient(params, **settings):
   """The loss and gradient to find."""
-  _, params = create(
-    **{name: x for name, x in settings.items() if name != "is_reversible"}
-  )
   with pytest.MonkeyPatch.context() as patch:
     for name, window in (("plain", T), ("local", SIZES["window"])):
       attend = functools.partial(plain_attention, window=window)
       patch.setitem(ATTENTIONS, name, attend)
-    return run(plain_model(**settings), params)
+    gradient = gradient_of(plain_model(**settings), method="full")
+    return gradient(params, batch_of(T), KEYS)
+
+
+SAVINGS = ("reversible", "mlp_chunk_size", "heads_at_once", "hash_rounds")
+SLOW_SAVINGS = [
+  {"attention": "softmax", "mlp_chunk_size": 5},
+  {"attention": "local", "norm": "pre", "mlp_chunk_size": 8},
+  {"attention": "local", "reversible": False, "mlp_chunk_size": 5},
+  {
+    "attention": "lsh",
+    "reversible": False,
+    "heads_at_once": 1,
+    "positions": "rotary",
+    "qk_norm": True,
+  },
+  {"attention": "lsh", "norm": "pre", "heads_at_once": 1},
+  {
+    "attention": "lsh",
+    "norm": "pre",
+    "hash_rounds": "parallel",
+    "mlp_chunk_size": 5,
+  },
+]
 
 
 @pytest.mark.parametrize(
   "case",
   [
-    {"attention": "softmax", "mlp_chunk_size": 5},
-    {"attention": "chunked_softmax"},
-    {"attention": "local", "norm": "pre", "mlp_chunk_size": 8},
-    {"attention": "local", "reversible": False, "mlp_chunk_size": 5},
+    {
+      "attention": "local,lsh",
+      "num_layers": 2,
+      "positions": "rotary",
+      "heads_at_once": 1,
+      "mlp_chunk_size": 5,
+      "output_projection": True,
+      "dropout": 0.1,
+    },
     {
       "attention": "lsh",
       "reversible": False,
-      "heads_at_once": 1,
-      "positions": "rotary",
+      "hash_rounds": "parallel",
+      "norm": "pre",
+      "mlp_chunk_size": 8,
       "qk_norm": True,
     },
-    {"attention": "lsh", "norm": "pre", "heads_at_once": 1},
-    {
-      "attention": "lsh",
-      "norm": "pre",
-      "hash_rounds": "parallel",
-      "mlp_chunk_size": 5,
-    },
-    {
-      "attention": "local,lsh",
-      "positions": "rotary",
-      "heads_at_once": 2,
-      "mlp_chunk_size": 5,
-      "output_projection": True,
-    },
+    {"attention": "chunked_softmax", "norm": "pre", "positions": "learned"},
+    *(
+      pytest.param(
+        {"num_layers": 2, "dropout": 0.1} | case, marks=pytest.mark.slow
+      )
+      for case in SLOW_SAVINGS
+    ),
   ],
   ids=lambda case: "-".join(map(str, case.values())),
 )
 def test_every_saving_leaves_the_gradient_as_it_is(x64, case):
   """What is forgotten, and computed anew, would be something else."""
-  case = {"norm": "output", "positions": "axial", "reversible": True} | case
-  savings = ("reversible", "mlp_chunk_size", "heads_at_once", "hash_rounds")
-  plain = {name: x for name, x in case.items() if name not in savings}
-  if plain["attention"] == "chunked_softmax":
-    plain["attention"] = "softmax"
-  right = plain_gradient(is_reversible=case["reversible"], **plain)
-  found = run(*create(dropout=DROPOUT, **case))
+  defaults = {
+    "num_layers": 1,
+    "norm": "output",
+    "positions": "axial",
+    "reversible": True,
+    "dropout": 0.0,
+  }
+  case = defaults | case
+  plain = {name: x for name, x in case.items() if name not in SAVINGS}
+  plain["drop_rate"] = plain.pop("dropout")
+  model = create(**case)
+  params = params_of(model)
+  found = gradient_of(model, method="full")(params, batch_of(T), KEYS)
+  right = plain_gradient(params, is_reversible=case["reversible"], **plain)
   assert_gradients_close(found, right, 1e-10)
 
 
@@ -237,7 +223,7 @@ def in_scan(layers, replays):
 @pytest.mark.slow
 def test_hashes_are_the_same_on_the_way_back(monkeypatch):
   """Tokens would get gradients of other attention than they had."""
-  model, params = create(
+  model = create(
     attention="lsh",
     num_layers=12,
     width=64,
@@ -248,6 +234,7 @@ def test_hashes_are_the_same_on_the_way_back(monkeypatch):
     reversible=True,
     dtype="float32",
   )
+  params = params_of(model)
   # What all features have in common costs the streams ten bits, and LayerNorm
   # takes it off. A vector between two buckets is then not so rare.
   params["embedding"]["table"] += 1000
@@ -255,7 +242,8 @@ def test_hashes_are_the_same_on_the_way_back(monkeypatch):
 
   def gradient(layers):
     monkeypatch.setattr(network, "reversible", in_scan(layers, replays))
-    return run(model, params, length=256)[1]
+    gradient = jax.jit(make_value_and_grad(model, method="full"))
+    return gradient(params, batch_of(256), KEYS)[1]
 
   def plainly(sublayers, params, streams, contexts):
     def layer(streams, of_layer):
@@ -287,32 +275,6 @@ def test_hashes_are_the_same_on_the_way_back(monkeypatch):
   assert replays[0].shape == (2, 4, 4, 256)
 
 
-def logits_of(model, params, tokens, keys=None):
-  """The logits of whole sequences; the state of nothing is nothing."""
-  apply = jax.jit(model.apply)
-  logits, state = apply(params, tokens, model.init_state(len(tokens)), keys)
-  assert state is None
-  return np.asarray(logits)
-
-
-@pytest.mark.parametrize(
-  ("attention", "reach"), [("lsh", T), ("local", SIZES["window"])]
-)
-def test_a_token_is_seen_by_those_after_it(x64, attention, reach):
-  """It would be trained to copy its target, or a window would be wider."""
-  model, params = create(
-    attention=attention, num_layers=1, positions="axial", bucket_size=T
-  )
-  one, two = tokens_of(1), tokens_of(1)
-  two[:, 6] += 1
-  change = np.abs(
-    np.diff(logits_of(model, params, np.concatenate([one, two])), axis=0)
-  )
-  sees = np.arange(T)
-  sees = (sees >= 6) & (sees < 6 + reach)
-  np.testing.assert_array_equal(change[0].max(-1) > 1e-9, sees)
-
-
 def test_lsh_of_one_bucket_is_full_attention(x64):
   """It would be off by what no bucket explains: scale, rotation or self."""
   module = LSHAttention(
@@ -327,40 +289,43 @@ def test_lsh_of_one_bucket_is_full_attention(x64):
     dtype=jnp.dtype("float64"),
   )
   x = jax.random.normal(jax.random.key(0), (2, 9, 16))
-  variables = sample(jax.eval_shape(module.init, KEYS[0], x, KEYS, None))
+  variables = params_like(jax.eval_shape(module.init, KEYS[0], x, KEYS, None))
   apply = jax.jit(module.apply)
   y, state, buckets = apply(variables, x, KEYS, None)
   assert state is None
   assert buckets.shape == (2, 2, 2, 9)
-  qk, v = (
-    (x @ p["kernel"] + p["bias"][None, None]).reshape(2, 9, 2, 8)
-    for p in map(variables["params"].get, ("qk", "v"))
-  )
-  qk = rotate(qk, jnp.arange(9))
-  before = jnp.tri(9, k=-1, dtype=bool)
-  # The first token alone sees itself, as it sees nothing else.
-  right = softmax_attention(
-    qk, to_unit_length(qk), v, mask=before.at[0, 0].set(True)
-  )
+
+  @jax.jit
+  def attend_to_all(params, x):
+    qk, v = (
+      (x @ p["kernel"] + p["bias"][None, None]).reshape(2, 9, 2, 8)
+      for p in (params["qk"], params["v"])
+    )
+    qk = rotate(qk, jnp.arange(9))
+    # The first token alone sees itself, as it sees nothing else.
+    mask = jnp.tri(9, k=-1, dtype=bool).at[0, 0].set(True)
+    return softmax_attention(qk, to_unit_length(qk), v, mask=mask)
+
+  right = attend_to_all(variables["params"], x)
   assert_gradients_close(y.reshape(right.shape), right, 1e-12)
 
 
 def test_hashes_are_random_in_training_only(x64):
   """An evaluation would differ each time, or training hash for ever alike."""
-  settings = {"attention": "lsh", "num_layers": 1, "num_hashes": 1}
-  model, params = create(**settings)
+  settings = {"attention": "lsh", "num_hashes": 1}
+  model = create(**settings)
   assert model.is_random
-  assert not create(**settings | {"attention": "local"})[0].is_random
-  twice = np.repeat(tokens_of(1), 2, 0)
+  assert not create(attention="local").is_random
+  params, twice = params_of(model), np.repeat(tokens_of(1, T), 2, 0)
 
   def distance(model, keys=None):
     """Between the logits of equal sequences, and the logits."""
-    logits = logits_of(model, params, twice, keys)
+    logits = np.asarray(apply_of(model)(params, twice, None, keys)[0])
     return np.abs(logits[0] - logits[1]).max(), logits[0]
 
   apart, evaluated = distance(model)
   assert apart <= 1e-12
-  other, _ = create(**settings, constant_key=jax.random.key(8))
+  other = create(**settings, constant_seed=8)
   assert np.abs(distance(other)[1] - evaluated).max() > 1e-3
   same_keys = jnp.stack([KEYS[0], KEYS[0]])
   assert distance(model, KEYS)[0] > 1e-3
@@ -369,7 +334,7 @@ def test_hashes_are_random_in_training_only(x64):
 
 def test_layers_have_hashes_of_their_own(monkeypatch):
   """Layers would miss the same, or hash by what drops their elements."""
-  model, _ = create(attention="lsh", dtype="float32")
+  model = create(attention="lsh", num_layers=2, dtype="float32")
   monkeypatch.setattr(
     network.Network,
     "apply",
@@ -379,7 +344,7 @@ def test_layers_have_hashes_of_their_own(monkeypatch):
     ),
   )
   for keys in (None, KEYS):
-    hashing, _ = model.apply(None, tokens_of(2), None, keys)
+    hashing, _ = model.apply(None, tokens_of(2, T), None, keys)
     one, two = np.asarray(hashing)
     assert (one != two).any(-1).all()
   for site in range(5):
@@ -389,65 +354,14 @@ def test_layers_have_hashes_of_their_own(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("attention", ["local", "softmax,local"])
-def test_a_window_token_by_token_is_the_whole(x64, attention):
-  """What it generates would not be what it was trained to."""
-  model, params = create(attention=attention, positions="rotary")
-  tokens = tokens_of(2)
-  right = logits_of(model, params, tokens)
-  apply = jax.jit(model.apply)
-  state = model.init_state(2, max_tokens=T + 3)
-  found = []
-  for i in range(T):
-    logits, state = apply(params, tokens[:, i : i + 1], state)
-    found.append(logits)
-  assert state.position == T
-  assert_gradients_close(np.concatenate(found, 1), right, 1e-12)
-
-
 def test_lsh_has_no_state():
   """It would generate as if there were no past."""
-  model, _ = create(attention="local,lsh", dtype="float32")
+  model = create(attention="local,lsh", num_layers=2, dtype="float32")
   assert model.init_state(3) is None
   with pytest.raises(ValueError, match="max_tokens must be None for LSH") as e:
     model.init_state(3, max_tokens=5)
   assert "\n" not in str(e.value)
   assert model.rewind is None
-
-
-def test_remat_of_reversible_layers_is_refused():
-  """They would be computed three times, to no end."""
-  model, params = create(attention="softmax", reversible=True, dtype="float32")
-  with pytest.raises(
-    ValueError, match="remat must be False for reversible"
-  ) as e:
-    run(model, params, method="remat")
-  assert "\n" not in str(e.value)
-
-
-@functools.cache
-def temporaries(**settings):
-  """Bytes of activations of a gradient, compiled, not run."""
-  model = create_model(
-    vocab_size=256,
-    width=128,
-    num_heads=4,
-    mlp_width=256,
-    bucket_size=32,
-    constant_key=jax.random.key(0),
-    reversible=True,
-    positions="sinusoidal",
-    **settings,
-  )
-  params = jax.eval_shape(model.init, jax.random.key(0))
-  shape = (1, 2048)
-  tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
-  batch = Batch(tokens, tokens, jax.ShapeDtypeStruct(shape, jnp.float32))
-  step = jax.jit(make_value_and_grad(model, method="full"))
-  # What LLVM makes of the program does not change what is assigned to it.
-  options = {"xla_backend_optimization_level": 0}
-  compiled = step.lower(params, batch).compile(options)
-  return compiled.memory_analysis().temp_size_in_bytes
 
 
 LSH = {
@@ -457,29 +371,72 @@ LSH = {
   "num_hashes": 2,
   "heads_at_once": 2,
   "mlp_chunk_size": 128,
+  "reversible": True,
 }
 STREAM = 2048 * 128 * 4  # Bytes.
 
 
-@pytest.mark.parametrize("settings", [LSH, {"attention": "softmax"}], ids=str)
+@functools.cache
+def activations(compiler_options=(), **settings):
+  """Bytes of activations of 2048 tokens of width 128."""
+  model = create_model(
+    vocab_size=256,
+    width=128,
+    num_heads=4,
+    mlp_width=256,
+    bucket_size=32,
+    constant_key=jax.random.key(0),
+    positions="sinusoidal",
+    **settings,
+  )
+  return temporary_bytes(model, 2048, compiler_options, method="full")
+
+
+def activations_as_users(**settings):
+  """The same of the program that users get."""
+  return activations(tuple(AS_USERS.items()), **settings)
+
+
+def test_memory_of_a_reformer():
+  """All heads would be there at once, or something of each layer."""
+  # Two heads at once take 23 streams, and a layer keeps at least its input.
+  assert activations(**LSH | {"heads_at_once": 1}) <= 18.3 * STREAM
+
+
+def test_memory_of_blocks():
+  """All pairs of tokens would be there: 64 streams of probabilities."""
+  settings = {"attention": "chunked_softmax", "num_layers": 1}
+  assert activations(**settings) <= 32 * STREAM
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "settings", [LSH, {"attention": "softmax", "reversible": True}], ids=str
+)
 def test_memory_does_not_grow_with_the_depth(settings):
   """Something of each layer would be kept, if only its input."""
   few, more = (
-    temporaries(**settings | {"num_layers": count}) for count in (2, 3)
+    activations_as_users(**settings | {"num_layers": count}) for count in (2, 3)
   )
   assert more - few <= STREAM / 8, (few, more)
 
 
+@pytest.mark.slow
 def test_memory_hardly_grows_with_the_rounds():
   """More rounds would be for short sequences."""
-  few, many = (temporaries(**LSH | {"num_hashes": count}) for count in (2, 8))
+  few, many = (
+    activations_as_users(**LSH | {"num_hashes": count}) for count in (2, 8)
+  )
   # The buckets of the tokens, and their places and order while they are needed.
   assert many - few <= 8 * 6 * 4 * 2048, (few, many)
   assert many <= 1.025 * few
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_heads_at_once():
   """All heads would be there at once, or all that is made of a norm."""
-  one, two = (temporaries(**LSH | {"heads_at_once": count}) for count in (1, 2))
+  one, two = (
+    activations_as_users(**LSH | {"heads_at_once": count}) for count in (1, 2)
+  )
   assert one <= 0.8 * two, (one, two)
   assert one <= 18.3 * STREAM, one / STREAM
