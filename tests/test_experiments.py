@@ -1,6 +1,7 @@
 """The scripts of experiments/: what can be seen to be wrong in seconds."""
 
 import functools
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -12,9 +13,8 @@ import pytest
 from absl import flags
 
 from slim.kernels import softmax_attention
-from slim.models import create_model
-from slim.types import Batch
-from tests.helpers import assert_gradients_close, init_params
+from tests.helpers import assert_gradients_close
+from tests.models.small import batch_of, create, params_of
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 # The others are what these share.
@@ -29,17 +29,27 @@ SCRIPTS = sorted(
 def beside(monkeypatch):
   """Imports as a script in experiments/ does; forgets what it defined."""
   monkeypatch.syspath_prepend(FOLDER)
-  modules, names = set(sys.modules), set(flags.FLAGS)
+  names = set(flags.FLAGS)
   yield
   for name in set(flags.FLAGS) - names:
     delattr(flags.FLAGS, name)
-  for name in set(sys.modules) - modules:
-    del sys.modules[name]
+  # Libraries stay, as importing them again takes longer than most tests.
+  for path in FOLDER.glob("*.py"):
+    sys.modules.pop(path.stem, None)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_a_script_knows_its_flags(path):
+def test_a_script_can_be_imported(beside, path):
   """A name that was changed in slim would be missed when a day has passed."""
+  before = set(flags.FLAGS)
+  assert callable(importlib.import_module(path.stem).main)
+  assert set(flags.FLAGS) - before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_knows_its_flags(path):
+  """As above, of the script as it is run."""
   run = subprocess.run(
     [sys.executable, path, "--helpshort"], capture_output=True, text=True
   )
@@ -51,27 +61,32 @@ def test_all_methods_are_the_gradient(x64, beside):
   """A baseline that computed less would be faster."""
   from baselines import gradient_methods
 
-  model = create_model(
-    vocab_size=11,
-    width=8,
-    num_layers=1,
-    num_heads=2,
-    mlp_width=16,
-    dtype="float64",
-  )
-  params = init_params(model)
-  tokens = np.random.default_rng(0).integers(0, 11, (2, 13), dtype=np.int32)
-  batch = Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones((2, 12)))
+  model = create(dtype="float64")
   methods = gradient_methods(model, 12, (4, 12, 20))
   # full, and for the C that cuts: what one would write, and three policies.
-  assert len(methods) == 1 + 4
-  found = {
-    key: jax.jit(value_and_grad)(params, batch)
-    for key, value_and_grad in methods.items()
-  }
-  assert next(iter(methods)) == ("full", 12)
-  for value in found.values():
-    assert_gradients_close(value, found["full", 12], 1e-12)
+  assert list(methods) == [
+    ("full", 12),
+    ("lax.scan(jax.checkpoint)", 4),
+    *((f"slim, {policy}", 4) for policy in ("store", "sqrt", "rewind")),
+  ]
+  args = params_of(model), batch_of(12)
+  full, found = (
+    jax.jit(methods[name])(*args)
+    for name in (("full", 12), ("lax.scan(jax.checkpoint)", 4))
+  )
+  assert_gradients_close(found, full, 1e-12)
+
+
+def test_policies_are_measured_by_their_names(monkeypatch, beside):
+  """A table would give one policy the numbers of another."""
+  import baselines
+
+  monkeypatch.setattr(baselines, "make_value_and_grad", lambda _, **how: how)
+  methods = baselines.gradient_methods(None, 8, (4,))
+  assert methods["full", 8] == {"method": "full"}
+  for policy in ("store", "sqrt", "rewind"):
+    how = {"method": "slim", "chunk_size": 4, "policy": policy}
+    assert methods[f"slim, {policy}", 4] == how
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -137,16 +152,20 @@ def test_the_attention_of_probabilities_is_attention(x64, beside):
   """A baseline that computed less would need less."""
   from baselines import probabilities_attention
 
+  def value_and_cotangents(attend, q, k, v, y_ct):
+    attend = functools.partial(attend, is_causal=True)
+    y, vjp = jax.vjp(attend, q, k, v)
+    return y, vjp(y_ct)
+
   random = np.random.default_rng(0)
   q, k, v, y_ct = (
     jnp.asarray(random.normal(size=(2, 9, 3, 4))) for _ in "qkvy"
   )
   found, right = (
-    jax.vjp(functools.partial(attend, is_causal=True), q, k, v)
+    jax.jit(functools.partial(value_and_cotangents, attend))(q, k, v, y_ct)
     for attend in (probabilities_attention, softmax_attention)
   )
-  assert_gradients_close(found[0], right[0], 1e-12)
-  assert_gradients_close(found[1](y_ct), right[1](y_ct), 1e-12)
+  assert_gradients_close(found, right, 1e-12)
 
 
 def test_the_figures_of_the_reformer(beside, tmp_path):
