@@ -5,6 +5,7 @@ compiler runs it may start all layers before it ends one: XLA's for CPUs begins
 with the zeros that loops start from, those of all layers (jax 0.10 to 0.12).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,3 +34,25 @@ def apart(fn: Callable[..., Any], *args: Any) -> Any:
     return set_xla_metadata(fn(*args), inlineable="false")
 
   return jax.lax.platform_dependent(*args, cpu=not_inlined, default=fn)
+
+
+def checked_as_one(fn: Callable[..., Any]) -> Callable[..., Any]:
+  """Lets `jax.debug_infs` and `jax.debug_nans` check what `fn` returns alone.
+
+  They check the result of each operation that runs by itself. A score that is
+  masked out is -inf on the way to a weight of 0, and that is no fault.
+
+  Args:
+    fn: Any function of arrays and settings.
+
+  Returns:
+    The same function; while JAX checks, it is compiled as a whole.
+  """
+
+  @functools.wraps(fn)
+  def checked(*args, **settings):
+    if jax.config.jax_debug_infs or jax.config.jax_debug_nans:
+      return jax.jit(lambda: fn(*args, **settings))()
+    return fn(*args, **settings)
+
+  return checked

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from slim.kernels import softmax_from_lse, softmax_remat
+from slim.kernels.apart import checked_as_one
 from slim.kernels.attention_arguments import check_attention
 from slim.kernels.attention_blocks import cut
 from slim.kernels.shapes import check_positive_int
@@ -16,6 +17,7 @@ _BACKWARD = {
 }
 
 
+@checked_as_one
 def chunked_softmax_attention_and_lse(
   q: jax.Array,
   k: jax.Array,
@@ -100,6 +102,7 @@ def chunked_softmax_attention_and_lse(
   return _BACKWARD[backward](blocks, consts, *attention[:4])
 
 
+@checked_as_one
 def chunked_softmax_attention(
   q: jax.Array,
   k: jax.Array,

@@ -26,3 +26,13 @@ def close(top: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
   sees = total > 0
   total = jnp.where(sees, total, 1)
   return total, jnp.where(sees, top + jnp.log(total), -jnp.inf)
+
+
+def to_residual(lse: jax.Array) -> jax.Array:
+  """A log-sum-exp with a finite number for -inf, which JAX may check for."""
+  return jnp.where(lse == -jnp.inf, jnp.finfo(lse.dtype).max, lse)
+
+
+def from_residual(lse: jax.Array) -> jax.Array:
+  """Undoes `to_residual`."""
+  return jnp.where(lse == jnp.finfo(lse.dtype).max, -jnp.inf, lse)

@@ -21,7 +21,12 @@ from slim.kernels.attention_layout import product
 from slim.kernels.cotangents import cotangent, first_order_only
 from slim.kernels.dtypes import at_least_float32
 from slim.kernels.hoisting import filled, zeros_like
-from slim.kernels.log_sum_exp import close, finite
+from slim.kernels.log_sum_exp import (
+  close,
+  finite,
+  from_residual,
+  to_residual,
+)
 from slim.kernels.lsh_rounds import (
   Settings,
   by_heads,
@@ -91,7 +96,7 @@ def _forward(settings, places, qk, v):
 
 def _attend_fwd(settings, places, qk, v):
   y, lse = by_heads(_forward, settings, places, qk, v)
-  return y, (places, qk, v, y, lse)
+  return y, (places, qk, v, y, to_residual(lse))
 
 
 def _attend_bwd(settings, residuals, y_ct):
@@ -106,6 +111,7 @@ def _attend_bwd(settings, residuals, y_ct):
 
 def _backward(settings, places, qk, v, y, lse, y_ct):
   (q, k), vjp = jax.vjp(partial(queries_and_keys, settings), qk)
+  lse = from_residual(lse)
   alone = lse == -jnp.inf
   # Of a query that sees nothing, all exp(score - lse) have to be 0.
   lse = jnp.where(alone, jnp.inf, lse)

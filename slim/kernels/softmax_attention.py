@@ -12,12 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.apart import checked_as_one
 from slim.kernels.attention_arguments import check_attention
 from slim.kernels.attention_layout import heads_first, product, tokens_first
 from slim.kernels.dtypes import promote
 from slim.kernels.log_sum_exp import close, finite
 
 
+@checked_as_one
 def softmax_attention_and_lse(
   q: jax.Array,
   k: jax.Array,
@@ -88,6 +90,7 @@ def softmax_attention_and_lse(
   return tokens_first(y, num_heads), tokens_first(lse, num_heads)[..., 0]
 
 
+@checked_as_one
 def softmax_attention(
   q: jax.Array,
   k: jax.Array,
@@ -104,6 +107,7 @@ def softmax_attention(
   return softmax_attention_and_lse(q, k, v, bias, mask, **settings)[0]
 
 
+@checked_as_one
 def merge_attention(
   pieces: list[tuple[jax.Array, jax.Array]],
 ) -> tuple[jax.Array, jax.Array]:

@@ -23,7 +23,12 @@ from slim.kernels.attention_scores import Window
 from slim.kernels.cotangents import cotangent, first_order_only, floats
 from slim.kernels.dtypes import at_least_float32
 from slim.kernels.hoisting import filled, zeros_like
-from slim.kernels.log_sum_exp import close, finite
+from slim.kernels.log_sum_exp import (
+  close,
+  finite,
+  from_residual,
+  to_residual,
+)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -109,7 +114,7 @@ def _forward(blocks, consts, q, k, v, bias):
 
 def _attend_fwd(blocks, consts, q, k, v, bias):
   y, lse = _forward(blocks, consts, q, k, v, bias)
-  return (y, lse), (consts, q, k, v, bias, y, lse)
+  return (y, lse), (consts, q, k, v, bias, y, to_residual(lse))
 
 
 def _attend_bwd(blocks, residuals, cotangents):
@@ -118,6 +123,7 @@ def _attend_bwd(blocks, residuals, cotangents):
     "chunked_softmax_attention has first derivatives only; for a second "
     "derivative take softmax_attention, or backward='remat'",
   )
+  lse = from_residual(lse)
   rows, columns = blocks.rows, blocks.columns
   window = Window(blocks.left, blocks.right, consts[2])
   num_heads, num_groups = q.shape[2], k.shape[2]

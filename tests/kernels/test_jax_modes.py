@@ -434,3 +434,48 @@ def test_context_mesh(name, types, run):
     args = [_shard(x, jax.sharding.get_mesh()) for x in args]
     fn = functools.partial(value_and_gradients, CASES[name].fn)
     _assert_close(run(fn, *args), right)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(
+      name, marks=() if "softmax" in name or "lsh" in name else pytest.mark.slow
+    )
+    for name in CASES
+  ],
+)
+def test_debugging_switches(name):
+  """Our own -inf, of what is masked out, would be reported as the user's."""
+  args, right = _right(name)
+  with jax.debug_infs(True), jax.debug_nans(True):
+    found = value_and_gradients(CASES[name].fn, *args)
+  _assert_close(found, right)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("run", [_call, lambda fn, *args: jax.jit(fn)(*args)])
+def test_debugging_switches_in_float64(x64, name, run):
+  """As `test_debugging_switches`, in the other precision, and compiled."""
+  args = _make_args(CASES[name].shapes, "float64")
+  fn = functools.partial(value_and_gradients, CASES[name].fn)
+  with jax.debug_infs(True), jax.debug_nans(True):
+    run(fn, *args)
+
+
+@pytest.mark.parametrize(
+  "fn",
+  [
+    kernels.softmax_attention,
+    kernels.chunked_softmax_attention,
+  ],
+)
+def test_debugging_switches_find_faults_of_the_user(fn):
+  """A NaN would be hidden from `jax.debug_nans`."""
+  q, k, v = _make_args((BTHK,) * 3, "float32")
+  nan, inf = q.at[0, 0, 0, 0].set(jnp.nan), v.at[0, 0, 0, 0].set(jnp.inf)
+  with jax.debug_nans(True), pytest.raises(FloatingPointError):
+    fn(nan, k, v, is_causal=True)
+  with jax.debug_infs(True), pytest.raises(FloatingPointError):
+    fn(q, k, inf, is_causal=True)
