@@ -25,7 +25,7 @@ SLIM = SMALL | dict(
   [
     pytest.param(
       dict(gradient__policy="rewind", model__num_layers=1),
-      marks=pytest.mark.slow,
+      marks=pytest.mark.full,  # As the quickstart, below.
     ),
     pytest.param(
       dict(
