@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.dtypes import at_least_float32
 from slim.types import Sums
 
 
@@ -23,13 +24,13 @@ def cross_entropy_sums(
 
   Memory beyond inputs and outputs: O(B·T·vocab_size).
   """
-  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  logits = logits.astype(at_least_float32(logits.dtype))
   weights = jax.lax.stop_gradient(weights).astype(logits.dtype)
   chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   nll = jax.nn.logsumexp(logits, axis=-1) - chosen
   hits = jnp.argmax(logits, axis=-1) == targets
   return Sums(
     nll=jnp.sum(weights * nll),
-    correct=jnp.sum(weights * hits),
+    correct=jnp.sum(jnp.where(hits, weights, 0)),
     weight=jnp.sum(weights),
   )

@@ -103,9 +103,11 @@ def make_update_step(
 
   def update_step(state, gradients, weight):
     mean = jax.tree.map(lambda x: x / weight, gradients)
-    updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    norm = optax.tree.norm(mean)
+    # Optax takes powers of Python's numbers by counts, which "strict" refuses.
+    with jax.numpy_dtype_promotion("standard"):
+      updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
+      params = optax.apply_updates(state.params, updates)
+      norm = optax.tree.norm(mean)
     return TrainState(state.step + 1, params, opt_state), norm
 
   return update_step

@@ -130,14 +130,15 @@ class LinearAttention(nn.Module):
     origin = jax.lax.stop_gradient(
       jnp.where(is_first, v[:, 0].astype(state.origin.dtype), state.origin)
     )
-    v = (v - origin[:, None]).astype(self.dtype)
+    v = (v.astype(origin.dtype) - origin[:, None]).astype(self.dtype)
     # Of scores and of states between blocks there are then equally many.
     block_size = max(64, math.isqrt(k.shape[-1] * v.shape[-1]))
     before = start(state.sums, token_sums(k, v, block_size=block_size))
     y, after = chunked_linear_attention(
       q, k, v, before, block_size=block_size, eps=eps
     )
-    y = (y + origin[:, None]).astype(self.dtype).reshape(x.shape)
+    y = (y.astype(origin.dtype) + origin[:, None]).astype(self.dtype)
+    y = y.reshape(x.shape)
     if self.output_projection:
       y = dense(y, width, self.dtype, "out")
     states = AttentionState(before, origin), AttentionState(after, origin)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from slim.kernels.dtypes import at_least_float32
 from slim.kernels.random_bits import fold_in, normal, uniform
 from slim.models.positions import sinusoids
 
@@ -59,7 +60,7 @@ class Embedding(nn.Module):
       "table",
       _normal_init(1 / scale),
       (self.vocab_size, self.width - fixed_dim),
-      wide(self.dtype),
+      at_least_float32(self.dtype),
     )
     # Looked up before the cast: a bfloat16 scatter would lose gradient.
     x = scale * table[tokens]
@@ -84,7 +85,7 @@ class Embedding(nn.Module):
 
   def _learned(self, name, count, width, index):
     """Looks up [1, T, width] in a learned table of `count` vectors."""
-    dtype = wide(self.dtype)
+    dtype = at_least_float32(self.dtype)
     table = self.param(name, _normal_init(1.0), (count, width), dtype)
     return table.at[index].get(mode="fill", fill_value=jnp.nan)[None]
 
@@ -105,10 +106,11 @@ class Logits(nn.Module):
     if table is None:
       logits = dense(x, self.vocab_size, self.dtype, "out")
     else:
-      shape, dtype = (self.vocab_size,), wide(self.dtype)
+      shape, dtype = (self.vocab_size,), at_least_float32(self.dtype)
       bias = self.param("bias", nn.initializers.zeros, shape, dtype)
-      logits = x @ table.T.astype(self.dtype) + bias[None, None]
-    return logits.astype(wide(self.dtype))
+      logits = (x @ table.T.astype(self.dtype)).astype(dtype)
+      logits += bias[None, None]
+    return logits.astype(at_least_float32(self.dtype))
 
 
 def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
@@ -120,7 +122,7 @@ def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
   layer = nn.Dense(
     features,
     dtype=dtype,
-    param_dtype=wide(dtype),
+    param_dtype=at_least_float32(dtype),
     kernel_init=init,
     bias_init=init,
     name=name,
@@ -189,15 +191,10 @@ def _gelu_jvp(primals, tangents):
 
 
 def _gelu_and_slope(x):
-  z = x.astype(wide(x.dtype))
+  z = x.astype(at_least_float32(x.dtype))
   cdf = 0.5 + 0.5 * jax.lax.erf(z / math.sqrt(2))
   density = jnp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
   return (z * cdf).astype(x.dtype), (cdf + z * density).astype(x.dtype)
-
-
-def wide(dtype: Any) -> Any:
-  """The dtype of parameters and states: float32, or wider if `dtype` is."""
-  return jnp.promote_types(dtype, jnp.float32)
 
 
 def dropout(

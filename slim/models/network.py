@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels import reversible
+from slim.kernels.dtypes import at_least_float32
 from slim.kernels.random_bits import fold_in, split
 from slim.models.block import Block
-from slim.models.layers import Embedding, Logits, dropout, wide
+from slim.models.layers import Embedding, Logits, dropout
 from slim.models.norms import LayerNorm
 from slim.types import Params
 
@@ -162,7 +163,7 @@ class Network(NamedTuple):
       for name in ("attention", "mlp"):
         of_layer = params[f"layer_{i}"]
         its_params.append({k: of_layer[k] for k in (name, f"{name}_norm")})
-    x = x.astype(wide(self.dtype))
+    x = x.astype(at_least_float32(self.dtype))
     (one, two), outs = reversible(
       sublayers,
       its_params,

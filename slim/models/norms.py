@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from slim.models.layers import by_rows, wide
+from slim.kernels.dtypes import at_least_float32
+from slim.models.layers import by_rows
 
 
 class LayerNorm(nn.Module):
@@ -17,12 +18,12 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [B, T, D] to [B, T, D]."""
-    shape, dtype = x.shape[-1:], wide(self.dtype)
+    shape, dtype = x.shape[-1:], at_least_float32(self.dtype)
     scale = self.param("scale", nn.initializers.ones, shape, dtype)
     bias = self.param("bias", nn.initializers.zeros, shape, dtype)
 
     x = standardise(x.astype(self.dtype))
-    x = by_rows(lambda rows: rows * scale[None] + bias[None], x)
+    x = by_rows(lambda rows: rows.astype(dtype) * scale[None] + bias[None], x)
     return x.astype(self.dtype)
 
 
@@ -47,7 +48,7 @@ def _standardise_jvp(primals, tangents):
 
 
 def _standardise(x):
-  centred = x.astype(wide(x.dtype))
+  centred = x.astype(at_least_float32(x.dtype))
   centred -= centred.mean(-1, keepdims=True)
   variance = jnp.square(centred).mean(-1, keepdims=True)
   inverse_deviation = jax.lax.rsqrt(variance + 1e-5)
@@ -60,7 +61,7 @@ def to_fixed_length(x, name, *, use_scale):
   Returns float32 or wider, as the exponential of "favor" makes of an absolute
   error a relative one.
   """
-  dtype = wide(x.dtype)
+  dtype = at_least_float32(x.dtype)
   norm = nn.RMSNorm(
     epsilon=1e-5,
     use_scale=use_scale,
@@ -69,4 +70,4 @@ def to_fixed_length(x, name, *, use_scale):
     name=name,
   )
   # A root mean square of 1, as it comes out of there, is a length of √K.
-  return norm(x) * x.shape[-1] ** -0.25
+  return norm(x.astype(dtype)) * x.shape[-1] ** -0.25

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels import rewind_prefix_sums
+from slim.kernels.dtypes import at_least_float32
 from slim.models.attention import AttentionState, init_attention_state
-from slim.models.layers import wide
 from slim.models.network import Network
 from slim.types import LanguageModel
 
@@ -56,7 +56,7 @@ def create_performer(
       num_heads,
       num_features,
       head_dim,
-      dtype=wide(network.dtype),
+      dtype=at_least_float32(network.dtype),
       compensated=compensated,
     )
     return PerformerState(jnp.int32(0), tuple(make() for _ in projections))

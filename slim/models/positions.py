@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slim.kernels.dtypes import at_least_float32
+
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:
   """Absolute position features: sin half, then cos half, base 10000.
@@ -39,7 +41,7 @@ def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
   References:
     Su et al., 2021 (RoFormer), https://arxiv.org/abs/2104.09864, equation 34.
   """
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  dtype = at_least_float32(x.dtype)
   angle = _angles(positions, x.shape[-1] // 2)[None, :, None].astype(dtype)
   one, two = jnp.split(x.astype(dtype), 2, -1)
   sin, cos = jnp.sin(angle), jnp.cos(angle)
