@@ -140,9 +140,9 @@ MUTATIONS = [
     SOFTMAX,
   ),
   Mutation(
-    K + "attention_scores.py",
-    "seen &= columns <= position + self.right",
-    "seen &= columns < position + self.right",
+    K + "attention_window.py",
+    "seen &= distance <= self.high",
+    "seen &= distance < self.high",
     SOFTMAX,
   ),
   Mutation(

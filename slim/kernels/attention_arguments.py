@@ -1,14 +1,23 @@
 """The arguments of softmax attention, checked once for all of its forms."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from slim.kernels.attention_scores import Score, Window, make_keep, make_score
+from slim.kernels.attention_scores import Score, make_keep, make_score
+from slim.kernels.attention_window import Window, make_window
+from slim.kernels.dtypes import at_least_float32
 from slim.kernels.hoisting import vary_alike
-from slim.kernels.shapes import check_shape, to_broadcast
+from slim.kernels.random_bits import check_keys
+from slim.kernels.shapes import (
+  as_array,
+  check_number,
+  check_rate,
+  check_shape,
+  to_broadcast,
+)
 
 
 class Attention(NamedTuple):
@@ -19,20 +28,24 @@ class Attention(NamedTuple):
     k: [B, S, N, K].
     v: [B, S, N, V].
     bias: [B or 1, H or 1, T or 1, S or 1], or None.
+    scale: [], what products of q and k are to be multiplied with; or None.
     q_scale: What q is to be multiplied with before it is used.
     window: Which keys a query sees by their distance.
     score: From `make_score`.
     keep: From `make_keep`, or None.
+    precision: Of the matrix products, as of `jax.lax.dot_general`.
   """
 
   q: jax.Array
   k: jax.Array
   v: jax.Array
   bias: jax.Array | None
+  scale: jax.Array | None
   q_scale: float
   window: Window
   score: Score
   keep: Score | None
+  precision: Any
 
 
 def check_attention(
@@ -50,8 +63,10 @@ def check_attention(
   bias_params,
   dropout_rate,
   dropout_keys,
+  precision,
 ) -> Attention:
   """Checks the arguments of `softmax_attention_and_lse`; ValueError."""
+  q, k, v = map(as_array, "qkv", (q, k, v))
   check_shape("q", q, "BTHK", {})
   sizes = dict(zip("BTHK", q.shape, strict=True))
   check_shape("k", k, "BSNK", sizes)
@@ -75,46 +90,50 @@ def check_attention(
       f"mask must be boolean, True where a query sees a key, got {mask.dtype}; "
       "what is added to the scores is the bias"
     )
-  left, right = _window(local_window_size)
-  if is_causal:
-    right = 0
-  if not isinstance(dropout_rate, int | float) or not 0 <= dropout_rate < 1:
-    raise ValueError(f"dropout_rate must be in [0, 1), got {dropout_rate!r}")
+  window = make_window(local_window_size, is_causal, query_offset, sizes)
+  for name, x in (("mask_fn", mask_fn), ("bias_fn", bias_fn)):
+    if x is not None and not callable(x):
+      raise ValueError(f"{name} must be a function or None, got {x!r}")
   keep = None
-  if dropout_rate and dropout_keys is not None:
-    if jnp.shape(dropout_keys) != q.shape[:1]:
-      raise ValueError(
-        f"dropout_keys must have shape [B={sizes['B']}], one PRNG key a "
-        f"sequence, got {jnp.shape(dropout_keys)}"
-      )
-    keep = make_keep(dropout_rate, dropout_keys, sizes["H"])
-  offset = jnp.asarray(query_offset, jnp.int32)
-  q, k, v, bias, mask, offset = vary_alike((q, k, v, bias, mask, offset))
-  window = Window(left, right, offset)
-  scale = 1 / math.sqrt(sizes["K"]) if scale is None else scale
+  dropout_rate = check_rate("dropout_rate", dropout_rate)
+  if dropout_keys is not None:
+    check_keys("dropout_keys", dropout_keys, (sizes["B"],))
+    if dropout_rate:
+      keep = make_keep(dropout_rate, dropout_keys, sizes["H"])
+  known = 1 / math.sqrt(sizes["K"]) if scale is None else scale
+  known, scale = check_number("scale", known), None
+  if isinstance(known, jax.Array):
+    scale = known.astype(at_least_float32(q.dtype, k.dtype))
+    known = 1
+  q, k, v, bias, scale, mask, window = vary_alike(
+    (q, k, v, bias, scale, mask, window)
+  )
   # Of queries there are fewer than of scores; short floats would be rounded.
   scales_q = jnp.finfo(q.dtype).bits >= 32
   score = make_score(
     window,
-    scale=1 if scales_q else scale,
+    scale=1 if scales_q else known,
     mask=mask,
     mask_fn=mask_fn,
     bias_fn=bias_fn,
     bias_params=bias_params,
   )
-  q_scale = scale if scales_q else 1
-  return Attention(q, k, v, bias, q_scale, window, score, keep)
+  q_scale = known if scales_q else 1
+  return Attention(
+    q, k, v, bias, scale, q_scale, window, score, keep, _precision(precision)
+  )
 
 
-def _window(size):
-  """(left, right) of a window; None where it has no bound; ValueError."""
-  if size is None:
-    return None, None
-  pair = (size, size) if isinstance(size, int) else tuple(size)
-  whole = len(pair) == 2 and all(type(n) is int and n >= 0 for n in pair)
-  if not whole or size == 0:
+def _precision(precision):
+  """The precision, hashable; ValueError where JAX does not know it."""
+  if isinstance(precision, list):
+    precision = tuple(precision)
+  x = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+  try:
+    jax.eval_shape(lambda x: jnp.dot(x, x, precision=precision), x)
+  except (TypeError, ValueError):
     raise ValueError(
-      "local_window_size must be a positive integer or a pair of integers "
-      f">= 0, (left, right), got {size!r}"
-    )
-  return pair
+      "precision must be None or what jax.lax.dot_general takes, as "
+      f"jax.lax.Precision.HIGHEST, got {precision!r}"
+    ) from None
+  return precision

@@ -56,18 +56,16 @@ class Blocks(NamedTuple):
   Attributes:
     rows: The queries.
     columns: The keys.
-    left: Of the `Window`.
-    right: Of the `Window`.
     q_scale: What q is to be multiplied with before it is used.
+    precision: Of the matrix products.
     score: The function `make_score` makes, with its arrays as an argument.
     keep: The function `make_keep` makes, likewise; or None.
   """
 
   rows: Axis
   columns: Axis
-  left: int | None
-  right: int | None
   q_scale: float
+  precision: Any
   score: Hoisted
   keep: Hoisted | None
 
@@ -147,14 +145,12 @@ def cut(
 
   Returns:
     The blocks, and the arrays that their functions take first: those of
-    `score`, those of `keep`, and the offset of the window.
+    `score`, those of `keep`, the window and the scale.
   """
-  q, k, _, bias, q_scale, window, score, keep = attention
+  q, k, _, bias, scale, q_scale, window, score, keep, precision = attention
   rows = Axis(q.shape[1], min(q_block_size, q.shape[1]))
   columns = Axis(k.shape[1], min(k_block_size, k.shape[1]))
-  blocks = Blocks(
-    rows, columns, window.left, window.right, q_scale, score, keep
-  )
+  blocks = Blocks(rows, columns, q_scale, precision, score, keep)
   products = jax.eval_shape(
     lambda q, k: product(blocks.queries(q, k, 0), blocks.keys(k, 0), (-1, -1)),
     q,
@@ -166,4 +162,4 @@ def cut(
   if keep is not None:
     keep, keep_consts = hoist(keep, *index)
   blocks = blocks._replace(score=score, keep=keep)
-  return blocks, (score_consts, keep_consts, window.offset)
+  return blocks, (score_consts, keep_consts, window, scale)

@@ -21,22 +21,28 @@ def heads_first(
   Returns:
     As said; an array of one product.
   """
+  batch, length, _, width = x.shape
   num_groups, size = heads or (x.shape[2], 1)
-  x = x.reshape(*x.shape[:2], num_groups, size, x.shape[3])
+  x = x.reshape(batch, length, num_groups, size, width)
   x = x.transpose(0, 2, 3, 1, 4)
-  return x.reshape(*x.shape[:2], -1, x.shape[-1])
+  return x.reshape(batch, num_groups, size * length, width)
 
 
 def tokens_first(x: jax.Array, num_heads: int) -> jax.Array:
   """[B, N, G·s, K] as [B, s, H, K]: undoes `heads_first`."""
-  batch, num_groups, _, width = x.shape
-  x = x.reshape(batch, num_groups, num_heads // num_groups, -1, width)
+  batch, num_groups, num_rows, width = x.shape
+  size = num_heads // num_groups
+  length = num_rows // size
+  x = x.reshape(batch, num_groups, size, length, width)
   x = x.transpose(0, 3, 1, 2, 4)
-  return x.reshape(batch, -1, num_heads, width)
+  return x.reshape(batch, length, num_heads, width)
 
 
 def product(
-  a: jax.Array, b: jax.Array, contracted: tuple[int, int]
+  a: jax.Array,
+  b: jax.Array,
+  contracted: tuple[int, int],
+  precision: Any = None,
 ) -> jax.Array:
   """Multiplies matrices [B, N, …, …], summing in float32 or wider.
 
@@ -46,6 +52,7 @@ def product(
     a: [B, N, …, …].
     b: [B, N, …, …].
     contracted: The axis of each that is summed over, -1 or -2.
+    precision: As of `jax.lax.dot_general`.
 
   Returns:
     [B, N, the other axis of a, the other axis of b].
@@ -56,6 +63,7 @@ def product(
     a,
     b,
     (axes, ((0, 1), (0, 1))),
+    precision=precision,
     preferred_element_type=dtype,
     out_sharding=_summed(a, b, contracted),
   )

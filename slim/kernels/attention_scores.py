@@ -9,52 +9,16 @@ block, too, so the quadratic form and the chunked ones have the same scores.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from slim.kernels.attention_layout import take
+from slim.kernels.attention_window import Window
+from slim.kernels.random_bits import fold_in, hash_words
 from slim.kernels.shapes import to_broadcast
-
-
-class Window(NamedTuple):
-  """Which keys a query sees by their distance: [p - left, p + right].
-
-  Attributes:
-    left: Tokens before the query's own position p; None: all.
-    right: Tokens after it; None: all. Causal attention has 0.
-    offset: [], int32: the first query has position p = offset.
-  """
-
-  left: int | None
-  right: int | None
-  offset: jax.Array
-
-  def sees(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Tells for queries `rows` and keys `columns`, which broadcast."""
-    position = rows + self.offset
-    seen = jnp.full(jnp.broadcast_shapes(rows.shape, columns.shape), True)
-    if self.left is not None:
-      seen &= columns >= position - self.left
-    if self.right is not None:
-      seen &= columns <= position + self.right
-    return seen
-
-  def columns(self, first: jax.Array, last: jax.Array) -> tuple[Any, Any]:
-    """The first and the last key that queries `first` … `last` see; or None."""
-    return (
-      None if self.left is None else first + self.offset - self.left,
-      None if self.right is None else last + self.offset + self.right,
-    )
-
-  def rows(self, first: jax.Array, last: jax.Array) -> tuple[Any, Any]:
-    """The first and the last query that keys `first` … `last` are seen by."""
-    return (
-      None if self.right is None else first - self.offset - self.right,
-      None if self.left is None else last - self.offset + self.left,
-    )
-
 
 Score = Callable[..., jax.Array]
 
@@ -121,15 +85,18 @@ def make_score(
     if scale != 1:
       scores *= scale
     index = rows[:, None], columns[None, :]
-    if bias is not None:
-      scores += by_group(bias).astype(scores.dtype)
+    biases = [] if bias is None else [bias]
     if bias_fn is not None:
       args = bias_params, *index
       bias = returned("bias_fn", bias_fn, args, jnp.floating, "floating-point")
-      scores += by_group(bias).astype(scores.dtype)
+      biases.append(bias)
+    for one in biases:
+      one = by_group(one).astype(scores.dtype)
+      # A bias of -inf is a mask: it hides a score of NaN, too.
+      scores = jnp.where(one == -jnp.inf, one, scores + one)
     seen = []
-    if (window.left, window.right) != (None, None):
-      seen.append(window.sees(*index)[None, None])
+    if window != (None, None):
+      seen.append(window.sees(*index))
     if mask is not None:
       part = take(mask, rows[0], rows.size, 2)
       seen.append(take(part, columns[0], columns.size, 3))
@@ -150,25 +117,22 @@ def make_keep(rate: float, keys: jax.Array, num_heads: int) -> Score:
 
   Args:
     rate: Probability to drop, in (0, 1).
-    keys: [B], PRNG keys.
+    keys: [B], PRNG keys; or [B, 2], raw ones.
     num_heads: H.
 
   Returns:
     `keep(rows, columns)`, [B, H, s, t], float32: 0 or 1 / (1 - rate).
   """
+  # Of 2³² numbers at least one keeps a pair, however near to 1 the rate is.
+  dropped = min(round(rate * 2**32), 2**32 - 1)
+  kept_scale = np.float32(min(1 / (1 - rate), 2**32))
 
   def keep(rows, columns):
-    def over(key, numbers):
-      return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-
-    heads = jax.vmap(over, (0, None))(keys, jnp.arange(num_heads))
-    queries = jax.vmap(jax.vmap(over, (0, None)), (0, None))(heads, rows)
-    pairs = jax.vmap(jax.vmap(jax.vmap(over, (0, None)), (0, None)), (0, None))(
-      queries, columns
-    )
+    heads = fold_in(keys[:, None], jnp.arange(num_heads)[None])
+    queries = fold_in(heads[:, :, None], rows[None, None])
+    pairs = queries[..., None], columns[None, None, None]
     # What folding in makes of a key are random bits already.
-    bits = jax.random.key_data(pairs)[..., 0]
-    kept = bits >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(kept, jnp.float32(1 / (1 - rate)), 0)
+    bits, _ = hash_words(*pairs)
+    return jnp.where(bits >= np.uint32(dropped), kept_scale, np.float32(0))
 
   return keep

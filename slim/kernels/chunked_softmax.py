@@ -25,7 +25,7 @@ def chunked_softmax_attention_and_lse(
   bias: jax.Array | None = None,
   mask: jax.Array | None = None,
   *,
-  scale: float | None = None,
+  scale: jax.Array | float | None = None,
   is_causal: bool = False,
   local_window_size: int | tuple[int, int] | None = None,
   query_offset: jax.Array | int = 0,
@@ -34,6 +34,7 @@ def chunked_softmax_attention_and_lse(
   bias_params: Any = None,
   dropout_rate: float = 0.0,
   dropout_keys: jax.Array | None = None,
+  precision: Any = None,
   q_block_size: int = 512,
   k_block_size: int | None = None,
   backward: str = "from_lse",
@@ -44,7 +45,7 @@ def chunked_softmax_attention_and_lse(
     q: [B, T, H, K], float. Queries.
     k: [B, S, N, K], float. Keys; N divides H, and H / N query heads share one.
     v: [B, S, N, V], float. Values.
-    bias: As of `softmax_attention_and_lse`, and so on until `dropout_keys`.
+    bias: As of `softmax_attention_and_lse`, and so on until `precision`.
     mask: A mask or a bias is never cut but by blocks: one that need not be
       there, as an array, is better a `mask_fn` or `bias_fn`.
     scale: See there.
@@ -56,6 +57,7 @@ def chunked_softmax_attention_and_lse(
     bias_params: See there.
     dropout_rate: See there.
     dropout_keys: See there.
+    precision: See there.
     q_block_size: Queries in a block; need not divide T.
     k_block_size: Keys in a block; need not divide S. None: 1024 for one head of
       one sequence, else 512, so that the scores of a block stay in the cache;

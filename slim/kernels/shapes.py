@@ -5,6 +5,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+def as_array(name: str, x: Any) -> jax.Array:
+  """Makes an array of JAX of what may be one of NumPy, a list or a number.
+
+  Args:
+    name: Of the argument, for the message.
+    x: Array-like.
+
+  Returns:
+    The array.
+
+  Raises:
+    ValueError: Naming the argument and what was found.
+  """
+  try:
+    return jnp.asarray(x)
+  except (TypeError, ValueError):
+    raise ValueError(
+      f"{name} must be an array, got {type(x).__name__}"
+    ) from None
 
 
 def check_shape(
@@ -17,13 +39,13 @@ def check_shape(
     x: The array.
     letters: One a dimension, as in `slim.types`: "BTHM".
     sizes: What some of the letters stand for; the others may be anything
-      from 1.
+      from 1, and B may be 0.
 
   Raises:
     ValueError: Naming the argument, what was expected and what was found.
   """
   fits = len(x.shape) == len(letters) and all(
-    size == sizes.get(letter, size) and size > 0
+    size == sizes.get(letter, size) and (size > 0 or letter == "B")
     for letter, size in zip(letters, x.shape, strict=True)
   )
   if not fits:
@@ -56,6 +78,60 @@ def check_positive_int(name: str, value: Any) -> int:
   return number
 
 
+def check_number(name: str, value: Any) -> float | jax.Array:
+  """Refuses what is not one real number.
+
+  Args:
+    name: Of the argument, for the message.
+    value: A number of Python or NumPy, or an array [] of JAX, traced or not.
+
+  Returns:
+    The number as a float; an array of JAX as it is.
+
+  Raises:
+    ValueError: Naming the argument, what was expected and what was found.
+  """
+  found = repr(value)
+  if isinstance(value, jax.Array | np.ndarray | np.generic):
+    found = f"{value.dtype} of shape {value.shape}"
+    is_number = value.shape == () and (
+      jnp.issubdtype(value.dtype, jnp.floating)
+      or jnp.issubdtype(value.dtype, jnp.integer)
+    )
+  else:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  if not is_number:
+    raise ValueError(
+      f"{name} must be a number, or an array of shape [], got {found}"
+    )
+  return value if isinstance(value, jax.Array) else float(value)
+
+
+def check_rate(name: str, value: Any) -> float:
+  """Refuses what is not a probability in [0, 1) that is known when traced.
+
+  Args:
+    name: Of the argument, for the message.
+    value: A number of Python or NumPy, or an array [] of JAX.
+
+  Returns:
+    The number as a float.
+
+  Raises:
+    ValueError: Naming the argument, what was expected and what was found.
+  """
+  rate = check_number(name, value)
+  if isinstance(rate, jax.core.Tracer):
+    raise ValueError(
+      f"{name} must be known when the function is traced, got {rate}: mark it "
+      "as static in jax.jit"
+    )
+  rate = float(rate)
+  if not 0 <= rate < 1:
+    raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+  return rate
+
+
 def to_broadcast(name: str, x: Any, sizes: dict[str, int]) -> jax.Array:
   """Gives `x` all the axes it broadcasts to, of length 1 where it had none.
 
@@ -70,7 +146,7 @@ def to_broadcast(name: str, x: Any, sizes: dict[str, int]) -> jax.Array:
   Raises:
     ValueError: Naming the argument, what was expected and what was found.
   """
-  x = jnp.asarray(x)
+  x = as_array(name, x)
   shape = (1,) * (len(sizes) - x.ndim) + x.shape
   whole = tuple(sizes.values())
   if len(shape) > len(whole) or any(

@@ -15,6 +15,12 @@ import jax.numpy as jnp
 from slim.kernels.apart import checked_as_one
 from slim.kernels.attention_arguments import check_attention
 from slim.kernels.attention_layout import heads_first, product, tokens_first
+from slim.kernels.attention_products import (
+  finite_or_zero,
+  mark,
+  products,
+  spread,
+)
 from slim.kernels.dtypes import promote
 from slim.kernels.log_sum_exp import close, finite
 
@@ -27,7 +33,7 @@ def softmax_attention_and_lse(
   bias: jax.Array | None = None,
   mask: jax.Array | None = None,
   *,
-  scale: float | None = None,
+  scale: jax.Array | float | None = None,
   is_causal: bool = False,
   local_window_size: int | tuple[int, int] | None = None,
   query_offset: jax.Array | int = 0,
@@ -36,6 +42,7 @@ def softmax_attention_and_lse(
   bias_params: Any = None,
   dropout_rate: float = 0.0,
   dropout_keys: jax.Array | None = None,
+  precision: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Softmax attention with all scores at once: the plain definition.
 
@@ -58,6 +65,7 @@ def softmax_attention_and_lse(
     dropout_rate: Probability that a pair is dropped, in [0, 1).
     dropout_keys: [B], PRNG keys, one a sequence; None: no dropout. Which pairs
       drop depends on (key, head, query, key index) alone.
+    precision: Of the matrix products, as of `jax.lax.dot_general`.
 
   Returns:
     y: [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
@@ -74,18 +82,21 @@ def softmax_attention_and_lse(
   """
   # By name: none of so many is taken for another.
   attention = check_attention(**locals())
-  q, k, v, bias, q_scale, _, score, keep = attention
+  q, k, v, bias, scale, q_scale, _, score, keep, precision = attention
   index = [jnp.arange(x.shape[1], dtype=jnp.int32) for x in (q, k)]
   heads = k.shape[2], q.shape[2] // k.shape[2]
   q_rows = heads_first(q_scale * q, heads)
-  scores = score(product(q_rows, heads_first(k), (-1, -1)), bias, *index)
+  k_rows = heads_first(mark(k, v))
+  scores = score(products(precision, q_rows, k_rows, scale), bias, *index)
   top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
   exponentials = jnp.exp(scores - finite(top))
   total, lse = close(top, exponentials.sum(-1, keepdims=True))
   p = exponentials / total
   if keep is not None:
     p *= keep(*index).reshape(p.shape).astype(p.dtype)
-  y = product(p.astype(v.dtype), heads_first(v), (-1, -2)).astype(v.dtype)
+  v_rows = heads_first(finite_or_zero(v))
+  y = product(p.astype(v.dtype), v_rows, (-1, -2), precision).astype(v.dtype)
+  y, lse = spread(y, lse)
   num_heads = q.shape[2]
   return tokens_first(y, num_heads), tokens_first(lse, num_heads)[..., 0]
 

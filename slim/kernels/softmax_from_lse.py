@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from slim.kernels.attention_blocks import Blocks
 from slim.kernels.attention_layout import product, tokens_first
-from slim.kernels.attention_scores import Window
+from slim.kernels.attention_products import finite_or_zero, mark, products
 from slim.kernels.cotangents import cotangent, first_order_only, floats
 from slim.kernels.dtypes import at_least_float32
 from slim.kernels.hoisting import filled, zeros_like
@@ -59,7 +59,7 @@ def attend(
 
 def _forward(blocks, consts, q, k, v, bias):
   rows, columns = blocks.rows, blocks.columns
-  window = Window(blocks.left, blocks.right, consts[2])
+  score_consts, keep_consts, window, scale = consts
   dtype = at_least_float32(q.dtype, v.dtype)
   num_heads, num_groups = q.shape[2], k.shape[2]
   shape = (q.shape[0], num_groups, num_heads // num_groups * rows.size)
@@ -70,15 +70,21 @@ def _forward(blocks, consts, q, k, v, bias):
     def key_block(j, carry):
       top, total, num = carry
       k_block, v_block = (blocks.keys(x, j) for x in (k, v))
-      products = product(q_block, k_block, (-1, -1))
-      bias_block = blocks.bias(bias, i, j)
-      scores = blocks.scores(consts[0], products, bias_block, i, j)
+      k_block, v_block = mark(k_block, v_block), finite_or_zero(v_block)
+      scores = blocks.scores(
+        score_consts,
+        products(blocks.precision, q_block, k_block, scale),
+        blocks.bias(bias, i, j),
+        i,
+        j,
+      )
       new_top = jnp.maximum(top, scores.max(-1))
       p = jnp.exp(scores - finite(new_top)[..., None])
       shrink = jnp.exp(top - finite(new_top))
       total = total * shrink + p.sum(-1)
-      p = blocks.drop(consts[1], p, i, j).astype(v.dtype)
-      num = num * shrink[..., None] + product(p, v_block, (-1, -2))
+      p = blocks.drop(keep_consts, p, i, j).astype(v.dtype)
+      new = product(p, v_block, (-1, -2), blocks.precision)
+      num = num * shrink[..., None] + new
       return new_top, total, num
 
     index = rows.index(i)
@@ -125,51 +131,58 @@ def _attend_bwd(blocks, residuals, cotangents):
   )
   lse = from_residual(lse)
   rows, columns = blocks.rows, blocks.columns
-  window = Window(blocks.left, blocks.right, consts[2])
+  score_consts, keep_consts, window, scale = consts
   num_heads, num_groups = q.shape[2], k.shape[2]
+  times = partial(product, precision=blocks.precision)
   y_ct, lse_ct = cotangents
-  # Of a query that sees nothing, all exp(score - lse) have to be 0.
-  lse = jnp.where(lse == -jnp.inf, jnp.inf, lse)[..., None]
-  # score_ct = p · (y_ct vᵀ - shift).
-  shift = jnp.sum(y_ct.astype(lse.dtype) * y.astype(lse.dtype), -1) - lse_ct
-  shift = shift[..., None]
 
   def zeros_of(x):
     return zeros_like(x, at_least_float32(x.dtype), like=q)
 
+  # score_ct = p · (y_ct vᵀ - shift).
+  shift = jnp.sum(y_ct.astype(lse.dtype) * y.astype(lse.dtype), -1) - lse_ct
+  # A query with a score of NaN has a gradient of NaN. It adds nothing to those
+  # of keys and values, as one that sees nothing: exp(score - lse) is to be 0.
+  lse, shift = lse[..., None], shift[..., None]
+  q_ct = jnp.where(jnp.isnan(lse), jnp.nan, zeros_of(q))
+  adds = jnp.isfinite(lse)
+  lse, shift = jnp.where(adds, lse, jnp.inf), jnp.where(adds, shift, 0)
+
   def key_block(j, totals):
     index = columns.index(j)
-    k_block, v_block = (blocks.keys(x, j) for x in (k, v))
+    k_block, v_block = (finite_or_zero(blocks.keys(x, j)) for x in (k, v))
 
     def query_block(i, carry):
       k_ct, v_ct, q_ct, bias_ct, consts_ct = carry
       start = rows.start(i)
       part = partial(blocks.queries, k=k, i=i)
-      q_block, y_ct_block = blocks.q_scale * part(q), part(y_ct)
+      q_block, lse_block = finite_or_zero(part(q)), part(lse)
+      q_block = blocks.q_scale * q_block
+      y_ct_block = jnp.where(lse_block < jnp.inf, part(y_ct), 0)
       scores, pull_back = jax.vjp(
         partial(blocks.scores, i=i, j=j),
-        consts[0],
-        product(q_block, k_block, (-1, -1)),
+        score_consts,
+        products(blocks.precision, q_block, k_block, scale),
         blocks.bias(bias, i, j),
       )
-      p = jnp.exp(scores - part(lse))
+      p = jnp.exp(scores - lse_block)
       own = rows.own(i)
       if own is not None:
         own = jnp.tile(own, num_heads // num_groups)
         p = jnp.where(own[:, None], p, 0)
-      p_ct = product(y_ct_block, v_block, (-1, -1))
-      p_ct = blocks.drop(consts[1], p_ct, i, j)
-      kept = blocks.drop(consts[1], p, i, j).astype(v.dtype)
+      p_ct = times(y_ct_block, v_block, (-1, -1))
+      p_ct = blocks.drop(keep_consts, p_ct, i, j)
+      kept = blocks.drop(keep_consts, p, i, j).astype(v.dtype)
       scores_ct = p * (p_ct - part(shift))
       block_consts_ct, products_ct, bias_block_ct = pull_back(scores_ct)
       products_ct = products_ct.astype(k.dtype)
       if bias is not None:
         bias_ct = _add_at(bias_ct, bias_block_ct, (2, start), (3, index[0]))
-      q_block_ct = blocks.q_scale * product(products_ct, k_block, (-1, -2))
+      q_block_ct = blocks.q_scale * times(products_ct, k_block, (-1, -2))
       return (
         # The short sides first: XLA's CPU library knows no transposed matrix.
-        k_ct + product(_transpose(q_block), products_ct, (-1, -2)),
-        v_ct + product(_transpose(y_ct_block), kept, (-1, -2)),
+        k_ct + times(_transpose(q_block), products_ct, (-1, -2)),
+        v_ct + times(_transpose(y_ct_block), kept, (-1, -2)),
         _add_at(q_ct, tokens_first(q_block_ct, num_heads), (1, start)),
         bias_ct,
         jax.tree.map(_add, consts_ct, floats(block_consts_ct)),
@@ -187,12 +200,16 @@ def _attend_bwd(blocks, residuals, cotangents):
     )
     return k_ct, v_ct, q_ct, bias_ct, consts_ct
 
-  totals = tuple(jax.tree.map(zeros_of, (k, v, q, bias, floats(consts[0]))))
+  k_ct, v_ct, *rest = jax.tree.map(zeros_of, (k, v, bias, floats(score_consts)))
   k_ct, v_ct, q_ct, bias_ct, consts_ct = jax.lax.fori_loop(
-    0, columns.num_blocks, key_block, totals
+    0, columns.num_blocks, key_block, (k_ct, v_ct, q_ct, *rest)
   )
+  scale_ct = []
+  if scale is not None:
+    scale_ct.append(jnp.sum(finite_or_zero(q).astype(q_ct.dtype) * q_ct))
+    q_ct, k_ct = scale * q_ct, scale * k_ct
   return (
-    (cotangent(consts[0], consts_ct), *cotangent(consts[1:], [])),
+    (cotangent(score_consts, consts_ct), *cotangent(consts[1:], scale_ct)),
     *cotangent((q, k, v, bias), [q_ct, k_ct, v_ct, *jax.tree.leaves(bias_ct)]),
   )
 

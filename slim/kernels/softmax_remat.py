@@ -12,6 +12,12 @@ import jax.numpy as jnp
 
 from slim.kernels.attention_blocks import Blocks
 from slim.kernels.attention_layout import product, tokens_first
+from slim.kernels.attention_products import (
+  finite_or_zero,
+  mark,
+  products,
+  spread,
+)
 from slim.kernels.log_sum_exp import close, finite
 
 
@@ -37,21 +43,29 @@ def attend(
 
     def summarise(j):
       k_block, v_block = (blocks.keys(x, j) for x in (k, v))
-      products = product(q_block, k_block, (-1, -1))
-      bias_block = blocks.bias(bias, i, j)
-      scores = blocks.scores(consts[0], products, bias_block, i, j)
+      k_block, v_block = mark(k_block, v_block), finite_or_zero(v_block)
+      scores = blocks.scores(
+        consts[0],
+        products(blocks.precision, q_block, k_block, consts[3]),
+        blocks.bias(bias, i, j),
+        i,
+        j,
+      )
       top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
       p = jnp.exp(scores - finite(top))
       kept = blocks.drop(consts[1], p, i, j).astype(v.dtype)
-      return top, p.sum(-1, keepdims=True), product(kept, v_block, (-1, -2))
+      num = product(kept, v_block, (-1, -2), blocks.precision)
+      return top, p.sum(-1, keepdims=True), num
 
     summarise = jax.checkpoint(summarise, prevent_cse=False)
     tops, totals, nums = jax.lax.map(summarise, _count(columns))
     top = tops.max(0)
-    shrink = jnp.exp(tops - finite(top)[None])
+    # What is NaN of a query would be NaN for all keys of a block, backward.
+    shrink = jnp.where(top < jnp.inf, jnp.exp(tops - finite(top)[None]), 0)
     num = (shrink * nums).sum(0)
     total, lse = close(top, (shrink * totals).sum(0))
-    return tuple(tokens_first(x, q.shape[2]) for x in (num / total, lse))
+    y_and_lse = spread(num / total, lse)
+    return tuple(tokens_first(x, q.shape[2]) for x in y_and_lse)
 
   y, lse = jax.lax.map(query_block, _count(rows))
 
@@ -59,7 +73,8 @@ def attend(
     """[n, B, s, H, X] as [B, T, H, X]; the last block reaches back."""
     num_full = rows.length // rows.size
     full = jnp.moveaxis(x[:num_full], 0, 1)
-    full = full.reshape(full.shape[0], -1, *full.shape[3:])
+    shape = (full.shape[0], num_full * rows.size, *full.shape[3:])
+    full = full.reshape(shape)
     rest = rows.length - num_full * rows.size
     return jnp.concatenate([full, x[-1, :, rows.size - rest :]], 1)
 

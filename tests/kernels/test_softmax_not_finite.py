@@ -1,0 +1,114 @@
+"""NaN and inf in keys and values reach the queries that see them, alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.kernels import (
+  chunked_softmax_attention_and_lse,
+  softmax_attention_and_lse,
+)
+
+IN_BLOCKS = functools.partial(
+  chunked_softmax_attention_and_lse, q_block_size=4, k_block_size=3
+)
+FORMS = {
+  "whole": softmax_attention_and_lse,
+  "from_lse": IN_BLOCKS,
+  "remat": functools.partial(IN_BLOCKS, backward="remat"),
+}
+# One sequence for each way to hide key 4: mask, bias, mask_fn, bias_fn, window
+# from all queries, causality from some, and a mask from some.
+B, T, S, BAD = 7, 9, 8, 4
+OFFSETS = np.array([S, S, S, S, 99 + BAD, 0, S])
+
+
+def make_inputs():
+  """Arguments, and [B, T, S], which queries see which keys."""
+  random = np.random.default_rng(0)
+  q, y_ct = random.normal(size=(2, B, T, 4, 3))
+  k, v = random.normal(size=(2, B, S, 2, 3))
+  mask = random.random((B, 1, T, S)) < 0.9
+  bias = random.normal(size=(B, 1, T, S))
+  mask[..., 0] = True
+  mask[0, ..., BAD] = False
+  bias[1, ..., BAD] = -np.inf
+  mask[6, :, :5, BAD] = False
+  distance = np.arange(S) - np.arange(T)[:, None] - OFFSETS[:, None, None]
+  sees = mask[:, 0] & (bias[:, 0] > -np.inf) & (distance <= 0)
+  sees &= distance >= -98
+  sees[2:4, :, BAD] = False
+  lse_ct = random.normal(size=(B, T, 4))
+  inputs = {"q": q, "k": k, "v": v, "bias": bias, "scale": np.array(0.6)}
+  return inputs, mask, (y_ct, lse_ct), sees
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(form, inputs, mask, cts):
+  """y and lse, and the gradients of the inputs."""
+  at = np.arange(B)[:, None, None, None]
+
+  def attend(inputs):
+    y, lse = FORMS[form](
+      **inputs,
+      mask=mask,
+      is_causal=True,
+      local_window_size=98,
+      query_offset=OFFSETS,
+      mask_fn=lambda i, j: (j != BAD) | (at != 2),
+      bias_fn=lambda _, i, j: jnp.where((j == BAD) & (at == 3), -jnp.inf, 0.0),
+    )
+    return y, jnp.where(lse == -jnp.inf, 0, lse)
+
+  outputs, vjp = jax.vjp(attend, inputs)
+  return outputs, vjp(cts)[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_not_finite_reaches_those_who_see_it(x64, form):
+  """Padding of a cache would make NaN of a batch, or of its gradient."""
+  inputs, mask, cts, sees = make_inputs()
+  reached = sees[..., BAD]
+  assert not reached[:5].any() and reached[5:].any() and not reached.all(1)[0]
+  others = np.arange(S) != BAD
+  # Queries that are NaN add nothing to the gradients of keys and values.
+  right_cts = tuple(
+    np.where(reached.reshape(B, T, *[1] * (x.ndim - 2)), 0, x) for x in cts
+  )
+  right, right_grads = run(form, inputs, mask, right_cts)
+  close = functools.partial(np.testing.assert_allclose, atol=1e-11, rtol=0)
+  for name, value in (
+    ("k", np.nan),
+    ("k", -np.inf),
+    ("v", np.nan),
+    ("v", np.inf),
+  ):
+    bad = inputs | {name: inputs[name].copy()}
+    bad[name][:, BAD, 0, 1] = value
+    bad[name][:, BAD, 1, 0] = value
+    outputs, grads = run(form, bad, mask, cts)
+    for x, expected in zip(outputs, right, strict=True):
+      close(x[~reached], expected[~reached])
+      assert np.isnan(x[reached]).all()
+    close(grads["q"][~reached], right_grads["q"][~reached])
+    bias, expected = (x["bias"][:, 0] for x in (grads, right_grads))
+    close(bias[~reached], expected[~reached])
+    for x in "kv":
+      close(grads[x][:, others], right_grads[x][:, others])
+      close(grads[x][:5], right_grads[x][:5])
+    assert np.isnan(grads["q"][reached]).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_query_that_sees_nothing_may_be_nan(x64, form):
+  """Padding of queries would make NaN of the gradients of keys."""
+  inputs, mask, cts, _ = make_inputs()
+  mask[:, :, 3] = False
+  bad = inputs | {"q": inputs["q"].copy()}
+  bad["q"][:, 3] = np.nan
+  right, found = (run(form, x, mask, cts) for x in (inputs, bad))
+  for x, expected in zip(*map(jax.tree.leaves, (found, right)), strict=True):
+    np.testing.assert_allclose(x, expected, atol=1e-11, rtol=0)
