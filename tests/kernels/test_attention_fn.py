@@ -1,6 +1,7 @@
 """Chunked attention inside the attention layers of Flax."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -48,11 +49,10 @@ def test_bias_and_mask_of_a_batch_of_two_axes(x64):
   q, k, v = jnp.asarray(random.normal(size=(3, 2, 3, 7, 2, 4)))
   bias = jnp.asarray(random.normal(size=(2, 3, 2, 7, 7)))
   mask = jnp.asarray(random.random((2, 3, 1, 7, 7)) < 0.8)
+  found, right = map(jax.jit, (attention_fn, linen.dot_product_attention))
   for args in ((bias, mask), (bias[:1, :1], mask[:1, :1])):
     np.testing.assert_allclose(
-      attention_fn(q, k, v, *args),
-      linen.dot_product_attention(q, k, v, *args),
-      atol=1e-6,
+      found(q, k, v, *args), right(q, k, v, *args), atol=1e-6
     )
 
 
@@ -69,7 +69,9 @@ def test_nnx(x64, is_causal):
       rngs=nnx.Rngs(0),
       **settings,
     )
-    return layer(jnp.asarray(X[0]), is_causal=is_causal)
+    return jax.jit(functools.partial(layer, is_causal=is_causal))(
+      jnp.asarray(X[0])
+    )
 
   assert_gradients_close(output(attention_fn=attention_fn), output(), 1e-6)
 
@@ -97,3 +99,65 @@ def test_weights_are_refused(x64):
   layer = linen_layer(attention_fn=attention_fn)
   with pytest.raises(ValueError, match="sow_weights must be False"):
     layer.init(jax.random.key(0), x, sow_weights=True)
+
+
+@pytest.mark.parametrize(
+  ("shapes", "message"),
+  [
+    (
+      [(2, 3, 7, 2, 4), (3, 2, 7, 2, 4)],
+      r"key must have .* batch=\(2, 3\), K=4, got \(3, 2, 7, 2, 4\)",
+    ),
+    ([(2, 3, 7, 2, 4), (6, 7, 2, 4)], r"key must .* got \(6, 7, 2, 4\)"),
+    ([(7, 2, 4), (1, 7, 2, 4)], r"key must .* batch=\(\), .* \(1, 7, 2, 4\)"),
+    ([(1, 7, 2, 4), (7, 2, 4)], r"key must .* got \(7, 2, 4\)"),
+    ([(7, 4), (7, 4)], r"query must have .*batch…, T, H, K\], got \(7, 4\)"),
+    (
+      [(2, 7, 2, 4), (2, 7, 2, 4), (1, 7, 2, 4)],
+      r"value must have .* batch=\(2,\), S=7, N=2, got \(1, 7, 2, 4\)",
+    ),
+    ([(2, 7, 3, 4), (2, 7, 2, 4)], "key must have a number of heads that div"),
+    (
+      [*[(2, 3, 7, 2, 4)] * 3, (3, 2, 1, 7, 7)],
+      r"bias must broadcast to \[batch0=2, .*shape \(3, 2, 1, 7, 7\)",
+    ),
+    (
+      [*[(2, 3, 7, 2, 4)] * 3, (1, 1, 1), (6, 1, 7, 7)],
+      r"mask must broadcast to \[batch0=2, .*shape \(6, 1, 7, 7\)",
+    ),
+  ],
+)
+def test_shapes_that_flax_refuses_are_refused(shapes, message):
+  """Queries would attend to the keys of another sequence."""
+  arrays = [jnp.zeros(shape) for shape in shapes]
+  with pytest.raises(ValueError, match=message):
+    attention_fn(*arrays, *arrays[1:2] * (len(arrays) == 2))
+
+
+@pytest.mark.parametrize(
+  "precision",
+  [
+    jax.lax.Precision.HIGHEST,
+    (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGH),
+    jax.lax.DotAlgorithmPreset.F32_F32_F32,
+    jax.lax.DotAlgorithm(np.float32, np.float32, np.float32),
+  ],
+)
+def test_precision_is_that_of_all_products(precision):
+  """It would be refused, or hold for the forward pass alone."""
+  layer = linen.MultiHeadDotProductAttention(
+    num_heads=2, attention_fn=attention_fn, precision=precision
+  )
+  x = jnp.zeros((1, 7, 8))
+  params = jax.eval_shape(layer.init, jax.random.key(0), x)
+
+  def loss(params, x):
+    return layer.apply(params, x).sum()
+
+  jaxpr = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, x))
+  of_products = re.findall(
+    r"dot_general\[.*?precision=(.*?)$", jaxpr, re.M | re.S
+  )
+  assert len(of_products) > 12  # Of the layer's maps there are twelve.
+  assert len(set(of_products)) == 1
+  assert "None" not in of_products
