@@ -477,5 +477,6 @@ def test_debugging_switches_find_faults_of_the_user(fn):
   nan, inf = q.at[0, 0, 0, 0].set(jnp.nan), v.at[0, 0, 0, 0].set(jnp.inf)
   with jax.debug_nans(True), pytest.raises(FloatingPointError):
     fn(nan, k, v, is_causal=True)
-  with jax.debug_infs(True), pytest.raises(FloatingPointError):
+  # A query that sees inf is NaN.
+  with jax.debug_nans(True), pytest.raises(FloatingPointError):
     fn(q, k, inf, is_causal=True)

@@ -74,11 +74,15 @@ def test_what_is_not_finite_reaches_those_who_see_it(x64, form):
   reached = sees[..., BAD]
   assert not reached[:5].any() and reached[5:].any() and not reached.all(1)[0]
   others = np.arange(S) != BAD
+
   # Queries that are NaN add nothing to the gradients of keys and values.
-  right_cts = tuple(
-    np.where(reached.reshape(B, T, *[1] * (x.ndim - 2)), 0, x) for x in cts
-  )
-  right, right_grads = run(form, inputs, mask, right_cts)
+  def with_reached(value):
+    return tuple(
+      np.where(reached.reshape(B, T, *[1] * (x.ndim - 2)), value, x)
+      for x in cts
+    )
+
+  right, right_grads = run(form, inputs, mask, with_reached(0))
   close = functools.partial(np.testing.assert_allclose, atol=1e-11, rtol=0)
   for name, value in (
     ("k", np.nan),
@@ -89,7 +93,7 @@ def test_what_is_not_finite_reaches_those_who_see_it(x64, form):
     bad = inputs | {name: inputs[name].copy()}
     bad[name][:, BAD, 0, 1] = value
     bad[name][:, BAD, 1, 0] = value
-    outputs, grads = run(form, bad, mask, cts)
+    outputs, grads = run(form, bad, mask, with_reached(np.nan))
     for x, expected in zip(outputs, right, strict=True):
       close(x[~reached], expected[~reached])
       assert np.isnan(x[reached]).all()
