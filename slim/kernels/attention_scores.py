@@ -95,7 +95,7 @@ def make_score(
       # A bias of -inf is a mask: it hides a score of NaN, too.
       scores = jnp.where(one == -jnp.inf, one, scores + one)
     seen = []
-    if window != (None, None):
+    if window.low is not None or window.high is not None:
       seen.append(window.sees(*index))
     if mask is not None:
       part = take(mask, rows[0], rows.size, 2)

@@ -3,7 +3,9 @@
   y_s = Σ_t p[s, t] v_t,   p[s, t] = exp(score[s, t]) / Σ_u exp(score[s, u]).
 
 `slim.kernels.attention_scores` says what the scores are made of. A query whose
-keys are all masked out has y = 0, and gradients of 0.
+keys are all masked out has y = 0, and gradients of 0. NaN or inf in a key or
+value makes NaN of the queries that see it, and of no others: see
+`slim.kernels.attention_products`.
 """
 
 from collections.abc import Callable
@@ -50,27 +52,34 @@ def softmax_attention_and_lse(
     q: [B, T, H, K], float. Queries.
     k: [B, S, N, K], float. Keys; N divides H, and H / N query heads share one.
     v: [B, S, N, V], float. Values.
-    bias: Added to the scores, float; it broadcasts to [B, H, T, S].
+    bias: Added to the scores, float; it broadcasts to [B, H, T, S]. Where it is
+      -inf, the query does not see the key.
     mask: Boolean, True where a query sees a key; it broadcasts likewise.
-    scale: Of q · k; None: 1 / √K.
+    scale: Of q · k: a number, or an array [], which may be differentiated;
+      None: 1 / √K.
     is_causal: Whether query s sees key t only for t ≤ s + query_offset.
-    local_window_size: (left, right), or one number for both: query s sees keys
-      from s + query_offset - left to s + query_offset + right.
-    query_offset: [], int. Where among the keys the first query stands.
+    local_window_size: (left, right), or one number for both, from 0 and of any
+      size: query s sees keys from s + query_offset - left to
+      s + query_offset + right.
+    query_offset: Where among the keys the first query stands: an integer, or
+      integers [B], one a sequence, as for caches of different lengths.
     mask_fn: `mask_fn(q_index, k_index)` for indices [s, 1] and [1, t], int32,
       of any queries and keys: a mask that broadcasts to [B, H, s, t]. It may
       close over arrays, as `lambda i, j: j < lengths[:, None, None, None]`.
+      Indices count from 0 in q and in k: query_offset is not added.
     bias_fn: `bias_fn(bias_params, q_index, k_index)`, a bias, likewise.
     bias_params: Pytree of arrays, differentiated as what `bias_fn` closes over.
-    dropout_rate: Probability that a pair is dropped, in [0, 1).
-    dropout_keys: [B], PRNG keys, one a sequence; None: no dropout. Which pairs
-      drop depends on (key, head, query, key index) alone.
+    dropout_rate: Probability that a pair is dropped, in [0, 1), known when
+      the function is traced.
+    dropout_keys: [B], PRNG keys of any implementation, one a sequence; None: no
+      dropout. Which pairs drop depends on (key, head, query, key index) alone.
     precision: Of the matrix products, as of `jax.lax.dot_general`.
 
   Returns:
     y: [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
     lse: [B, T, H], float32 or wider: the log-sum-exp of a query's scores, -inf
-      where it sees no key; see `merge_attention`.
+      where it sees no key; see `merge_attention`. It is differentiated, unlike
+      the residual of `jax.nn.dot_product_attention`.
 
   Raises:
     ValueError: If an argument has another shape, type or range.

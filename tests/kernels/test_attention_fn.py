@@ -10,7 +10,7 @@ import pytest
 from flax import linen, nnx
 
 from slim.kernels import attention_fn
-from tests.helpers import assert_gradients_close
+from tests.helpers import assert_gradients_close, each_value
 
 X = np.random.default_rng(0).normal(size=(2, 3, 7, 8))
 
@@ -22,10 +22,12 @@ def linen_layer(**settings):
   )
 
 
-@pytest.mark.parametrize("batch_axes", [1, 2])
-@pytest.mark.parametrize("masked", [False, True])
-def test_linen(x64, masked, batch_axes):
+@pytest.mark.parametrize(
+  "case", each_value(masked=[False, True], batch_axes=[1, 2])
+)
+def test_linen(x64, case):
   """The layer would not run, or compute something else."""
+  masked, batch_axes = case["masked"], case["batch_axes"]
   x = jnp.asarray(X if batch_axes == 2 else X[0])
   mask = linen.make_causal_mask(x[..., 0]) if masked else None
   params = jax.jit(linen_layer().init)(jax.random.key(0), x)

@@ -23,7 +23,6 @@ TOLERANCES = {"float64": 1e-12, "float32": 2e-6}
 KEYS = jax.random.split(jax.random.key(3), 2)
 PERIODS = np.array([3, 5])
 DEFINITION = softmax_attention_and_lse
-# For float32, whose rounding does count.
 
 
 def make_inputs(sizes, seed=0):
