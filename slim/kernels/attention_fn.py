@@ -8,10 +8,12 @@ import jax.numpy as jnp
 
 from slim.kernels.chunked_softmax import chunked_softmax_attention
 from slim.kernels.dtypes import promote
+from slim.kernels.explicit_meshes import in_mesh_of_arguments
 from slim.kernels.random_bits import check_keys, split
 from slim.kernels.shapes import as_array, check_rate, to_broadcast
 
 
+@in_mesh_of_arguments
 def attention_fn(
   query: jax.Array,
   key: jax.Array,

@@ -9,6 +9,7 @@ from slim.kernels import softmax_from_lse, softmax_remat
 from slim.kernels.apart import checked_as_one
 from slim.kernels.attention_arguments import check_attention
 from slim.kernels.attention_blocks import cut
+from slim.kernels.explicit_meshes import in_mesh_of_arguments
 from slim.kernels.shapes import check_positive_int
 
 _BACKWARD = {
@@ -17,6 +18,7 @@ _BACKWARD = {
 }
 
 
+@in_mesh_of_arguments
 @checked_as_one
 def chunked_softmax_attention_and_lse(
   q: jax.Array,
@@ -104,6 +106,7 @@ def chunked_softmax_attention_and_lse(
   return _BACKWARD[backward](blocks, consts, *attention[:4])
 
 
+@in_mesh_of_arguments
 @checked_as_one
 def chunked_softmax_attention(
   q: jax.Array,

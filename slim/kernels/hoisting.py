@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from slim.kernels.explicit_meshes import is_sharded, shard_alike
+
 
 class Hoisted:
   """A traced function of its former closure and its arguments.
@@ -91,51 +93,6 @@ def filled(shape: Any, value: Any, dtype: Any, *, like: jax.Array) -> jax.Array:
   if is_sharded(like):
     x = shard_alike(x, like[..., 0])
   return _vary(x, _varying(like))
-
-
-def shard_alike(x: jax.Array, like: Any) -> jax.Array:
-  """Shards a replicated array over an explicit mesh as `like` is sharded.
-
-  A loop refuses a state that starts replicated and comes out sharded. Without
-  a mesh of explicit axes nothing happens.
-
-  Args:
-    x: The array.
-    like: Array or its type, of the shape of the first axes of `x`.
-
-  Returns:
-    `x`, of the same values.
-  """
-  if is_sharded(x) or not is_sharded(like):
-    return x
-  zeros = jnp.zeros_like(like, x.dtype)
-  return x + zeros.reshape(*zeros.shape, *[1] * (x.ndim - zeros.ndim))
-
-
-def by_shards(fn: Callable[..., Any], num_axes: int, *arrays: jax.Array) -> Any:
-  """Computes `fn(*arrays)` by `shard_map` where they are explicitly sharded.
-
-  Args:
-    fn: A function without anything in common between the elements of the first
-      axes.
-    num_axes: How many those are.
-    *arrays: They have the first axes in common, and so has the result.
-
-  Returns:
-    The result, sharded as the first array along the first axes.
-  """
-  if not is_sharded(arrays[0]):
-    return fn(*arrays)
-  sharding = jax.typeof(arrays[0]).sharding
-  spec = jax.sharding.PartitionSpec(*sharding.spec[:num_axes])
-  return jax.shard_map(fn, mesh=sharding.mesh, in_specs=spec, out_specs=spec)(
-    *arrays
-  )
-
-
-def is_sharded(x: jax.Array) -> bool:
-  """Tells whether an axis of `x` is sharded over an explicit mesh axis."""
-  return any(axes is not None for axes in jax.typeof(x).sharding.spec)
 
 
 def _varying(x):

@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.dtypes import at_least_float32, promote
-from slim.kernels.hoisting import is_sharded, shard_alike, vary_alike
+from slim.kernels.explicit_meshes import (
+  in_mesh_of_arguments,
+  is_sharded,
+  shard_alike,
+)
+from slim.kernels.hoisting import vary_alike
 from slim.kernels.prefix_sums import (
   PrefixSums,
   add_sums,
@@ -25,6 +30,7 @@ from slim.kernels.prefix_sums import (
 from slim.kernels.shapes import check_shape
 
 
+@in_mesh_of_arguments
 def parallel_linear_attention(
   q: jax.Array,
   k: jax.Array,
@@ -71,6 +77,7 @@ def parallel_linear_attention(
   return _normalise(num, den, eps).astype(v.dtype), add_sums(state, update)
 
 
+@in_mesh_of_arguments
 def recurrent_linear_attention(
   q: jax.Array,
   k: jax.Array,
@@ -105,6 +112,7 @@ def recurrent_linear_attention(
   return jnp.moveaxis(y, 0, 1), state
 
 
+@in_mesh_of_arguments
 def chunked_linear_attention(
   q: jax.Array,
   k: jax.Array,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from slim.kernels import lsh_sequential
 from slim.kernels.apart import checked_as_one
 from slim.kernels.attention_layout import heads_first, product
-from slim.kernels.hoisting import by_shards
+from slim.kernels.explicit_meshes import by_shards, in_mesh_of_arguments
 from slim.kernels.log_sum_exp import close, finite
 from slim.kernels.lsh_rounds import (
   Settings,
@@ -27,6 +27,7 @@ from slim.kernels.shapes import check_positive_int, check_shape
 from slim.kernels.softmax_attention import merge_attention
 
 
+@in_mesh_of_arguments
 @checked_as_one
 def lsh_attention(
   qk: jax.Array,

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.chunks import Chunks
+from slim.kernels.explicit_meshes import in_mesh_of_arguments
 from slim.kernels.hoisting import vary_alike
 from slim.kernels.rewinding import rewinding_scan
 
 
+@in_mesh_of_arguments
 def chunked_map(
   fn: Callable[[Any, Any], Any],
   params: Any,
@@ -53,6 +55,7 @@ def chunked_map(
   return _map("chunked_map", fn, params, xs, chunk_size, axis)
 
 
+@in_mesh_of_arguments
 def chunked_sum(
   fn: Callable[[Any, Any], Any],
   params: Any,

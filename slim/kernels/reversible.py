@@ -19,6 +19,7 @@ import jax
 from slim.kernels.apart import apart
 from slim.kernels.cotangents import cotangent, first_order_only, floats
 from slim.kernels.dtypes import at_least_float32
+from slim.kernels.explicit_meshes import in_mesh_of_arguments
 from slim.kernels.hoisting import Hoisted, hoist, vary_alike, zeros_like
 from slim.kernels.reversible_arguments import (
   check_entries,
@@ -30,6 +31,7 @@ Sublayer = Callable[[Any, jax.Array, Any, Any], tuple[jax.Array, Any, Any]]
 Streams = tuple[jax.Array, jax.Array]
 
 
+@in_mesh_of_arguments
 def reversible(
   sublayers: Sequence[Sublayer],
   params: Sequence[Any],
@@ -73,6 +75,7 @@ def reversible(
   return _reversible(sublayers, params, streams, contexts, is_scan=False)
 
 
+@in_mesh_of_arguments
 def reversible_scan(
   sublayers: Sequence[Sublayer],
   params: Sequence[Any],

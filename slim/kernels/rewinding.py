@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from slim.kernels.chunks import Chunks
 from slim.kernels.cotangents import cotangent, first_order_only, floats
 from slim.kernels.dtypes import at_least_float32
-from slim.kernels.hoisting import Hoisted, hoist, is_sharded, zeros_like
+from slim.kernels.explicit_meshes import is_sharded
+from slim.kernels.hoisting import Hoisted, hoist, zeros_like
 from slim.kernels.shapes import check_alike
 
 

@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.chunks import Chunks
-from slim.kernels.hoisting import shard_alike, vary_alike
+from slim.kernels.explicit_meshes import in_mesh_of_arguments, shard_alike
+from slim.kernels.hoisting import vary_alike
 from slim.kernels.rewinding import rewinding_scan
 from slim.kernels.shapes import check_alike
 from slim.kernels.storing import grouping_scan, storing_scan
@@ -31,6 +32,7 @@ from slim.kernels.storing import grouping_scan, storing_scan
 POLICIES = ("store", "sqrt", "rewind")
 
 
+@in_mesh_of_arguments
 def scan(
   step: Callable[..., tuple[Any, Any]],
   params: Any,

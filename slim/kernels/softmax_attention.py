@@ -24,9 +24,11 @@ from slim.kernels.attention_products import (
   spread,
 )
 from slim.kernels.dtypes import promote
+from slim.kernels.explicit_meshes import in_mesh_of_arguments
 from slim.kernels.log_sum_exp import close, finite
 
 
+@in_mesh_of_arguments
 @checked_as_one
 def softmax_attention_and_lse(
   q: jax.Array,
@@ -110,6 +112,7 @@ def softmax_attention_and_lse(
   return tokens_first(y, num_heads), tokens_first(lse, num_heads)[..., 0]
 
 
+@in_mesh_of_arguments
 @checked_as_one
 def softmax_attention(
   q: jax.Array,
@@ -127,6 +130,7 @@ def softmax_attention(
   return softmax_attention_and_lse(q, k, v, bias, mask, **settings)[0]
 
 
+@in_mesh_of_arguments
 @checked_as_one
 def merge_attention(
   pieces: list[tuple[jax.Array, jax.Array]],
