@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def promote(*dtypes: Any) -> Any:
@@ -35,3 +36,8 @@ def at_least_float32(*dtypes: Any) -> Any:
     A dtype.
   """
   return promote(jnp.float32, *dtypes)
+
+
+def smallest_unsigned(largest: int) -> Any:
+  """Return the smallest unsigned integer dtype that holds 0 … `largest`."""
+  return np.min_scalar_type(largest)

@@ -14,7 +14,13 @@ import jax.numpy as jnp
 from slim.kernels import lsh_sequential
 from slim.kernels.apart import checked_as_one
 from slim.kernels.attention_layout import heads_first, product
-from slim.kernels.explicit_meshes import by_shards, in_mesh_of_arguments
+from slim.kernels.dtypes import at_least_float32
+from slim.kernels.explicit_meshes import (
+  by_shards,
+  in_mesh_of_arguments,
+  shard_alike,
+)
+from slim.kernels.hoisting import vary_alike
 from slim.kernels.log_sum_exp import close, finite
 from slim.kernels.lsh_rounds import (
   Settings,
@@ -23,7 +29,12 @@ from slim.kernels.lsh_rounds import (
   queries_and_keys,
   sort_places,
 )
-from slim.kernels.shapes import check_positive_int, check_shape
+from slim.kernels.shapes import (
+  check_float,
+  check_number,
+  check_positive_int,
+  check_shape,
+)
 from slim.kernels.softmax_attention import merge_attention
 
 
@@ -35,7 +46,7 @@ def lsh_attention(
   buckets: jax.Array,
   *,
   chunk_size: int,
-  scale: float | None = None,
+  scale: jax.Array | float | None = None,
   is_causal: bool = False,
   count_once: bool = True,
   rounds: str = "sequential",
@@ -59,7 +70,7 @@ def lsh_attention(
       rounds. What recomputes this function takes the same buckets again, as
       vectors that were recomputed may fall into others.
     chunk_size: c, tokens; need not divide T. With c ≥ T this is full attention.
-    scale: Of the scores; None: 1 / √K.
+    scale: [], of the scores; None: 1 / √K. An array is differentiated.
     is_causal: Whether a query sees no later keys.
     count_once: Whether n is as said, or 1, so that a pair counts as often as it
       meets.
@@ -83,13 +94,13 @@ def lsh_attention(
   References:
     Kitaev et al., 2020 (Reformer), https://arxiv.org/abs/2001.04451, section 2.
   """
+  qk, v, buckets = (jnp.asarray(x) for x in (qk, v, buckets))
   check_shape("qk", qk, "BTHK", {})
   sizes = dict(zip("BTHK", qk.shape, strict=True))
   check_shape("v", v, "BTHV", sizes)
   check_shape("buckets", buckets, "BHRT", sizes)
-  for name, x in (("qk", qk), ("v", v)):
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      raise ValueError(f"{name} must be floating-point, got {x.dtype}")
+  check_float("qk", qk)
+  check_float("v", v)
   if not jnp.issubdtype(buckets.dtype, jnp.unsignedinteger):
     raise ValueError(
       f"buckets must be unsigned integers, got {buckets.dtype}; see lsh_buckets"
@@ -104,22 +115,27 @@ def lsh_attention(
         f"heads_at_once must divide H = {sizes['H']}, got {heads_at_once}"
       )
   scale = 1 / math.sqrt(sizes["K"]) if scale is None else scale
-  settings = Settings(chunk_size, scale, is_causal, count_once, heads_at_once)
+  scale = jnp.asarray(check_number("scale", scale), at_least_float32(qk.dtype))
+  qk, v, scale = vary_alike((qk, v, scale))
+  # One a head, so that what computes some heads at once cuts it, too.
+  scale = jnp.broadcast_to(scale, (*buckets.shape[:2], 1, 1))
+  scale = shard_alike(scale, buckets[:, :, 0, 0])
+  settings = Settings(chunk_size, is_causal, count_once, heads_at_once)
 
-  def attend(buckets, qk, v):
-    return _ROUNDS[rounds](settings, sort_places(buckets), qk, v)
+  def attend(buckets, scale, qk, v):
+    return _ROUNDS[rounds](settings, sort_places(buckets), scale, qk, v)
 
-  y = by_shards(attend, 2, buckets, heads_first(qk), heads_first(v))
+  y = by_shards(attend, 2, buckets, scale, heads_first(qk), heads_first(v))
   return jnp.swapaxes(y, 1, 2)
 
 
-def _parallel(settings, places, qk, v):
+def _parallel(settings, *arrays):
   """Attends in all rounds, and merges them by their log-sum-exps."""
-  return by_heads(_all_rounds, settings, places, qk, v)
+  return by_heads(_all_rounds, settings, *arrays)
 
 
-def _all_rounds(settings, places, qk, v):
-  q, k = queries_and_keys(settings, qk)
+def _all_rounds(settings, places, scale, qk, v):
+  q, k = queries_and_keys(scale, qk)
 
   def one_round(r):
     this = make_round(settings, places, r)

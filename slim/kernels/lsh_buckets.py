@@ -7,14 +7,14 @@ direction on it, that it is nearest to:
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from slim.kernels.dtypes import at_least_float32
+from slim.kernels.dtypes import at_least_float32, smallest_unsigned
 from slim.kernels.random_bits import check_keys, normal, split
-from slim.kernels.shapes import check_positive_int, check_shape
+from slim.kernels.shapes import check_float, check_positive_int, check_shape
 
 
 def lsh_buckets(
@@ -22,14 +22,15 @@ def lsh_buckets(
 ) -> jax.Array:
   """Hashes each vector `num_hashes` times, with other rotations each time.
 
-  Many buckets are pairs of two hashes, (bucket of n_1, bucket of n_2) with
-  n_1 · n_2 = num_buckets, as near to each other as can be: for a length T that
-  is O(T √(num_buckets)) work in place of O(T num_buckets).
+  More than 64 buckets n are pairs of two hashes, (bucket of n_1, bucket of n_2)
+  with even n_1 and n_2 near √n: O(T √n) work and memory in place of O(T n).
+  If no such n_1 · n_2 is n, the next larger is, and its first buckets are
+  merged, two to one.
 
   Args:
     x: [B, T, H, K], float. Its length does not matter.
     key: PRNG key of the rotations, which all heads and sequences share.
-    num_buckets: Even.
+    num_buckets: Even, at most 2³⁰.
     num_hashes: R.
 
   Returns:
@@ -37,32 +38,37 @@ def lsh_buckets(
     derivative passes.
 
   Raises:
-    ValueError: If an argument has another shape or range.
+    ValueError: If an argument has another shape, type or range.
 
   References:
     Kitaev et al., 2020 (Reformer), https://arxiv.org/abs/2001.04451, section 2;
     Andoni et al., 2015, https://arxiv.org/abs/1509.02897.
   """
+  x = jnp.asarray(x)
   check_shape("x", x, "BTHK", {})
+  check_float("x", x)
   check_keys("key", key, ())
   num_hashes = check_positive_int("num_hashes", num_hashes)
   num_buckets = check_positive_int("num_buckets", num_buckets)
-  if num_buckets % 2:
-    raise ValueError(f"num_buckets must be even, got {num_buckets}")
+  if num_buckets % 2 or num_buckets > 2**30:
+    raise ValueError(
+      f"num_buckets must be even and at most 2^30, got {num_buckets}"
+    )
   factors = _factors(num_buckets)
-  dtype = at_least_float32(x.dtype)
-  x = jax.lax.stop_gradient(x).astype(dtype)
-  buckets = 0
+  x = jax.lax.stop_gradient(x).astype(at_least_float32(x.dtype))
+  buckets = jnp.int32(0)
   keys = split(key, len(factors))
   for factor, its_key in zip(factors, keys, strict=True):
     shape = (x.shape[-1], num_hashes, factor // 2)
     # In float32 for any x, which is hashed alike in any precision.
-    rotations = normal(its_key, shape).astype(dtype)
+    rotations = normal(its_key, shape).astype(x.dtype)
     digit = jax.lax.map(
       functools.partial(_nearest, x), jnp.moveaxis(rotations, 1, 0)
     )
     buckets = buckets * factor + digit
-  return jnp.moveaxis(buckets, 0, 2).astype(_smallest(num_buckets))
+  # Buckets 2i and 2i + 1 differ in the second hash alone.
+  buckets -= jnp.minimum((buckets + 1) // 2, math.prod(factors) - num_buckets)
+  return jnp.moveaxis(buckets, 0, 2).astype(smallest_unsigned(num_buckets - 1))
 
 
 def _nearest(x, rotation):
@@ -71,26 +77,22 @@ def _nearest(x, rotation):
   # argmax [x; -x] without the array of both.
   top, bottom = jnp.argmax(rotated, -1), jnp.argmin(rotated, -1)
   is_top = rotated.max(-1) >= -rotated.min(-1)
-  return jnp.where(is_top, top, bottom + rotation.shape[-1])
+  return jnp.where(is_top, top, bottom + rotation.shape[-1]).astype(jnp.int32)
 
 
 def _factors(num_buckets):
-  """Two even factors, as near to each other as can be; or the number alone."""
-  low = [
-    n
-    for n in range(2, int(np.sqrt(num_buckets)) + 1, 2)
-    if num_buckets % n == 0 and num_buckets // n % 2 == 0
-  ]
+  """One or two even numbers whose product is `num_buckets`, or a bit more.
+
+  The larger is at most 2 √num_buckets: some counts, such as 2 · 521, have no
+  factors near their root, and hashing would cost as much as one hash into all.
+  """
   # A pair of hashes is coarser where few buckets make one good enough.
-  if num_buckets <= 64 or not low:
+  if num_buckets <= 64:
     return [num_buckets]
-  return [low[-1], num_buckets // low[-1]]
-
-
-def _smallest(count):
-  """The smallest unsigned type whose numbers count so far."""
-  return next(
-    dtype
-    for dtype in (jnp.uint8, jnp.uint16, jnp.uint32)
-    if count <= jnp.iinfo(dtype).max + 1
-  )
+  pairs = [
+    (low, 2 * -(-num_buckets // (2 * low)))
+    for low in range(2, math.isqrt(num_buckets) + 1, 2)
+    if 3 * low**2 >= num_buckets
+  ]
+  # Of those nearest to the count, the pair nearest to each other.
+  return min(pairs, key=lambda pair: (math.prod(pair), -pair[0]))

@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.attention_layout import product
-from slim.kernels.dtypes import at_least_float32
+from slim.kernels.dtypes import at_least_float32, smallest_unsigned
 
 
 class Settings(NamedTuple):
-  """The arguments of `lsh_attention` that are no arrays; see there."""
+  """Arguments of `lsh_attention` that are no arrays; see there."""
 
   chunk_size: int
-  scale: float
   is_causal: bool
   count_once: bool
   heads_at_once: int | None
@@ -33,8 +32,8 @@ class Round(NamedTuple):
     order: [B, H, n, c], int32: the token of each place; T where there is none.
     seen: [B, H·n, c, 2c], which keys a query sees: the chunk before, then its
       own.
-    count: [B, H·n, c, 2c], uint8, in how many rounds the two meet; None: not
-      asked for.
+    count: [B, H·n, c, 2c], the smallest unsigned integer that holds R: in how
+      many rounds the two meet; None: not asked for.
   """
 
   places: jax.Array
@@ -59,7 +58,8 @@ class Round(NamedTuple):
 
   def unsort(self, x: jax.Array) -> jax.Array:
     """Undoes `queries`: [B, H·n, c, X] to [B, H, T, X]."""
-    x = x.reshape(*self.order.shape[:2], -1, x.shape[-1])
+    batch, num_heads, num_chunks, size = self.order.shape
+    x = x.reshape(batch, num_heads, num_chunks * size, x.shape[-1])
     return jnp.take_along_axis(x, self.places[..., None], 2)
 
   def unsort_keys(self, x: jax.Array) -> jax.Array:
@@ -73,10 +73,20 @@ class Round(NamedTuple):
 
 
 def queries_and_keys(
-  settings: Settings, qk: jax.Array
+  scale: jax.Array, qk: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Makes queries and keys of the vectors [..., K] that they share."""
-  return settings.scale * qk, to_unit_length(qk)
+  """Makes queries and keys of the vectors [B, H, T, K] that they share.
+
+  Args:
+    scale: [B, H, 1, 1], float32 or wider.
+    qk: [B, H, T, K].
+
+  Returns:
+    The queries, scaled, and the keys, at unit length.
+  """
+  # The scale is rounded as qk is, and the gradient of it is summed widely.
+  wide = scale.astype(qk.dtype).astype(scale.dtype) * qk.astype(scale.dtype)
+  return wide.astype(qk.dtype), to_unit_length(qk)
 
 
 def to_unit_length(x: jax.Array) -> jax.Array:
@@ -104,7 +114,9 @@ def by_heads(
   heads = arrays[0].shape[:2]
   # A device that has a part of the heads may have fewer.
   size = math.gcd(settings.heads_at_once, heads[1])
-  groups = [x.reshape(-1, 1, size, *x.shape[2:]) for x in arrays]
+  groups = [
+    x.reshape(math.prod(heads) // size, 1, size, *x.shape[2:]) for x in arrays
+  ]
   found = jax.lax.map(lambda group: fn(settings, *group), groups)
   return jax.tree.map(lambda x: x.reshape(*heads, *x.shape[3:]), found)
 
@@ -147,7 +159,7 @@ def make_round(settings: Settings, places: jax.Array, r: jax.Array) -> Round:
 
   order = _inverse(of_round(r), num_chunks * size)
   order = order.reshape(*heads, num_chunks, size)
-  tokens = order.reshape(heads[0], -1, size)
+  tokens = order.reshape(heads[0], heads[1] * num_chunks, size)
   query, key = pairs(tokens, length)
   # A place without a token sees nothing, or its derivative would reach keys.
   seen = (key != query) & (key < length) & (query < length)
@@ -159,9 +171,9 @@ def make_round(settings: Settings, places: jax.Array, r: jax.Array) -> Round:
     def add(r, count):
       chunk = _sorted(of_round(r)[..., None] // size, order)[..., 0]
       query, key = pairs(chunk, 0)
-      return count + ((key == query) | (key == query - 1)).astype(jnp.uint8)
+      return count + ((key == query) | (key == query - 1)).astype(count.dtype)
 
-    zero = jnp.zeros(seen.shape, jnp.uint8)
+    zero = jnp.zeros(seen.shape, smallest_unsigned(num_rounds))
     # Pairs that are not seen here may meet nowhere: no log(0).
     count = jnp.maximum(jax.lax.fori_loop(0, num_rounds, add, zero), 1)
   return Round(of_round(r), order, seen, count)
@@ -182,9 +194,9 @@ def _inverse(permutation, length):
 def _sorted(x, order):
   """[B, H, T, X] as [B, H·n, c, X]; places without a token hold the last."""
   batch, num_heads, num_chunks, size = order.shape
-  flat = order.reshape(batch, num_heads, -1, 1)
+  flat = order.reshape(batch, num_heads, num_chunks * size, 1)
   x = jnp.take_along_axis(x, flat, 2, mode="clip")
-  return x.reshape(batch, num_heads * num_chunks, size, -1)
+  return x.reshape(batch, num_heads * num_chunks, size, x.shape[-1])
 
 
 def _with_the_one_before(x, order, nothing, axis):

@@ -37,24 +37,29 @@ from slim.kernels.lsh_rounds import (
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend(
-  settings: Settings, places: jax.Array, qk: jax.Array, v: jax.Array
+  settings: Settings,
+  places: jax.Array,
+  scale: jax.Array,
+  qk: jax.Array,
+  v: jax.Array,
 ) -> jax.Array:
   """Attends round by round.
 
   Args:
     settings: The settings.
     places: [B, H, R, T], from `sort_places`.
+    scale: [B, H, 1, 1], float32 or wider.
     qk: [B, H, T, K].
     v: [B, H, T, V].
 
   Returns:
     [B, H, T, V], dtype of `v`.
   """
-  return _attend_fwd(settings, places, qk, v)[0]
+  return _attend_fwd(settings, places, scale, qk, v)[0]
 
 
-def _forward(settings, places, qk, v):
-  q, k = queries_and_keys(settings, qk)
+def _forward(settings, places, scale, qk, v):
+  q, k = queries_and_keys(scale, qk)
   dtype = at_least_float32(q.dtype, v.dtype)
 
   def one_round(r, carry):
@@ -94,9 +99,9 @@ def _forward(settings, places, qk, v):
   return y, lse
 
 
-def _attend_fwd(settings, places, qk, v):
-  y, lse = by_heads(_forward, settings, places, qk, v)
-  return y, (places, qk, v, y, to_residual(lse))
+def _attend_fwd(settings, places, scale, qk, v):
+  y, lse = by_heads(_forward, settings, places, scale, qk, v)
+  return y, (places, scale, qk, v, y, to_residual(lse))
 
 
 def _attend_bwd(settings, residuals, y_ct):
@@ -109,8 +114,8 @@ def _attend_bwd(settings, residuals, y_ct):
   return cotangent(places, []), *cts
 
 
-def _backward(settings, places, qk, v, y, lse, y_ct):
-  (q, k), vjp = jax.vjp(partial(queries_and_keys, settings), qk)
+def _backward(settings, places, scale, qk, v, y, lse, y_ct):
+  (q, k), vjp = jax.vjp(queries_and_keys, scale, qk)
   lse = from_residual(lse)
   alone = lse == -jnp.inf
   # Of a query that sees nothing, all exp(score - lse) have to be 0.
@@ -143,8 +148,8 @@ def _backward(settings, places, qk, v, y, lse, y_ct):
     0, places.shape[2], one_round, tuple(map(zeros_of, (q, k, v)))
   )
   v_ct += jnp.where(alone, y_ct, 0).astype(v_ct.dtype)
-  (qk_ct,) = vjp(cotangent((q, k), [q_ct, k_ct]))
-  return qk_ct, v_ct.astype(v.dtype)
+  scale_ct, qk_ct = vjp(cotangent((q, k), [q_ct, k_ct]))
+  return scale_ct, qk_ct, v_ct.astype(v.dtype)
 
 
 attend.defvjp(_attend_fwd, _attend_bwd)

@@ -157,6 +157,12 @@ def to_broadcast(name: str, x: Any, sizes: dict[str, int]) -> jax.Array:
   return x.reshape(shape)
 
 
+def check_float(name: str, x: jax.Array) -> None:
+  """Refuses an array that is not of real floating-point numbers; ValueError."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise ValueError(f"{name} must be floating-point, got {x.dtype}")
+
+
 def check_alike(name: str, found: Any, expected: Any) -> None:
   """Refuses a pytree whose structure, shapes or dtypes are not as expected.
 
