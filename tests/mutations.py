@@ -93,7 +93,7 @@ MUTATIONS = [
   ),
   Mutation(
     K + "linear_attention.py",
-    'num += einsum("nbhsm,nbhmv->nbhsv", qb, kv)',
+    'num += einsum("nbhsm,nbhmv->nbhsv", qb, before.kv)',
     "num += 0",
     LINEAR,
   ),
@@ -205,18 +205,30 @@ MUTATIONS = [
     "    pass",
     SCAN,
   ),
+  Mutation(
+    K + "cotangents.py",
+    "jnp.inexact",
+    "jnp.floating",
+    "kernels/test_leaves.py",
+  ),
+  Mutation(
+    "certify/case.py",
+    "(weights.conj() * x).real.sum()",
+    "(weights.real * x.real).sum()",
+    "certify",
+  ),
   # Policies.
   Mutation(
     K + "storing.py",
     "jax.checkpoint(step, prevent_cse=False)",
     "step",
-    "kernels test_gradients.py",
+    f"{SCAN} test_gradients.py",
   ),
   Mutation(
     K + "storing.py",
     "return min(range(1, 2 * math.isqrt(num_chunks) + 1), key=cost)",
     "return num_chunks",
-    "kernels test_gradients.py",
+    f"{SCAN} test_gradients.py",
   ),
   Mutation(
     K + "rewinding.py",
@@ -245,8 +257,8 @@ MUTATIONS = [
   ),
   Mutation(
     "models/attention.py",
-    "y = (y + origin[:, None])",
-    "y = y",
+    "y = (y.astype(origin.dtype) + origin[:, None])",
+    "y = (y)",
     MODELS,
   ),
   Mutation(
