@@ -14,9 +14,13 @@ def cross_entropy_sums(
 
   nll = Σ w · (logsumexp(logits) - logits[target]).
 
+  A token of weight 0 adds nothing to the sums or their gradients, whatever its
+  target and its logits are: -100 and NaN are ignored there.
+
   Args:
     logits: [B, T, vocab_size], float.
-    targets: [B, T], int32.
+    targets: [B, T], int. In [0, vocab_size) where the weight is not 0: another
+      target makes `nll` NaN, and is no hit.
     weights: [B, T], float32. Constants to the derivative.
 
   Returns:
@@ -26,8 +30,13 @@ def cross_entropy_sums(
   """
   logits = logits.astype(at_least_float32(logits.dtype))
   weights = jax.lax.stop_gradient(weights).astype(logits.dtype)
-  chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  nll = jax.nn.logsumexp(logits, axis=-1) - chosen
+  counts = weights != 0
+  # Beyond the vocabulary the array is filled with NaN; before it, it wraps.
+  index = jnp.where(targets < 0, logits.shape[-1], targets)[..., None]
+  chosen = jnp.take_along_axis(logits, index, axis=-1, mode="fill")[..., 0]
+  # Not its result alone: of NaN, the gradient is NaN even times 0.
+  hidden = jnp.where(counts[..., None], logits, 0)
+  nll = jnp.where(counts, jax.nn.logsumexp(hidden, axis=-1) - chosen, 0)
   hits = jnp.argmax(logits, axis=-1) == targets
   return Sums(
     nll=jnp.sum(weights * nll),

@@ -97,11 +97,12 @@ def make_update_step(
 
   Returns:
     `update_step(state, gradients, weight) -> (state, norm)`: `gradients` are of
-    the summed loss and `weight` is what the sum is divided by; `norm` [],
-    float32, is the length of the mean gradient before any clipping.
+    the summed loss and `weight` is what the sum is divided by, 1 if it is 0;
+    `norm` [], float32, is the length of the mean gradient before any clipping.
   """
 
   def update_step(state, gradients, weight):
+    weight = jnp.where(weight == 0, 1, weight)  # Sums of nothing are 0.
     mean = jax.tree.map(lambda x: x / weight, gradients)
     # Optax takes powers of Python's numbers by counts, which "strict" refuses.
     with jax.numpy_dtype_promotion("standard"):

@@ -64,14 +64,41 @@ def test_weight_of_zero_hides_a_token(logits, targets, weights):
   assert cross_entropy_sums(logits, targets, 0 * weights) == (0, 0, 0)
 
 
+value_and_grad = jax.jit(
+  jax.value_and_grad(lambda *batch: cross_entropy_sums(*batch).nll)
+)
+
+
+@pytest.mark.parametrize("target", [-100, -1, VOCAB_SIZE, 2**31 - 1])
+@pytest.mark.parametrize("logit", [1.0, np.nan, np.inf, -np.inf])
+def test_a_token_of_weight_zero_is_ignored(
+  logits, targets, weights, target, logit
+):
+  """One padded token would make the loss of the whole batch NaN."""
+  hidden = weights == 0
+  right = value_and_grad(logits, targets, weights)
+  found = value_and_grad(
+    jnp.where(hidden[..., None], logit, logits),
+    jnp.where(hidden, target, targets),
+    weights,
+  )
+  jax.tree.map(np.testing.assert_array_equal, found, right)
+
+
+@pytest.mark.parametrize("target", [-100, -1, VOCAB_SIZE])
+def test_a_token_beyond_the_vocabulary_is_no_other_token(
+  logits, targets, weights, target
+):
+  """Negative targets would count from the end of the vocabulary."""
+  found = cross_entropy_sums(logits, targets.at[0, 0].set(target), weights)
+  assert np.isnan(found.nll)
+  assert np.isfinite(found.correct)
+
+
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 def test_large_logits_are_finite(logits, targets, weights, scale):
   """A confident model would make the loss, or its gradient, infinite."""
-
-  def nll(logits):
-    return cross_entropy_sums(logits, targets, weights).nll
-
-  value, gradient = jax.value_and_grad(nll)(scale * logits)
+  value, gradient = value_and_grad(scale * logits, targets, weights)
   expected = plain_sums(scale * logits, targets, weights)[0]
   np.testing.assert_allclose(value, expected, rtol=1e-6)
   assert np.isfinite(gradient).all()
@@ -87,12 +114,10 @@ def test_weights_are_constants(logits, targets, weights):
 
 def test_gradient_is_that_of_the_softmax(logits, targets, weights):
   """w (softmax - onehot), the gradient that everything else starts from."""
-  gradient = jax.grad(
-    lambda logits: cross_entropy_sums(logits, targets, weights).nll
-  )
+  _, gradient = value_and_grad(logits, targets, weights)
   onehot = jax.nn.one_hot(targets, VOCAB_SIZE)
   expected = weights[..., None] * (jax.nn.softmax(logits) - onehot)
-  np.testing.assert_allclose(gradient(logits), expected, atol=1e-6)
+  np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
 
 def test_bfloat16_logits_are_summed_in_float32():

@@ -87,6 +87,16 @@ def test_update_divides_by_the_weight_once(params):
   assert state.step == 5
 
 
+def test_a_batch_without_weight_changes_no_parameter(params):
+  """Sums of nothing, divided by nothing, would make all of them NaN."""
+  gradients = {"table": jnp.zeros((VOCAB_SIZE,) * 2)}
+  state = steps.TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
+  update = steps.make_update_step(optax.sgd(1.0))
+  state, norm = update(state, gradients, jnp.float32(0))
+  np.testing.assert_array_equal(state.params["table"], params["table"])
+  assert norm == 0
+
+
 def test_compiled_programs_train(params, batch):
   """Without it the programs that run would not be the ones tested."""
   optimizer = optax.adam(0.1)
