@@ -100,6 +100,9 @@ def check_attention(
     check_keys("dropout_keys", dropout_keys, (sizes["B"],))
     if dropout_rate:
       keep = make_keep(dropout_rate, dropout_keys, sizes["H"])
+  dtypes = {at_least_float32(x.dtype) for x in (q, k, v)}
+  if len(dtypes) > 1:  # The sums of all blocks have one dtype.
+    q, k, v = (x.astype(at_least_float32(*dtypes)) for x in (q, k, v))
   known = 1 / math.sqrt(sizes["K"]) if scale is None else scale
   known, scale = check_number("scale", known), None
   if isinstance(known, jax.Array):

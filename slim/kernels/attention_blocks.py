@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from slim.kernels.attention_arguments import Attention
 from slim.kernels.attention_layout import heads_first, product, take
+from slim.kernels.explicit_meshes import is_sharded
 from slim.kernels.hoisting import Hoisted, hoist, vary_alike
 
 
@@ -151,11 +152,14 @@ def cut(
   rows = Axis(q.shape[1], min(q_block_size, q.shape[1]))
   columns = Axis(k.shape[1], min(k_block_size, k.shape[1]))
   blocks = Blocks(rows, columns, q_scale, precision, score, keep)
-  products = jax.eval_shape(
-    lambda q, k: product(blocks.queries(q, k, 0), blocks.keys(k, 0), (-1, -1)),
-    q,
-    k,
-  )
+
+  def first_product(q, k):
+    return product(blocks.queries(q, k, 0), blocks.keys(k, 0), (-1, -1))
+
+  if is_sharded(q):  # `eval_shape` forgets it if other axes are not explicit.
+    products = first_product(q, k)
+  else:
+    products = jax.eval_shape(first_product, q, k)
   index = vary_alike((q, rows.index(0), columns.index(0)))[1:]
   score, score_consts = hoist(score, products, blocks.bias(bias, 0, 0), *index)
   keep_consts = []

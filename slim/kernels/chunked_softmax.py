@@ -103,7 +103,8 @@ def chunked_softmax_attention_and_lse(
     raise ValueError(
       f"backward must be one of {tuple(_BACKWARD)}, got {backward!r}"
     )
-  return _BACKWARD[backward](blocks, consts, *attention[:4])
+  y, lse = _BACKWARD[backward](blocks, consts, *attention[:4])
+  return y.astype(v.dtype), lse
 
 
 @in_mesh_of_arguments

@@ -93,6 +93,7 @@ def softmax_attention_and_lse(
   """
   # By name: none of so many is taken for another.
   attention = check_attention(**locals())
+  dtype = v.dtype
   q, k, v, bias, scale, q_scale, _, score, keep, precision = attention
   index = [jnp.arange(x.shape[1], dtype=jnp.int32) for x in (q, k)]
   heads = k.shape[2], q.shape[2] // k.shape[2]
@@ -106,7 +107,7 @@ def softmax_attention_and_lse(
   if keep is not None:
     p *= keep(*index).reshape(p.shape).astype(p.dtype)
   v_rows = heads_first(finite_or_zero(v))
-  y = product(p.astype(v.dtype), v_rows, (-1, -2), precision).astype(v.dtype)
+  y = product(p.astype(v.dtype), v_rows, (-1, -2), precision).astype(dtype)
   y, lse = spread(y, lse)
   num_heads = q.shape[2]
   return tokens_first(y, num_heads), tokens_first(lse, num_heads)[..., 0]

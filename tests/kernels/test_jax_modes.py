@@ -366,9 +366,7 @@ def test_strict_promotion(name, dtypes, run):
     ("float32", "float64", "float16"),
   ],
 )
-@pytest.mark.parametrize(
-  "name", [x for x in CASES if "linear" in x or "lsh" in x]
-)
+@pytest.mark.parametrize("name", [x for x in CASES if "attention" in x])
 def test_strict_promotion_of_mixed_dtypes(x64, name, dtypes):
   """Arguments that a kernel takes together would be refused."""
   test_strict_promotion(name, dtypes, jax.eval_shape)
@@ -418,22 +416,22 @@ def test_explicit_sharding(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
-  "types",
+  ("types", "is_compiled"),
   [
-    (AxisType.Explicit, AxisType.Explicit),
-    (AxisType.Explicit, AxisType.Auto),
-    (AxisType.Auto, AxisType.Explicit),
-    (AxisType.Auto, AxisType.Auto),
+    ((AxisType.Explicit, AxisType.Explicit), True),
+    ((AxisType.Explicit, AxisType.Explicit), False),
+    ((AxisType.Explicit, AxisType.Auto), True),
+    ((AxisType.Auto, AxisType.Explicit), True),
   ],
 )
-@pytest.mark.parametrize("run", [_call, lambda fn, *args: jax.jit(fn)(*args)])
-def test_context_mesh(name, types, run):
-  """A kernel would do with `jax.set_mesh` what it does not without, eagerly."""
+def test_context_mesh(name, types, is_compiled):
+  """A kernel would fail with `jax.set_mesh`, or in a mesh of mixed types."""
   args, right = _right(name)
-  with jax.set_mesh(_make_mesh(*types)):
-    args = [_shard(x, jax.sharding.get_mesh()) for x in args]
-    fn = functools.partial(value_and_gradients, CASES[name].fn)
-    _assert_close(run(fn, *args), right)
+  mesh = _make_mesh(*types)
+  fn = functools.partial(value_and_gradients, CASES[name].fn)
+  with jax.set_mesh(mesh):
+    args = [_shard(x, mesh) for x in args]
+    _assert_close((jax.jit(fn) if is_compiled else fn)(*args), right)
 
 
 @pytest.mark.parametrize(
