@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import pathlib
+import resource
 import sys
 import threading
 from typing import NamedTuple
@@ -80,7 +81,19 @@ def assert_refused(done, *words):
 
 
 def list_files(folder):
-  """Returns what is in a folder and when it was written, to be compared."""
+  """Returns what is in a folder and when files were written, to be compared."""
   return {
-    path: path.lstat().st_mtime_ns for path in pathlib.Path(folder).rglob("*")
+    path: None if path.is_dir() else path.lstat().st_mtime_ns
+    for path in pathlib.Path(folder).rglob("*")
   }
+
+
+@contextlib.contextmanager
+def limit_files(size):
+  """Lets no file grow over some bytes, as a full disk does."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)

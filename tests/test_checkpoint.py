@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import resource
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from slim import checkpoint, command_line, steps
-from tests.commands import assert_refused, run_command
+from tests.commands import assert_refused, limit_files, run_command
 
 OPTIMIZER = optax.adam(0.1)
 
@@ -172,23 +171,15 @@ def test_a_save_under_way_is_left_alone_by_readers(tmp_path):
   assert under_way.is_dir()
 
 
-@pytest.fixture
-def small_files():
-  """Lets no file grow over some KB, as a full disk does."""
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
-  yield
-  resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_is_one_line(tmp_path, small_files):
+def test_a_full_disk_is_one_line(tmp_path):
   """Hundreds of lines of tracebacks would hide what is wrong."""
 
   def fill():
     save(str(tmp_path), 5)
 
-  done = run_command(lambda argv: command_line.run(fill, argv))
+  with limit_files(3000):
+    done = run_command(lambda argv: command_line.run(fill, argv))
   assert_refused(
     done, f"cannot save a checkpoint in {tmp_path}/checkpoints: File too large"
   )

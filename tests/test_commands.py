@@ -95,11 +95,18 @@ def refuse(name, *arguments, replacing=True):
   ],
 )
 @pytest.mark.parametrize(
-  "path", ["", "gs://bucket/x", "~no_such_user/x.svg", "text/x"]
+  ("path", "words"),
+  [
+    ("", "must be a path, got ''"),
+    ("gs://bucket/x", "must be a path on this machine"),
+    ("~no_such_user/x.svg", "there is no such user"),
+    ("text/x", "text"),
+  ],
 )
-def test_a_wrong_path_names_the_flag(name, flag, path):
+def test_a_wrong_path_names_the_flag(name, flag, path, words):
   """Minutes of work would end in an error, or in a folder named "~"."""
-  assert flag in refuse(name, f"{flag}={path}")
+  line = refuse(name, f"{flag}={path}")
+  assert flag in line and words in line
 
 
 @pytest.mark.parametrize("name", ["train", "sweep"])
@@ -199,6 +206,18 @@ def test_wrong_weights_are_found_before_a_plan(path):
     f"--config.train.init_from={path}",
   )
   assert f"config.train.init_from: {path} must be a safetensors file" in line
+
+
+def test_results_of_an_unknown_run_are_found_before_a_plan(folder):
+  """Without it they would be found after minutes of compiling."""
+  (folder / "run").mkdir()
+  (folder / "run" / "metrics.jsonl").touch()
+  line = refuse(
+    "train",
+    "--config.gradient.chunk_size=None",
+    "--config.gradient.memory_budget=1GiB",
+  )
+  assert "--workdir run has metrics.jsonl but no config.json" in line
 
 
 @pytest.mark.parametrize("budget", ["", "2GB", "0GiB", "-1GiB", "None"])

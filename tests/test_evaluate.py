@@ -184,6 +184,8 @@ def test_command_line(run):
   assert "test loss " in done.output
   done = run_command(evaluate.main, *line, "--data_path=none")
   assert_refused(done, "config.data.path: cannot read 'none': No such")
+  done = run_command(evaluate.main, *line, "--data_path=gs://bucket/text")
+  assert_refused(done, "--data_path must be a path on this machine")
 
 
 def test_data_that_has_moved_can_be_named(run, tmp_path):

@@ -100,6 +100,14 @@ def test_a_run_without_checkpoint_is_an_error(tmp_path):
   assert not (tmp_path / "x").exists()
 
 
+def test_weights_are_written_to_a_home(run, tmp_path, monkeypatch):
+  """They would be looked for in a folder named "~"."""
+  monkeypatch.setenv("HOME", str(tmp_path))
+  export.export_workdir(run[0], "~/x")
+  assert weights.load_weights("~/x")[1].seed == 0
+  assert (tmp_path / "x").exists()
+
+
 def test_command_line(run, tmp_path):
   """Without it the command of the README would not run."""
   output = f"{tmp_path}/x.safetensors"

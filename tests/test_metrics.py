@@ -11,6 +11,7 @@ from tensorboardX.proto import event_pb2
 
 from slim import metrics
 from slim.types import Sums
+from tests.commands import limit_files
 
 
 def test_means_are_formed_from_sums():
@@ -34,6 +35,17 @@ def test_writer_appends_one_record_a_line(tmp_path):
     {"step": 1, "train/loss": 2.5},
     {"step": 2, "train/loss": 2.0},
   ]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+  """An error of `write` itself names no file."""
+  writer = metrics.MetricsWriter(str(tmp_path), 0)
+  with pytest.raises(ValueError) as error, limit_files(5):
+    writer.write(1, {})
+  writer.close()
+  assert str(error.value) == (
+    f"cannot write {tmp_path}/metrics.jsonl: File too large: free space there"
+  )
 
 
 def test_writer_drops_what_will_be_repeated(tmp_path):
