@@ -27,7 +27,7 @@ from slim.kernels.prefix_sums import (
   einsum,
   sum_values,
 )
-from slim.kernels.shapes import check_shape
+from slim.kernels.shapes import check_float, check_number, check_shape
 
 
 @in_mesh_of_arguments
@@ -37,7 +37,7 @@ def parallel_linear_attention(
   v: jax.Array,
   state: PrefixSums,
   *,
-  eps: float = 1e-16,
+  eps: jax.Array | float = 1e-16,
 ) -> tuple[jax.Array, PrefixSums]:
   """Causal linear attention by all pairs of tokens: the plain definition.
 
@@ -49,21 +49,22 @@ def parallel_linear_attention(
     v: [B, T, H, V], float. Values.
     state: PrefixSums (S_0, z_0) of the tokens before these; see
       `init_prefix_sums`.
-    eps: Added to the normaliser, which is zero where all features vanish.
+    eps: [], added to the normaliser, which is zero where all features vanish.
 
   Returns:
     y: [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
     state: PrefixSums after the last token.
 
   Raises:
-    ValueError: If the shapes of q, k, v and state disagree.
+    ValueError: If the shapes of q, k, v and state disagree, or an argument has
+      another type.
 
   Memory beyond inputs and outputs: O(B·H·T²).
 
   References:
     Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equation 9.
   """
-  q, k, v, state = _checked(q, k, v, state)
+  q, k, v, state, eps = _checked(q, k, v, state, eps)
   start = sum_values(state)
   scores = einsum("bshm,bthm->bhst", q, k)
   scores = jnp.where(_causal_mask(q.shape[1]), scores, 0)
@@ -84,7 +85,7 @@ def recurrent_linear_attention(
   v: jax.Array,
   state: PrefixSums,
   *,
-  eps: float = 1e-16,
+  eps: jax.Array | float = 1e-16,
 ) -> tuple[jax.Array, PrefixSums]:
   """Causal linear attention token by token, as it generates.
 
@@ -96,7 +97,7 @@ def recurrent_linear_attention(
     Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equations
     16-20.
   """
-  q, k, v, state = _checked(q, k, v, state)
+  q, k, v, state, eps = _checked(q, k, v, state, eps)
 
   def step(state, token):
     q, k, v = token  # [B, H, M], [B, H, M], [B, H, V].
@@ -120,7 +121,7 @@ def chunked_linear_attention(
   state: PrefixSums,
   *,
   block_size: int = 64,
-  eps: float = 1e-16,
+  eps: jax.Array | float = 1e-16,
 ) -> tuple[jax.Array, PrefixSums]:
   """Causal linear attention by blocks: pairs within, sums between.
 
@@ -134,22 +135,22 @@ def chunked_linear_attention(
     state: PrefixSums of the tokens before these; see `init_prefix_sums`.
     block_size: Tokens in a block. Work per token grows with
       `block_size`, memory with M·V / `block_size`; 64 suits M = V = 64.
-    eps: Added to the normaliser, which is zero where all features vanish.
+    eps: [], added to the normaliser, which is zero where all features vanish.
 
   Returns:
     y: [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
     state: PrefixSums after the last token.
 
   Raises:
-    ValueError: If the shapes of q, k, v and state disagree, or `block_size` is
-      not a positive integer.
+    ValueError: If the shapes of q, k, v and state disagree, or an argument has
+      another type, or `block_size` is not a positive integer.
 
   Memory beyond inputs and outputs: O(B·H·T·(block_size + M·V / block_size)).
 
   References:
     Hua et al., 2022, https://arxiv.org/abs/2202.10447, section 3.2 (chunks).
   """
-  q, k, v, state = _checked(q, k, v, state)
+  q, k, v, state, eps = _checked(q, k, v, state, eps)
   num_tokens = v.shape[1]
   qb, kb, vb = (blocks(x, block_size) for x in (q, k, v))
   updates = block_sums(kb, vb)
@@ -166,7 +167,7 @@ def chunked_linear_attention(
   num += einsum("nbhsm,nbhmv->nbhsv", qb, before.kv)
   den = scores.sum(-1) + einsum("nbhsm,nbhm->nbhs", qb, before.k)
   y = jnp.moveaxis(_normalise(num, den, eps), (0, 2), (1, 3))
-  y = y.reshape(v.shape[0], -1, *v.shape[2:])
+  y = y.reshape(v.shape[0], y.shape[1] * y.shape[2], *v.shape[2:])
   return y[:, :num_tokens].astype(v.dtype), after
 
 
@@ -188,8 +189,12 @@ def _normalise(num, den, eps):
   return (num / scale[..., None]) / (den / scale)[..., None]
 
 
-def _checked(q, k, v, state):
+def _checked(q, k, v, state, eps):
   """Refuses shapes and dtypes that do not fit; casts for `shard_map`."""
+  # An array of NumPy may be wider than any of JAX.
+  q, k, v, state = jax.tree.map(jnp.asarray, (q, k, v, state))
+  for name, x in (("q", q), ("k", k), ("v", v)):
+    check_float(name, x)
   check_shape("q", q, "BTHM", {})
   sizes = dict(zip("BTHM", q.shape, strict=True))
   check_shape("k", k, "BTHM", sizes)
@@ -208,4 +213,5 @@ def _checked(q, k, v, state):
   if is_sharded(q):
     state = jax.tree.map(lambda x: shard_alike(x, q[:, 0, :, 0]), state)
   # Inside shard_map a state made there is replicated, and the tokens are not.
-  return vary_alike((q, k, v, state))
+  eps = jnp.asarray(check_number("eps", eps), state.kv.dtype)
+  return vary_alike((q, k, v, state, eps))

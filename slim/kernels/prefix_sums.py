@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.dtypes import at_least_float32
-from slim.kernels.shapes import check_positive_int
+from slim.kernels.shapes import check_float, check_positive_int, check_shape
 
 
 class PrefixSums(NamedTuple):
@@ -75,7 +75,16 @@ def token_sums(
 
   Returns:
     PrefixSums without error terms.
+
+  Raises:
+    ValueError: If k or v has another shape or type, or `block_size` is not a
+      positive integer.
   """
+  k, v = jnp.asarray(k), jnp.asarray(v)
+  check_shape("k", k, "BTHM", {})
+  check_shape("v", v, "BTHV", dict(zip("BTH", k.shape, strict=False)))
+  check_float("k", k)
+  check_float("v", v)
   updates = block_sums(blocks(k, block_size), blocks(v, block_size))
   return jax.tree.map(lambda x: x.sum(0), updates)
 
@@ -90,10 +99,21 @@ def add_sums(state: PrefixSums, update: PrefixSums) -> PrefixSums:
   Returns:
     PrefixSums like `state`.
 
+  Raises:
+    ValueError: If the shapes of the two differ.
+
   References:
     Knuth, The Art of Computer Programming, volume 2, section 4.2.2 (two-sum).
   """
+  state, update = jax.tree.map(jnp.asarray, (state, update))
   value = state._replace(error=None)
+  for name in ("kv", "k"):
+    expected, found = (getattr(x, name).shape for x in (state, update))
+    if expected != found:
+      raise ValueError(
+        f"update.{name} must have the shape {expected} of state.{name}, got "
+        f"{found}"
+      )
   update = jax.tree.map(
     lambda x, like: x.astype(like.dtype), update._replace(error=None), value
   )
@@ -151,7 +171,8 @@ def blocks(x, block_size):
   batch, length, heads, dim = x.shape
   size = min(check_positive_int("block_size", block_size), length)
   x = jnp.pad(x, ((0, 0), (0, -length % size), (0, 0), (0, 0)))
-  return x.reshape(batch, -1, size, heads, dim).transpose(1, 0, 3, 2, 4)
+  x = x.reshape(batch, x.shape[1] // size, size, heads, dim)
+  return x.transpose(1, 0, 3, 2, 4)
 
 
 def block_sums(k, v):

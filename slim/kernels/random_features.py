@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from slim.kernels.dtypes import at_least_float32
 from slim.kernels.random_bits import check_keys, normal, split
-from slim.kernels.shapes import check_positive_int
+from slim.kernels.shapes import check_float, check_positive_int
 
 
 def sample_projection(
@@ -76,12 +76,14 @@ def positive_random_features(x: jax.Array, projection: jax.Array) -> jax.Array:
     underflows.
 
   Raises:
-    ValueError: If the K of `x` and of `projection` differ.
+    ValueError: If the K of `x` and of `projection` differ, or `x` is not
+      floating-point.
 
   References:
     Choromanski et al., 2021 (Performer), https://arxiv.org/abs/2009.14794,
     lemma 1.
   """
+  x = jnp.asarray(x)
   scaled, exponent = _project(x, projection)
   exponent -= jnp.square(scaled).sum(-1, keepdims=True) / 2
   return _features(exponent, x.dtype)
@@ -104,8 +106,10 @@ def positive_random_query_features(
     [..., M], dtype of `x`; the largest feature of each query is 1 / √M.
 
   Raises:
-    ValueError: If the K of `x` and of `projection` differ.
+    ValueError: If the K of `x` and of `projection` differ, or `x` is not
+      floating-point.
   """
+  x = jnp.asarray(x)
   _, exponent = _project(x, projection)
   largest = exponent.max(-1, keepdims=True)
   return _features(exponent - jax.lax.stop_gradient(largest), x.dtype)
@@ -113,8 +117,14 @@ def positive_random_query_features(
 
 def _project(x, projection):
   """x' = x / K^¼, and W x', in float32 or wider."""
+  projection = jnp.asarray(projection)
+  check_float("x", x)
+  if projection.ndim != 2:
+    raise ValueError(
+      f"projection must have shape [M, K], got {projection.shape}"
+    )
   head_dim = projection.shape[-1]
-  if x.shape[-1] != head_dim:
+  if x.shape[-1:] != (head_dim,):
     raise ValueError(
       f"x must have shape [..., K={head_dim}] as the projection has, got "
       f"{x.shape}"

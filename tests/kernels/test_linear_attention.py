@@ -139,7 +139,7 @@ def test_every_form_is_the_equation(x64, case):
   assert_right(case["form"], args, cts, TOLERANCES[case["dtype"]])
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(
   length=st.integers(1, 9),
   block_size=st.integers(1, 11),
@@ -159,16 +159,20 @@ THREE_FORMS = [
 ]
 
 
+@pytest.mark.parametrize(
+  "forms",
+  [THREE_FORMS, pytest.param(THREE_FORMS[::-1], marks=pytest.mark.slow)],
+  ids=["as listed", "reversed"],
+)
 @pytest.mark.parametrize("compensated", [False, True])
-@pytest.mark.parametrize("then", THREE_FORMS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("first", THREE_FORMS, ids=lambda f: f.__name__)
-def test_a_sequence_can_be_cut_and_continued(x64, first, then, compensated):
+def test_a_sequence_can_be_cut_and_continued(x64, forms, compensated):
   """Generation could not continue from the state of a prompt."""
 
   def cut(q, k, v, state, eps):
     ys = []
-    for form, part in [(first, np.s_[:, :6]), (then, np.s_[:, 6:])]:
-      y, state = form(q[part], k[part], v[part], state, eps=eps)
+    for i, form in enumerate([*forms, forms[0]]):
+      q_part, k_part, v_part = (x[:, 3 * i : 3 * i + 3] for x in (q, k, v))
+      y, state = form(q_part, k_part, v_part, state, eps=eps)
       ys.append(y)
     return jnp.concatenate(ys, 1), state
 
@@ -184,6 +188,7 @@ def test_rounding_errors_in_the_state_count(form):
   # Larger than rounding errors are, so that they show.
   error = jax.tree.map(lambda x: np.full_like(x, 0.25), state.error)
   moved = PrefixSums(state.kv - error.kv, state.k - error.k, error)
+  form = jax.jit(form)
   y, after = form(*tokens, moved)
   right_y, right_after = form(*tokens, state)
   np.testing.assert_allclose(y, right_y, rtol=1e-4)
@@ -242,7 +247,7 @@ def test_short_floats_have_a_float32_state(form, compensated):
   """Sums in bfloat16 would stand still after 256 tokens."""
   ones = jnp.ones((1, 301, 1, 1), jnp.bfloat16)
   state = init_prefix_sums(1, 1, 1, 1, compensated=compensated)
-  y, after = form(ones, ones, ones, state)
+  y, after = jax.jit(form)(ones, ones, ones, state)
   assert y.dtype == jnp.bfloat16
   assert {x.dtype for x in jax.tree.leaves(after)} == {jnp.dtype("float32")}
   assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -282,6 +287,61 @@ def test_a_wrong_shape_is_refused(form, name, shape, message):
   state = PrefixSums(args["kv"], args["sums"])
   with pytest.raises(ValueError, match=message):
     form(args["q"], args["k"], args["v"], state)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"k": np.ones((2, 6, 3, 4), int)}, "k must be floating-point, got int"),
+    ({"eps": np.ones(3)}, r"eps must be a number.* of shape \(3,\)"),
+    ({"eps": "1"}, "eps must be a number.* got '1'"),
+  ],
+  ids=["integers", "several", "text"],
+)
+@pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
+def test_a_wrong_type_is_refused(form, changes, message):
+  """y would be cut to integers, or several eps meet the wrong axis."""
+  (q, k, v, state), _ = random_arguments(6, "float32")
+  with pytest.raises(ValueError, match=message):
+    form(**{"q": q, "k": k, "v": v, "state": state} | changes)
+
+
+@pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
+def test_eps_may_be_an_array(x64, form):
+  """It would fail inside JAX if traced, widen y, or have no gradient."""
+  args, (y_ct, _) = random_arguments(6, "float32")
+  epsilons = jnp.asarray([0.5, 2.0], jnp.bfloat16)
+
+  @jax.jit
+  @functools.partial(jax.vmap, in_axes=(None, 0))
+  def run(args, eps):
+    y, vjp = jax.vjp(lambda eps: form(*args, eps=eps)[0], eps)
+    return y, *vjp(jnp.asarray(y_ct))
+
+  y, eps_ct = run(args, epsilons)
+  assert (y.dtype, eps_ct.dtype) == ("float32", "bfloat16")
+  q, k = np.float64(args[0]), np.float64(args[1])
+  sums = np.float64(args[3].k)[:, None] + np.cumsum(k, 1)
+  den = (q * sums).sum(-1)[..., None]
+  for i, eps in enumerate([0.5, 2.0]):
+    right = by_form(form, args, random_arguments(6, "float32")[1], eps)[0][0]
+    assert_gradients_close(y[i], right, TOLERANCES["float32"])
+    slope = -(np.float64(y_ct) * y[i] / (den + eps)).sum()
+    np.testing.assert_allclose(np.float64(eps_ct[i]), slope, rtol=5e-3)
+
+
+@pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
+def test_arrays_of_numpy_and_an_empty_batch(form):
+  """They would be refused for a state that cannot be wider, or warn."""
+  args, cts = random_arguments(6, "float64")
+  # Closed over, as jax.jit narrows its arguments itself.
+  y, state = jax.jit(lambda: form(*args))()
+  assert (y.dtype, state.k.dtype) == ("float32", "float32")
+  right, _ = by_form(form, *jax.tree.map(np.float32, (args, cts)))
+  assert_gradients_close((y, *state[:2]), right, TOLERANCES["float32"])
+  none = jax.tree.map(lambda x: x[:0], args)
+  y, state = jax.jit(lambda: form(*none))()
+  assert (y.shape, state.kv.shape) == ((0, 6, H, V), (0, H, M, V))
 
 
 @pytest.mark.parametrize("block_size", [0, -1, True, 1.5])

@@ -227,6 +227,32 @@ def test_token_sums_of_short_floats_are_float32():
   assert (sums.kv.item(), sums.k.item()) == (301, 301)
 
 
+def test_arrays_of_numpy_and_an_empty_batch():
+  """Float64 of NumPy would warn, and the last batch of a data set fail."""
+  k, v = (np.float64(x) for x in random_tokens(7))
+  update = token_sums(k, v, block_size=3)
+  before = jax.tree.map(np.float64, random_sums(0))
+  back = rewind_prefix_sums(add_sums(before, update), update)
+  assert all(x.dtype == "float32" for x in jax.tree.leaves((update, back)))
+  assert_gradients_close(back, before, 1e-6)
+  empty = token_sums(k[:0], v[:0])
+  state = init_prefix_sums(0, H, M, V, compensated=True)
+  assert add_sums(state, empty).kv.shape == (0, H, M, V)
+
+
+def test_sums_that_do_not_fit_are_refused():
+  """The sums of one sequence would be added to all sequences of a batch."""
+  state, one = random_sums(0), jax.tree.map(lambda x: x[:1], random_sums(2))
+  for function in (add_sums, rewind_prefix_sums):
+    with pytest.raises(ValueError, match=r"update.kv must have the shape \(2,"):
+      function(state, one)
+  k, v = random_tokens(7)
+  with pytest.raises(ValueError, match=r"v must have shape .* B=2, T=7, H=2"):
+    token_sums(k, v[:1])
+  with pytest.raises(ValueError, match="k must be floating-point, got int"):
+    token_sums(np.ones(k.shape, int), v)
+
+
 @pytest.mark.parametrize("block_size", [0, -1, True, 1.5, "8"])
 def test_a_bad_block_size_is_refused(block_size):
   """The error would come from a reshape, and True would mean 1."""

@@ -45,8 +45,15 @@ def attend(
   return run(q, k, v)
 
 
-@pytest.mark.parametrize("lengths", ["9", "0 to 9"])
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(
+  ("head_dim", "lengths"),
+  [
+    (64, "0 to 9"),
+    (128, "9"),
+    pytest.param(64, "9", marks=pytest.mark.slow),
+    pytest.param(128, "0 to 9", marks=pytest.mark.slow),
+  ],
+)
 def test_float32_is_exact(head_dim, lengths):
   """An exponential makes of a small error of the exponent a large one."""
   projection = sample_projection(KEY, 2 * head_dim, head_dim)
@@ -172,8 +179,11 @@ def test_orthogonal_features_have_less_variance():
 
 
 def test_orthogonal_rows():
-  """A block would not be orthogonal, or rows have one length, or repeat."""
-  w = np.asarray(sample_projection(KEY, 20, 8), np.float64)
+  """A block would not be orthogonal, or rows or keys repeat a vector."""
+  w = sample_projection(KEY, 20, 8)
+  assert w.dtype == jnp.float32
+  assert (w != sample_projection(jax.random.key(1), 20, 8)).any()
+  w = np.asarray(w, np.float64)
   lengths = np.linalg.norm(w, axis=1)
   directions = w / lengths[:, None]
   for block in (directions[:8], directions[8:16], directions[16:]):
@@ -195,16 +205,6 @@ def test_rows_are_standard_normal(orthogonal):
   # 5 standard errors of 2000 samples.
   np.testing.assert_allclose(w.mean(0), 0, atol=5 / np.sqrt(2000))
   np.testing.assert_allclose(w.var(0), 1, atol=5 * np.sqrt(2 / 2000))
-
-
-def test_a_key_is_all_that_decides_the_projection(x64):
-  """A float64 run would have other features than the float32 one it checks."""
-  jax.clear_caches()  # Other tests compile the one or the other quickly.
-  w = sample_projection(KEY, 20, 8)
-  with jax.enable_x64(False):
-    np.testing.assert_array_equal(w, sample_projection(KEY, 20, 8))
-  assert w.dtype == jnp.float32
-  assert (w != sample_projection(jax.random.key(1), 20, 8)).any()
 
 
 def test_the_factor_of_a_query_cancels(x64):
@@ -275,6 +275,23 @@ def test_wrong_sizes_are_refused(sizes, message):
   """The error would be one of a random number generator's shape."""
   with pytest.raises(ValueError, match=message):
     sample_projection(KEY, *sizes)
+
+
+@pytest.mark.parametrize(
+  "features", [positive_random_features, positive_random_query_features]
+)
+def test_arrays_of_numpy_and_an_empty_batch(features):
+  """Float64 would warn, integers be cut, or the last batch fail."""
+  projection = np.float64(sample_projection(KEY, 12, 8))
+  found = features(np.float64(of_length(3, 5, 8)), projection)
+  assert found.dtype == jnp.float32
+  right = features(of_length(3, 5, 8), projection.astype(np.float32))
+  np.testing.assert_array_equal(found, right)
+  assert features(np.zeros((0, 8)), projection).shape == (0, 12)
+  with pytest.raises(ValueError, match="x must be floating-point, got int"):
+    features(np.ones((5, 8), int), projection)
+  with pytest.raises(ValueError, match=r"projection must have .*got \(8,\)"):
+    features(np.ones((5, 8)), projection[0])
 
 
 @pytest.mark.parametrize(
