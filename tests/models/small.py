@@ -1,7 +1,8 @@
 """Small models that tests share, with parameters, tokens and one `jit` each.
 
-A model, its parameters and its compiled functions are made once for equal
-settings, as compiling is what these tests spend their time on.
+A model and its compiled functions are made once for equal settings, as
+compiling is what these tests spend their time on. The last few are kept: all
+programs of a grid would not fit into memory.
 """
 
 import functools
@@ -14,6 +15,8 @@ import numpy as np
 from slim.gradients import make_value_and_grad
 from slim.models import create_model
 from slim.types import Batch
+
+_share = functools.lru_cache(maxsize=24)
 
 SIZES = {
   "vocab_size": 13,
@@ -28,7 +31,7 @@ SIZES = {
 KEYS = jax.random.split(jax.random.key(5), 2)
 
 
-@functools.cache
+@_share
 def create(**settings):
   """Creates a model of one layer in float64, unless others are asked for."""
   constant_key = jax.random.key(settings.pop("constant_seed", 7))
@@ -76,13 +79,13 @@ def batch_of(length):
   return Batch(tokens[:, :-1], tokens[:, 1:], weights)
 
 
-@functools.cache
+@_share
 def apply_of(model):
   """Returns the compiled `apply` of a model."""
   return jax.jit(model.apply)
 
 
-@functools.cache
+@_share
 def gradient_of(model, **how):
   """Returns the compiled `value_and_grad` of a model."""
   return jax.jit(make_value_and_grad(model, **how))

@@ -115,8 +115,9 @@ def test_qk_norm_fixes_the_length(x64, feature_map):
   found, (_, found_after), _ = apply({"params": longer}, x, *args)
   np.testing.assert_allclose(found, y, rtol=1e-9)
   assert_gradients_close(found_after.sums[:2], after.sums[:2], 1e-9)
-  # The queries have a scale of their own, which is learned.
+  # The queries have a scale of their own, which is learned; keys need none.
   assert params["q_norm"]["scale"].shape == (D // H,)
+  assert "k_norm" not in params
 
 
 def test_the_fixed_length_is_that_of_a_unit_score(x64):
@@ -134,27 +135,42 @@ def test_the_fixed_length_is_that_of_a_unit_score(x64):
   )
 
 
-def test_keys_that_vanish_do_not_move_the_origin(x64):
-  """Until a key counts, each chunk would measure values from its own first."""
+@pytest.mark.parametrize("vanishing", ["keys", "value"])
+def test_what_vanishes_does_not_move_the_origin(x64, vanishing):
+  """Each chunk would measure values from its own first."""
   layer, start = create("float64", feature_map="favor")
   x = np.random.default_rng(0).normal(size=(B, 6, D))
   projection = np.random.default_rng(1).normal(size=(D // H, D // H))
-  params = {"params": params_of(layer, x, start, projection)}
+  params = params_of(layer, x, start, projection)
   apply = jax.jit(layer.apply, static_argnums=4)
-  # The features of the first 3 tokens' keys underflow to 0.
-  x[:, :3] *= 1e4
+  if vanishing == "keys":  # The features of the first 3 tokens' keys are 0.
+    x[:, :3] *= 1e4
+  else:  # The first value is, so that an origin of 0 is one to be kept.
+    x[:, 0] = 0
+    params["v"]["bias"] *= 0
 
   def run(pieces):
     state, ys = start, []
     for piece in np.split(x, pieces, axis=1):
-      context = state, projection
-      y, (_, state), _ = apply(params, piece, context, None, keep)
+      y, (_, state), _ = apply(
+        {"params": params}, piece, (state, projection), None, keep
+      )
       ys.append(y)
+      counts.append(bool(state.sums.k.any()))
     return jnp.concatenate(ys, 1), state
 
-  whole = run(1)
-  np.testing.assert_array_equal(whole[1].sums.k > 0, True)
-  _, (_, early), _ = apply(params, x[:, :3], (start, projection), None, keep)
-  assert not early.sums.k.any()
-  assert_gradients_close(run(6), whole, 1e-12)
-  assert "k_norm" not in params
+  counts = []
+  assert_gradients_close(run(6), run(1), 1e-12)
+  assert counts[:4] == [vanishing == "value"] * 3 + [True]
+
+
+def test_long_queries_still_attend(x64):
+  """Their features would all underflow, and the output be the first value."""
+  layer, start = create("float64", feature_map="favor")
+  x = np.random.default_rng(0).normal(size=(B, 6, D))
+  projection = np.random.default_rng(1).normal(size=(D // H, D // H))
+  params = params_of(layer, x, start, projection)
+  params["q"] = jax.tree.map(lambda a: 1e3 * a, params["q"])
+  apply = jax.jit(layer.apply, static_argnums=4)
+  y, _, _ = apply({"params": params}, x, (start, projection), None, keep)
+  assert (np.abs(y[:, 1:] - y[:, :1]).max(-1) > 1e-3).all()

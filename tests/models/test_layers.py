@@ -192,6 +192,7 @@ def test_axial_positions_are_a_table_of_pairs(count):
   # As few rows and columns as can be, in a grid that is nearly a square.
   assert count <= len(table) < count + len(columns)
   assert 0 <= len(columns) - len(rows) <= 1
+  assert (len(columns) - 1) ** 2 < count
   tokens, apply = jnp.zeros((1, 40), jnp.int32), jax.jit(module.apply)
   # Across the end of a row, as a chunk of a longer sequence may lie.
   for start in (0, 3):

@@ -164,6 +164,7 @@ SLOW_SAVINGS = [
       "norm": "pre",
       "mlp_chunk_size": 8,
       "qk_norm": True,
+      "dropout": 0.1,
     },
     {"attention": "chunked_softmax", "norm": "pre", "positions": "learned"},
     *(
