@@ -12,7 +12,7 @@ from slim.errors import largest_error
 from slim.gradients import make_value_and_grad
 from slim.kernels import reversible_scan, softmax_attention
 from slim.kernels.lsh_rounds import to_unit_length
-from slim.models import create_model, network
+from slim.models import create_model, lsh, network
 from slim.models.block import Block
 from slim.models.layers import MLP, Embedding, Logits, dropout
 from slim.models.lsh import LSHAttention
@@ -329,8 +329,83 @@ def test_hashes_are_random_in_training_only(x64):
   other = create(**settings, constant_seed=8)
   assert np.abs(distance(other)[1] - evaluated).max() > 1e-3
   same_keys = jnp.stack([KEYS[0], KEYS[0]])
-  assert distance(model, KEYS)[0] > 1e-3
-  assert distance(model, same_keys)[0] <= 1e-12
+  apart, of_keys = distance(model, KEYS)
+  assert apart > 1e-3
+  apart, of_same_keys = distance(model, same_keys)
+  assert apart <= 1e-12
+  # The second key is that of the second sequence alone.
+  assert_gradients_close(of_keys, of_same_keys, 1e-12)
+
+
+def test_settings_reach_the_kernels(monkeypatch):
+  """What only costs less memory would be set in vain."""
+  calls = []
+
+  def record(name):
+    kernel = getattr(lsh, name)
+
+    def recorded(*args, **settings):
+      calls.append(settings)
+      return kernel(*args, **settings)
+
+    monkeypatch.setattr(lsh, name, recorded)
+
+  record("lsh_buckets")
+  record("lsh_attention")
+  settings = {"bucket_size": 4, "num_hashes": 3}
+  of_kernel = {"hash_rounds": "parallel", "heads_at_once": 1}
+  model = create(
+    attention="lsh", qk_norm=True, dtype="float32", **settings, **of_kernel
+  )
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  # The factors of queries, which are also keys, are learned.
+  norm = params["layer_0"]["attention"]["qk_norm"]
+  assert norm["scale"].shape == (SIZES["width"] // SIZES["num_heads"],)
+  calls.clear()
+  jax.eval_shape(model.apply, params, tokens_of(1, 64), None)
+  hashing, attending = calls
+  assert hashing == {"num_buckets": 64 // 4, "num_hashes": 3}
+  assert attending == {
+    "chunk_size": 4,
+    "is_causal": True,
+    "rounds": "parallel",
+    "heads_at_once": 1,
+  }
+
+
+def test_known_buckets_are_not_hashed_anew(monkeypatch):
+  """Rounding would give tokens gradients of other attention than they had."""
+  monkeypatch.setattr(lsh, "lsh_buckets", None)
+  module = LSHAttention(
+    num_heads=2,
+    bucket_size=4,
+    num_hashes=2,
+    hash_rounds="sequential",
+    heads_at_once=None,
+    qk_norm=False,
+    rotary=False,
+    output_projection=False,
+    dtype=jnp.dtype("float32"),
+  )
+  x, buckets = jnp.zeros((2, 8, 16)), jnp.zeros((2, 2, 2, 8), jnp.uint8)
+  args = KEYS[0], x, KEYS, buckets
+  (_, _, found), _ = jax.eval_shape(module.init_with_output, *args)
+  assert (found.shape, found.dtype) == (buckets.shape, buckets.dtype)
+
+
+def test_streams_are_wide(monkeypatch):
+  """What is undone in bfloat16 would be something else."""
+  found = []
+
+  def record(sublayers, params, streams, contexts):
+    found.extend(x.dtype for x in streams)
+    return streams, [None] * len(sublayers)
+
+  monkeypatch.setattr(network, "reversible", record)
+  model = create(attention="softmax", reversible=True, dtype="bfloat16")
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  jax.eval_shape(model.apply, params, tokens_of(1, 5), None)
+  assert found == [jnp.float32, jnp.float32]
 
 
 def test_layers_have_hashes_of_their_own(monkeypatch):
@@ -404,10 +479,11 @@ def test_memory_of_a_reformer():
   assert activations(**LSH | {"heads_at_once": 1}) <= 18.3 * STREAM
 
 
-def test_memory_of_blocks():
+@pytest.mark.parametrize("attention", ["chunked_softmax", "local"])
+def test_memory_of_blocks(attention):
   """All pairs of tokens would be there: 64 streams of probabilities."""
-  settings = {"attention": "chunked_softmax", "num_layers": 1}
-  assert activations(**settings) <= 32 * STREAM
+  found = activations(attention=attention, num_layers=1, window=64)
+  assert found <= 32 * STREAM
 
 
 @pytest.mark.slow

@@ -172,6 +172,7 @@ def test_more_tokens_than_there_is_room_for_are_refused():
     ),
     ({"mlp_chunk_size": 0}, "mlp_chunk_size must be a positive integer"),
     ({"positions": "relative"}, "positions must be one of"),
+    ({"width": 12, "num_heads": 4}, "positions must be another than 'rotary'"),
     ({"attention": "linear"}, "positions must be another than 'rotary'"),
     (
       {"positions": "concatenated", "tied_output": True},
