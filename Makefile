@@ -30,7 +30,7 @@ test: $(INSTALLED) ## run the tests that every change has to pass: minutes
 	$(PYTEST) $(ARGS)
 
 test-slow: $(INSTALLED) ## run grids by pairs, processes and memory marks
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m 'slow and not full' $(ARGS)
 
 test-full: $(INSTALLED) ## run all tests and whole grids: hours
 	$(PYTEST) -m '' $(ARGS)

@@ -66,12 +66,16 @@ def test_one_case(case):
 
 
 @pytest.mark.slow
-def test_one_slow_case():
+@pytest.mark.parametrize(
+  "case", [1, pytest.param(2, marks=pytest.mark.full)], ids=str
+)
+def test_one_slow_case(case):
   """Stands for a test that takes long, for the test below."""
 
 
 @pytest.mark.parametrize(
-  "options, count", [([], 3), (["-m", "slow"], 4), (["-m", ""], 13)]
+  "options, count",
+  [([], 3), (["-m", "slow and not full"], 4), (["-m", ""], 14)],
 )
 def test_tiers_choose_the_cases(options, count):
   """Without it a tier would run nothing, or everything."""

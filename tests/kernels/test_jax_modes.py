@@ -344,7 +344,9 @@ def _slow(*values):
   "dtypes", [("bfloat16",), _slow("float16"), _slow("float32")]
 )
 @pytest.mark.parametrize(
-  "run", [jax.eval_shape, pytest.param(_call, marks=pytest.mark.slow)]
+  # Eager calls take minutes, and trace the same operations.
+  "run",
+  [jax.eval_shape, pytest.param(_call, marks=pytest.mark.full)],
 )
 def test_strict_promotion(name, dtypes, run):
   """An operation of ours on two dtypes or ranks would be refused."""
@@ -419,7 +421,9 @@ def test_explicit_sharding(name):
   ("types", "is_compiled"),
   [
     ((AxisType.Explicit, AxisType.Explicit), True),
-    ((AxisType.Explicit, AxisType.Explicit), False),
+    pytest.param(
+      *((AxisType.Explicit, AxisType.Explicit), False), marks=pytest.mark.full
+    ),
     ((AxisType.Explicit, AxisType.Auto), True),
     ((AxisType.Auto, AxisType.Explicit), True),
   ],
@@ -453,7 +457,13 @@ def test_debugging_switches(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("run", [_call, lambda fn, *args: jax.jit(fn)(*args)])
+@pytest.mark.parametrize(
+  "run",
+  [
+    pytest.param(_call, marks=pytest.mark.full),
+    lambda fn, *args: jax.jit(fn)(*args),
+  ],
+)
 def test_debugging_switches_in_float64(x64, name, run):
   """As `test_debugging_switches`, in the other precision, and compiled."""
   args = _make_args(CASES[name].shapes, "float64")
