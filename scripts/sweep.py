@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from slim import command_line
+from slim import command_line, setting_flags
 from slim import config as config_lib
 from slim.files import check_folder, local_path
 from slim.metrics import read_records
@@ -70,7 +70,7 @@ def sweep(
 def _check(arguments):
   """Raises if `slim.train` would refuse the settings."""
   flag_values = flags.FlagValues()
-  config = command_line.define_config(flag_values)
+  config = setting_flags.define_config(flag_values)
   command_line.parse_flags(["train", *arguments], flag_values)
   config_lib.validate(config.value)
 

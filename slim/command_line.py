@@ -5,78 +5,22 @@ A command is a function `main(argv=None)`, which defines its flags and calls
 line on stderr and exit code 1; `--verbosity=1` adds the traceback.
 """
 
-import ast
 import functools
 import logging
 import re
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
 from slim import config as config_lib
-from slim.config_file import first_line, load_config
+from slim.config_file import first_line
+from slim.setting_flags import change_settings, takes_settings
 
 flags.disclaim_key_flags()  # `--help` lists them as those of the command.
-
-
-class _SettingParser(flags.ArgumentParser):
-  """Reads a setting of some type, or None."""
-
-  def __init__(self, kind: type):
-    super().__init__()
-    self._parse = {
-      int: flags.IntegerParser().parse,
-      float: flags.FloatParser().parse,
-      str: str,
-      tuple: _parse_tuple,
-    }[kind]
-
-  def parse(self, argument: str) -> Any:
-    """Returns the value; an unset flag is None, too, but not `present`."""
-    return None if argument == "None" else self._parse(argument)
-
-
-class _ConfigParser(flags.ArgumentParser):
-  """Loads a config file."""
-
-  def parse(self, argument: str) -> Any:
-    """Returns the settings."""
-    return load_config(argument)
-
-
-def define_config(
-  flag_values: flags.FlagValues = flags.FLAGS,
-) -> flags.FlagHolder:
-  """Defines `--config`, which is required, and a flag for each setting.
-
-  Args:
-    flag_values: Where to define them.
-
-  Returns:
-    Holder of the settings, once `parse_flags` has changed those of the file.
-  """
-  for name, kind in config_lib.types().items():
-    name, about = f"config.{name}", "Setting, see slim/config.py."
-    if kind is bool:
-      flag = flags.BooleanFlag(name, None, about)
-    else:
-      parser = _SettingParser(kind)
-      flag = flags.Flag(parser, None, name, None, about)
-    # Only in `--helpfull`, as they are many.
-    flags.DEFINE_flag(flag, flag_values, module_name="slim.config")
-  return flags.DEFINE(
-    _ConfigParser(),
-    "config",
-    None,
-    "File in configs/.",
-    flag_values,
-    required=True,
-  )
 
 
 def parse_flags(
@@ -109,7 +53,7 @@ def parse_flags(
     name = error.flagname.removeprefix("no")
     if name in flag_values:
       sys.exit(f"error: --no{name}: only what is True or False has a --no…")
-    if name.startswith("config.") and _takes_settings(flag_values):
+    if name.startswith("config.") and takes_settings(flag_values):
       name = name.removeprefix("config.")
       sys.exit(f"error: {config_lib.unknown_setting(name)}")
     sys.exit(f"error: {first_line(error)}")
@@ -117,14 +61,8 @@ def parse_flags(
     sys.exit(f"error: {_explain(first_line(error), flag_values)}")
   if rest and not known_only:
     sys.exit(f"error: unexpected {rest[0]!r}: all arguments are --flags")
-  if _takes_settings(flag_values):
-    flag_values["config"].value.update_from_flattened_dict(
-      {
-        name: flag_values[f"config.{name}"].value
-        for name in config_lib.types()
-        if flag_values[f"config.{name}"].present
-      }
-    )
+  if takes_settings(flag_values):
+    change_settings(flag_values)
   return [program, *rest]
 
 
@@ -185,12 +123,6 @@ def run_main(main: Callable[[], None]) -> None:
     sys.exit(f"error: {line}")
 
 
-def _takes_settings(flag_values):
-  """Whether there is a `--config` as `define_config` defines it."""
-  flag = flag_values["config"] if "config" in flag_values else None
-  return flag is not None and isinstance(flag.parser, _ConfigParser)
-
-
 def _read_flag_files(arguments, flag_values):
   """Puts the lines of a `--flagfile` in its place."""
   try:
@@ -212,15 +144,6 @@ def _explain(line, flag_values):
   if reason.startswith("already defined as "):
     return f"{flag} is given twice: leave one out"
   return line.removeprefix("flag ")
-
-
-def _parse_tuple(argument):
-  """Reads numbers with commas between."""
-  try:
-    value = ast.literal_eval(argument)
-  except (ValueError, SyntaxError) as error:
-    raise ValueError("must be numbers with commas between") from error
-  return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def _check_device():

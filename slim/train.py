@@ -13,7 +13,14 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from slim import checkpoint, command_line, experiment, metrics, steps
+from slim import (
+  checkpoint,
+  command_line,
+  experiment,
+  metrics,
+  setting_flags,
+  steps,
+)
 from slim import config as config_lib
 from slim.data import Dataset
 from slim.files import check_folder, local_path
@@ -202,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
   Args:
     argv: The program and its arguments; None: those of this process.
   """
-  config = command_line.define_config()
+  config = setting_flags.define_config()
   workdir = flags.DEFINE_string(
     "workdir", None, "Folder of the run.", required=True
   )

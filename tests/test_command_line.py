@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from absl import logging as absl_logging
 
-from slim import command_line
+from slim import command_line, setting_flags
 from tests.commands import assert_refused, run_command
 
 FILE = """
@@ -27,7 +27,7 @@ def get_config(arg=""):
 def parse_line(line):
   """Parses a command line that has settings, and returns these."""
   flag_values = flags.FlagValues()
-  config = command_line.define_config(flag_values)
+  config = setting_flags.define_config(flag_values)
   command_line.parse_flags(["program", *line.split()], flag_values)
   return config.value
 

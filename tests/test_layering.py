@@ -109,7 +109,9 @@ LAYERS = {
     "jax",
     "slim.config",
     "slim.config_file",
+    "slim.setting_flags",
   },
+  "slim/setting_flags.py": {"absl", "slim.config", "slim.config_file"},
   "slim/workdir.py": {"jax", "ml_collections", "slim.config", "slim.files"},
   "slim/weights.py": {
     "jax",

@@ -7,7 +7,7 @@ sequence. No data is read.
 
 from absl import flags
 
-from slim import command_line
+from slim import command_line, setting_flags
 from slim.certify.models import certify_config
 from slim.files import check_new_file, local_path, writing
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
   Args:
     argv: The program and its arguments; None: those of this process.
   """
-  config = command_line.define_config()
+  config = setting_flags.define_config()
   output = flags.DEFINE_string(
     "output", None, "The checks as JSON, a new file."
   )

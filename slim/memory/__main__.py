@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 from absl import flags
 
-from slim import command_line, experiment
+from slim import command_line, experiment, setting_flags
 from slim import config as config_lib
 from slim.files import local_path, writing
 from slim.gradients import COMPILER_OPTIONS
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
   Args:
     argv: The program and its arguments; None: those of this process.
   """
-  config = command_line.define_config()
+  config = setting_flags.define_config()
   output = flags.DEFINE_string("output", None, "The figure, a new file.")
 
   def show():

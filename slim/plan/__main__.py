@@ -6,7 +6,7 @@ add to the command line. Nothing is run, and no data is read.
 
 from absl import flags
 
-from slim import command_line
+from slim import command_line, setting_flags
 from slim.plan.models import overrides, plan_config
 from slim.sizes import parse_size
 
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
   Args:
     argv: The program and its arguments; None: those of this process.
   """
-  config = command_line.define_config()
+  config = setting_flags.define_config()
   budget = flags.DEFINE_string(
     "budget",
     None,
