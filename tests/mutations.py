@@ -177,9 +177,46 @@ MUTATIONS = [
   ),
   Mutation(
     K + "lsh_sequential.py",
-    "v_ct += jnp.where(alone, y_ct, 0)",
-    "v_ct += 0",
+    "jnp.where(alone, y_ct, 0).astype(v_ct.dtype)",
+    "jnp.zeros_like(v_ct)",
     LSH,
+  ),
+  Mutation(
+    K + "lsh_rounds.py",
+    "smallest_unsigned(num_rounds)",
+    "jnp.uint8",
+    LSH,
+  ),
+  Mutation(
+    K + "lsh_rounds.py",
+    "scale.astype(qk.dtype).astype(scale.dtype)",
+    "jax.lax.stop_gradient(scale)",
+    LSH,
+  ),
+  Mutation(
+    K + "lsh_buckets.py",
+    "math.prod(factors) - num_buckets",
+    "0",
+    LSH,
+  ),
+  Mutation(
+    K + "lsh_buckets.py",
+    "if 3 * low**2 >= num_buckets",
+    "if num_buckets % (2 * low) == 0 or low == 2",
+    LSH,
+  ),
+  Mutation(
+    K + "random_bits.py",
+    "one, two = _threefry(one, two, word)",
+    "pass",
+    "kernels/test_random_bits.py",
+  ),
+  Mutation(
+    K + "random_bits.py",
+    "words = jnp.stack(hash_words(keys, counters), -1)\n"
+    '  return jax.random.wrap_key_data(words, impl="threefry2x32")',
+    "return jax.vmap(jax.random.fold_in, (None, 0))(keys, counters)",
+    "kernels/test_random_bits.py",
   ),
   Mutation(
     K + "reversible.py",
@@ -344,6 +381,18 @@ MUTATIONS = [
     "losses.py",
     "jax.lax.stop_gradient(weights)",
     "weights",
+    "test_losses.py",
+  ),
+  Mutation(
+    "losses.py",
+    "hidden = jnp.where(counts[..., None], logits, 0)",
+    "hidden = logits",
+    "test_losses.py",
+  ),
+  Mutation(
+    "losses.py",
+    "index = jnp.where(targets < 0, logits.shape[-1], targets)",
+    "index = targets",
     "test_losses.py",
   ),
   Mutation(

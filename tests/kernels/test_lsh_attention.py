@@ -155,14 +155,18 @@ def test_more_rounds_than_a_byte_counts(x64):
 
 @pytest.mark.parametrize("rounds", ["sequential", "parallel"])
 def test_the_scale_may_be_an_array(rounds):
-  """Learned temperatures would fail inside JAX, or have no gradient."""
+  """Learned temperatures would fail inside JAX, or have no gradient.
+
+  Causal: the first token sees no other, in both ways to go through the rounds.
+  """
   *arrays, buckets = make_inputs(7)
   arrays = [jnp.asarray(x, jnp.float32) for x in arrays]
   scales = jnp.float32([0.25, 1.5])
+  settings = {"chunk_size": 2, "is_causal": True}
   run = functools.partial(by_rounds, *arrays, buckets, rounds=rounds)
-  found = jax.vmap(lambda scale: run(chunk_size=2, scale=scale))(scales)
+  found = jax.vmap(lambda scale: run(scale=scale, **settings))(scales)
   for i, scale in enumerate(scales.tolist()):
-    right = by_pairs(*arrays, buckets, chunk_size=2, scale=scale)
+    right = by_pairs(*arrays, buckets, scale=scale, **settings)
     one = jax.tree.map(lambda x, i=i: x[i], found)
     assert_right(one, right, arrays[2], TOLERANCES["float32"])
 
