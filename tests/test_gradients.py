@@ -258,7 +258,7 @@ def float32_params(trained, features="square"):
     return optax.apply_updates(params, updates), state
 
   state = optimizer.init(params)
-  by_full = gradient_of(model, method="full")
+  by_full = as_users(model, method="full")
   for _ in range(60):
     _, gradients = by_full(params, copying_case())
     params, state = update(params, state, gradients)
@@ -295,7 +295,7 @@ def test_float32_is_as_exact_as_full(case):
     _, by_full = full(params, copying_case())
     _, by_slim = slim(params, copying_case())
     assert_gradients_close(by_slim, by_full, 5e-6)
-    floor = 3e-6  # Where full is right by luck: 2.8e-6 has been seen.
+    floor = 2.5e-6  # Where full is right by luck: 1.6e-6 has been seen.
     allowed = relative_errors(by_full, right)
     for name, error in relative_errors(by_slim, right).items():
       assert error <= max(1.5 * allowed[name], floor), (name, trained)
