@@ -9,6 +9,7 @@ from slim.kernels import softmax_from_lse, softmax_remat
 from slim.kernels.apart import checked_as_one
 from slim.kernels.attention_arguments import check_attention
 from slim.kernels.attention_blocks import cut
+from slim.kernels.dtypes import promote
 from slim.kernels.explicit_meshes import in_mesh_of_arguments
 from slim.kernels.shapes import check_positive_int
 
@@ -104,7 +105,7 @@ def chunked_softmax_attention_and_lse(
       f"backward must be one of {tuple(_BACKWARD)}, got {backward!r}"
     )
   y, lse = _BACKWARD[backward](blocks, consts, *attention[:4])
-  return y.astype(v.dtype), lse
+  return y.astype(promote(v.dtype)), lse
 
 
 @in_mesh_of_arguments

@@ -20,10 +20,13 @@ def promote(*dtypes: Any) -> Any:
     *dtypes: One or more dtypes.
 
   Returns:
-    A dtype, the same under every setting of `jax_numpy_dtype_promotion`.
+    A dtype that JAX has arrays of: NumPy's float64 is float32 unless 64-bit
+    types are enabled. It is the same under every setting of
+    `jax_numpy_dtype_promotion`.
   """
   with jax.numpy_dtype_promotion("standard"):
-    return functools.reduce(jnp.promote_types, dtypes)
+    dtype = functools.reduce(jnp.promote_types, dtypes)
+  return jax.dtypes.canonicalize_dtype(dtype)
 
 
 def at_least_float32(*dtypes: Any) -> Any:

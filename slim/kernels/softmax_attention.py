@@ -93,7 +93,7 @@ def softmax_attention_and_lse(
   """
   # By name: none of so many is taken for another.
   attention = check_attention(**locals())
-  dtype = v.dtype
+  dtype = promote(v.dtype)
   q, k, v, bias, scale, q_scale, _, score, keep, precision = attention
   index = [jnp.arange(x.shape[1], dtype=jnp.int32) for x in (q, k)]
   heads = k.shape[2], q.shape[2] // k.shape[2]
