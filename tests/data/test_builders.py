@@ -278,6 +278,7 @@ except SystemExit as error:
 """
 
 
+@pytest.mark.slow
 def test_the_command_ends_within_five_seconds(tmp_path):
   """Without it a user behind a silent firewall would wait for minutes."""
   with socket.create_server(("127.0.0.1", 0)) as server:  # It never answers.
