@@ -5,6 +5,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import safetensors
 
 from slim import config, experiment, export, metrics, train, weights
 from tests.commands import assert_refused, run_command
@@ -48,6 +49,8 @@ def test_the_newest_weights_are_exported(run):
   params, settings = weights.load_weights(path)
   jax.tree.map(np.testing.assert_array_equal, params, state.params)
   assert config.flatten(settings) == config.flatten(make())
+  with safetensors.safe_open(path, framework="numpy") as file:
+    assert file.metadata()["step"] == "2"
 
 
 def test_the_exported_weights_can_be_used_inside_jit(run):
