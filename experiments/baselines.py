@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from slim.gradients import make_value_and_grad
 from slim.kernels import POLICIES
-from slim.losses import cross_entropy_sums
+from slim.training.gradients import make_value_and_grad
+from slim.training.losses import cross_entropy_sums
 from slim.types import Batch, LanguageModel, Sums
 
 

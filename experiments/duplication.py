@@ -18,9 +18,13 @@ from record import print_table, save
 
 from slim import command_line
 from slim.evaluate import sum_batches
-from slim.experiment import create_experiment, create_split, restore_run
-from slim.steps import make_evaluation_step
 from slim.train import train_and_evaluate
+from slim.training.build import (
+  create_experiment,
+  create_split,
+  restore_run,
+)
+from slim.training.steps import make_evaluation_step
 
 _QUICK = flags.DEFINE_bool("quick", False, "The config's smoke form.")
 _STEPS = define_count("steps", None, "Training steps; None: config's.")

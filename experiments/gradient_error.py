@@ -2,9 +2,9 @@
 
 For the configurations of the SLiM paper, at initialisation and on weights that
 were trained on the text before (500 steps of the paper's Adam on consecutive
-slices of 1,024 tokens; the runs are kept in --workdir and resumed). What an
-error is, `slim.errors` says. With --dtype=bfloat16 the computation is in
-bfloat16, and parameters, states and gradients are in float32.
+slices of 1,024 tokens; the runs are kept in --workdir and resumed).
+`slim.certify.gradient_error` defines the error. With --dtype=bfloat16 the
+computation is in bfloat16; parameters, states and gradients are in float32.
 
   python experiments/gradient_error.py --text=FILE [--dtype=bfloat16]
 """
@@ -20,11 +20,14 @@ from configurations import CONFIGURATIONS, make_batch, make_model
 from record import print_table, save
 
 from slim import command_line
+from slim.certify.gradient_error import largest_error
 from slim.config import base
-from slim.errors import largest_error
-from slim.gradients import COMPILER_OPTIONS, make_value_and_grad
 from slim.kernels import POLICIES
 from slim.train import train_and_evaluate
+from slim.training.gradients import (
+  COMPILER_OPTIONS,
+  make_value_and_grad,
+)
 
 _TEXT = define_text("File to train and measure on.", required=True)
 _WORKDIR = define_workdir("runs/gradient_error")

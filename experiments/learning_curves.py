@@ -30,10 +30,10 @@ from record import RESULTS, print_table, save
 
 from slim import command_line
 from slim.config import validate
-from slim.experiment import create_split
-from slim.metrics import read_records
-from slim.models.softmax import ATTENTIONS
+from slim.models.mixers.softmax import ATTENTIONS
+from slim.runs.metrics import read_records
 from slim.train import train_and_evaluate
+from slim.training.build import create_split
 
 _CONFIG = flags.DEFINE_enum(
   "config", "shakespeare_slim", CONFIGS, "Of configs/."

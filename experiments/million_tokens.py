@@ -20,9 +20,9 @@ from configurations import make_batch
 from record import print_table, save
 
 from slim import command_line
-from slim.errors import largest_error
-from slim.gradients import make_value_and_grad
+from slim.certify.gradient_error import largest_error
 from slim.models import create_model
+from slim.training.gradients import make_value_and_grad
 
 _TEXT = define_text("File of at least 1.2 MB.", required=True)
 _TOKENS = define_count("tokens", 2**20, "T.")

@@ -23,9 +23,13 @@ from configurations import load_config
 from record import RESULTS, print_table, save
 
 from slim import command_line
-from slim.experiment import create_experiment, create_split, init
-from slim.metrics import read_records
+from slim.runs.metrics import read_records
 from slim.train import train_and_evaluate
+from slim.training.build import (
+  create_experiment,
+  create_split,
+  init,
+)
 
 _CONFIGS = define_names(
   "configs",

@@ -19,9 +19,15 @@ from configurations import load_config, make_batch
 from record import print_table, save
 from timing import median_seconds
 
-from slim import command_line, experiment, steps
-from slim.plan.models import list_rows
-from slim.plan.networks import with_option
+from slim import command_line
+from slim.plan.candidates import with_option
+from slim.plan.from_config import list_rows
+from slim.training import (
+  build as experiment,
+)
+from slim.training import (
+  steps,
+)
 
 _CONFIG = flags.DEFINE_enum("config", "enwik8_slim", CONFIGS, "Of configs/.")
 _ROUNDS = define_count("rounds", 3, "Timings of each.")

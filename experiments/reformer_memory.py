@@ -28,7 +28,7 @@ from reformer_models import (
 )
 
 from slim import command_line
-from slim.memory.views import describe_peak
+from slim.memory.rendering import describe_peak
 
 _QUICK = flags.DEFINE_bool("quick", False, "Small models: two minutes.")
 

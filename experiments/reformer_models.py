@@ -14,15 +14,15 @@ import jax
 from baselines import probabilities_attention
 from configurations import abstract_batch
 
-from slim.gradients import (
+from slim.memory import MemoryReport, MemoryTimeline, memory_report
+from slim.memory.timeline import analyse
+from slim.models import create_model
+from slim.models.mixers.softmax import ATTENTIONS
+from slim.training.gradients import (
   COMPILER_OPTIONS,
   ValueAndGrad,
   make_value_and_grad,
 )
-from slim.memory import MemoryReport, MemoryTimeline, memory_report
-from slim.memory.timeline import analyse
-from slim.models import create_model
-from slim.models.softmax import ATTENTIONS
 from slim.types import LanguageModel
 
 SIZES = {"length": 4096, "layers": 6, "mlp_width": 2048, "hashes": 8}

@@ -18,7 +18,7 @@ from reformer_models import QUICK_SIZES, SIZES, make_gradient
 from timing import median_seconds
 
 from slim import command_line
-from slim.gradients import COMPILER_OPTIONS
+from slim.training.gradients import COMPILER_OPTIONS
 
 _QUICK = flags.DEFINE_bool("quick", False, "Small models.")
 _ROUNDS = define_count("rounds", 5, "Timings of each.")

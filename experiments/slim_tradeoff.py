@@ -4,10 +4,10 @@ Figure 3 of the SLiM paper: for each of its four configurations the gradient by
 every policy at C = 64, 256, 1024, beside `full` (C = T) and the
 `lax.scan(jax.checkpoint)` that one would write without slim. Memory is the
 temporary memory of value_and_grad as XLA assigns it; the error is measured from
-the gradient of `full`, as `slim.errors` says; time is the median over rounds in
-which every method has its turn, over that of `full`. The first round does not
-count where there are more, as in all but IV. The figure is drawn from all
-configurations in results/.
+the gradient of `full`, as `slim.certify.gradient_error` defines it; time is the
+median over rounds in which every method has its turn, over that of `full`. The
+first round does not count where there are more, as in all but IV. The figure is
+drawn from all configurations in results/.
 
   python experiments/slim_tradeoff.py [--text=FILE] [--configurations=I,II]
 """
@@ -27,7 +27,7 @@ from configurations import CONFIGURATIONS, make_batch, make_model
 from record import RESULTS, print_table, save
 
 from slim import command_line
-from slim.errors import largest_error
+from slim.certify.gradient_error import largest_error
 
 _TEXT = define_text("A text; random bytes if not given.")
 _NAMES = define_names(

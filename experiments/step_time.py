@@ -21,7 +21,7 @@ from record import print_table, save
 from timing import median_seconds
 
 from slim import command_line
-from slim.metrics import count_matmul_flops
+from slim.runs.metrics import count_matmul_flops
 
 _NAMES = define_names(
   "configurations", ["II", "III", "IV"], CONFIGURATIONS, "Which."

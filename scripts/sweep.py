@@ -13,10 +13,11 @@ import sys
 
 from absl import flags
 
-from slim import command_line, setting_flags
+from slim import command_line
 from slim import config as config_lib
+from slim.config import setting_flags
 from slim.files import check_folder, local_path
-from slim.metrics import read_records
+from slim.runs.metrics import read_records
 
 _COLUMNS = {
   "eval/bpc": ("eval bpc", 1.0),

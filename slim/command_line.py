@@ -17,8 +17,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from slim import config as config_lib
-from slim.config_file import first_line
-from slim.setting_flags import change_settings, takes_settings
+from slim.config.config_file import first_line
+from slim.config.setting_flags import (
+  change_settings,
+  takes_settings,
+)
 
 flags.disclaim_key_flags()  # `--help` lists them as those of the command.
 

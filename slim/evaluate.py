@@ -13,17 +13,18 @@ import jax
 import numpy as np
 from absl import flags
 
-from slim import command_line, metrics
-from slim.experiment import (
+from slim import command_line
+from slim.files import local_path, writing
+from slim.runs import metrics
+from slim.runs.workdir import read_config
+from slim.training.build import (
   create_experiment,
   create_split,
   evaluation_chunk,
   restore_run,
 )
-from slim.files import local_path, writing
-from slim.steps import make_evaluation_step
+from slim.training.steps import make_evaluation_step
 from slim.types import Batch, Params, State, Sums
-from slim.workdir import read_config
 
 
 def sum_batches(

@@ -1,17 +1,20 @@
 """Writes the weights of a run to a file, to share them or to start from them.
 
 `python -m slim.export --workdir=runs/x --output=model.safetensors`;
-`slim.weights.load_weights` reads the file, and a new run starts from it with
-`--config.train.init_from=model.safetensors`.
+`slim.runs.weights.load_weights` reads the file, and a new run starts from it
+with `--config.train.init_from=model.safetensors`.
 """
 
 from absl import flags
 
 from slim import command_line
-from slim.experiment import create_experiment, restore_run
 from slim.files import check_new_file, local_path
-from slim.weights import save_weights
-from slim.workdir import read_config
+from slim.runs.weights import save_weights
+from slim.runs.workdir import read_config
+from slim.training.build import (
+  create_experiment,
+  restore_run,
+)
 
 
 def export_workdir(workdir: str, output: str) -> int:

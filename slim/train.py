@@ -13,29 +13,35 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from slim import (
-  checkpoint,
-  command_line,
-  experiment,
-  metrics,
-  setting_flags,
-  steps,
-)
+from slim import command_line
 from slim import config as config_lib
+from slim.config import setting_flags
 from slim.data import Dataset
 from slim.files import check_folder, local_path
-from slim.plan.models import fit_config
-from slim.profiler import Profiler
-from slim.programs import compile_programs
-from slim.progress import Progress
-from slim.types import Params, Sums
-from slim.workdir import (
+from slim.plan.from_config import fit_config
+from slim.runs import (
+  checkpoints as checkpoint,
+)
+from slim.runs import (
+  metrics,
+)
+from slim.runs.profiler import Profiler
+from slim.runs.progress import Progress
+from slim.runs.workdir import (
   check_workdir,
   is_run,
   lock_workdir,
   read_config,
   write_config,
 )
+from slim.training import (
+  build as experiment,
+)
+from slim.training import (
+  steps,
+)
+from slim.training.compiled import compile_programs
+from slim.types import Params, Sums
 
 _LOG = logging.getLogger("slim.train")
 

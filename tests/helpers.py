@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from slim import config as config_lib
-from slim.errors import relative_errors
+from slim.certify.gradient_error import relative_errors
 
-# The largest error of a gradient, as `slim.errors` defines it, between two
-# ways to compute the same thing in one precision; for outputs and states, too.
+# The largest error of a gradient, as `slim.certify.gradient_error` defines it,
+# between two ways to compute the same thing in one precision; for outputs and
+# states, too.
 TOLERANCES = {"float64": 1e-12, "float32": 5e-6}
 
 # `compiler_options` of a test that asks what users' programs take or round:

@@ -10,7 +10,8 @@ import pytest
 from absl import flags
 from absl import logging as absl_logging
 
-from slim import command_line, setting_flags
+from slim import command_line
+from slim.config import setting_flags
 from tests.commands import assert_refused, run_command
 
 FILE = """

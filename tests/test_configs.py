@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from slim import config as config_lib
-from slim import experiment, train
-from slim.config_file import load_config
+from slim import train
+from slim.config.config_file import load_config
+from slim.training import build as experiment
 from tests.commands import run_command
 
 ROOT = pathlib.Path(__file__).parents[1]

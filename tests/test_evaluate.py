@@ -9,11 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim import config, evaluate, experiment
-from slim.checkpoint import Checkpointer, restore_newest
-from slim.losses import cross_entropy_sums
+from slim import (
+  config,
+  evaluate,
+)
+from slim.runs.checkpoints import (
+  Checkpointer,
+  restore_newest,
+)
+from slim.runs.workdir import write_config
+from slim.training import build as experiment
+from slim.training.losses import cross_entropy_sums
 from slim.types import Batch, Sums
-from slim.workdir import write_config
 from tests.commands import assert_refused, run_command
 
 # The programs are few, and nothing here asks about rounding.

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import safetensors
 
-from slim import config, experiment, export, metrics, train, weights
+from slim import (
+  config,
+  export,
+  train,
+)
+from slim.runs import (
+  metrics,
+  weights,
+)
+from slim.training import build as experiment
 from tests.commands import assert_refused, run_command
 from tests.helpers import SMALL, make_config
 

@@ -14,6 +14,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # version in `slim`. Where a part of slim is allowed, so are its own parts.
 LAYERS = {
   "slim/__init__.py": set(),
+  "slim/runs/__init__.py": set(),
+  "slim/training/__init__.py": set(),
   "slim/types.py": {"jax", "numpy"},
   "slim/kernels/": {"jax", "numpy", "slim.kernels", "slim.types"},
   "slim/models/": {
@@ -41,17 +43,16 @@ LAYERS = {
     "slim.data.text",
     "tensorflow_datasets",
   },
-  "slim/errors.py": {"jax", "numpy"},
   # A model reaches these as plain functions.
-  "slim/losses.py": {"jax", "numpy", "slim.kernels", "slim.types"},
-  "slim/gradients.py": {
+  "slim/training/losses.py": {"jax", "numpy", "slim.kernels", "slim.types"},
+  "slim/training/gradients.py": {
     "jax",
     "numpy",
     "slim.kernels",
-    "slim.losses",
+    "slim.training.losses",
     "slim.types",
   },
-  "slim/metrics.py": {
+  "slim/runs/metrics.py": {
     "jax",
     "numpy",
     "slim.files",
@@ -63,57 +64,69 @@ LAYERS = {
     "jax",
     "numpy",
     "slim.certify",
-    "slim.errors",
-    "slim.gradients",
+    "slim.training.gradients",
     "slim.kernels",
   },
   "slim/plan/": {
     "jax",
     "numpy",
-    "slim.gradients",
+    "slim.training.gradients",
     "slim.kernels",
     "slim.memory",
-    "slim.metrics",
+    "slim.runs.metrics",
     "slim.plan",
-    "slim.sizes",
+    "slim.config.byte_sizes",
   },
-  "slim/progress.py": {"jax", "slim.metrics", "slim.types"},
-  "slim/profiler.py": {"jax", "slim.progress"},
-  "slim/optimizer.py": {"jax", "optax"},
+  "slim/runs/progress.py": {"jax", "slim.runs.metrics", "slim.types"},
+  "slim/runs/profiler.py": {"jax", "slim.runs.progress"},
+  "slim/training/optimizers.py": {"jax", "optax"},
   "slim/sharding.py": {"jax", "numpy", "slim.types"},
-  "slim/steps.py": {
+  "slim/training/steps.py": {
     "jax",
     "numpy",
     "optax",
-    "slim.gradients",
+    "slim.training.gradients",
     "slim.kernels",
-    "slim.losses",
-    "slim.metrics",
+    "slim.training.losses",
+    "slim.runs.metrics",
     "slim.sharding",
     "slim.types",
   },
-  "slim/checkpoint.py": {
+  "slim/runs/checkpoints.py": {
     "jax",
     "numpy",
     "orbax",
-    "slim.steps",
+    "slim.training.steps",
     "slim.types",
     "tensorstore",
   },
   "slim/files.py": set(),
-  "slim/sizes.py": set(),
-  "slim/config.py": {"ml_collections", "slim.files", "slim.sizes"},
-  "slim/config_file.py": {"ml_collections", "slim.config", "slim.files"},
+  "slim/config/byte_sizes.py": set(),
+  "slim/config/__init__.py": {
+    "ml_collections",
+    "slim.files",
+    "slim.config.byte_sizes",
+  },
+  "slim/config/config_file.py": {"ml_collections", "slim.config", "slim.files"},
   "slim/command_line.py": {
     "absl",
     "jax",
     "slim.config",
-    "slim.config_file",
-    "slim.setting_flags",
+    "slim.config.config_file",
+    "slim.config.setting_flags",
   },
-  "slim/setting_flags.py": {"absl", "slim.config", "slim.config_file"},
-  "slim/workdir.py": {"jax", "ml_collections", "slim.config", "slim.files"},
-  "slim/weights.py": {
+  "slim/config/setting_flags.py": {
+    "absl",
+    "slim.config",
+    "slim.config.config_file",
+  },
+  "slim/runs/workdir.py": {
+    "jax",
+    "ml_collections",
+    "slim.config",
+    "slim.files",
+  },
+  "slim/runs/weights.py": {
     "jax",
     "ml_collections",
     "numpy",
@@ -121,24 +134,24 @@ LAYERS = {
     "slim.config",
     "slim.files",
     "slim.types",
-    "slim.workdir",
+    "slim.runs.workdir",
   },
 }
 # What turns settings into objects, the programs, and what looks at whole
 # programs see everything.
 LAYERS |= dict.fromkeys(
   [
-    "slim/certify/models.py",
+    "slim/certify/from_config.py",
     "slim/certify/__main__.py",
     "slim/evaluate.py",
-    "slim/experiment.py",
+    "slim/training/build.py",
     "slim/export.py",
     "slim/generate.py",
     "slim/memory/__main__.py",
-    "slim/plan/models.py",
-    "slim/plan/networks.py",
+    "slim/plan/from_config.py",
+    "slim/plan/candidates.py",
     "slim/plan/__main__.py",
-    "slim/programs.py",
+    "slim/training/compiled.py",
     "slim/train.py",
   ],
   {"absl", "jax", "ml_collections", "numpy", "optax", "slim"},
@@ -147,8 +160,8 @@ LAYERS |= dict.fromkeys(
 # What may be imported inside a function only, where it is used.
 LAZY = {
   "slim/data/": {"slim.data.builders"},
-  "slim/memory/views.py": {"matplotlib"},
-  "slim/metrics.py": {"tensorboardX"},
+  "slim/memory/rendering.py": {"matplotlib"},
+  "slim/runs/metrics.py": {"tensorboardX"},
 }
 
 
@@ -159,8 +172,9 @@ def list_files():
 
 
 def look_up(table, file):
-  """Finds the entry of a file, or of the folder that it is in."""
-  for name in (file, file[: file.rfind("/") + 1]):
+  """Finds the entry of a file, or of the nearest folder that it is in."""
+  folders = [f"{folder}/" for folder in pathlib.PurePosixPath(file).parents]
+  for name in (file, *folders):
     if name in table:
       return table[name]
   return None

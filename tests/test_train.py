@@ -18,14 +18,22 @@ import numpy as np
 import pytest
 
 from slim import (
-  checkpoint,
   config,
   evaluate,
-  experiment,
-  metrics,
-  steps,
   train,
+)
+from slim.runs import (
+  checkpoints as checkpoint,
+)
+from slim.runs import (
+  metrics,
   workdir,
+)
+from slim.training import (
+  build as experiment,
+)
+from slim.training import (
+  steps,
 )
 from tests.helpers import SMALL, make_config
 

@@ -8,6 +8,6 @@
 """
 
 from slim.certify.certificate import Certificate, Check
-from slim.certify.certifying import certify
+from slim.certify.certify_step import certify
 
 __all__ = ["Certificate", "Check", "certify"]

@@ -7,8 +7,9 @@ sequence. No data is read.
 
 from absl import flags
 
-from slim import command_line, setting_flags
-from slim.certify.models import certify_config
+from slim import command_line
+from slim.certify.from_config import certify_config
+from slim.config import setting_flags
 from slim.files import check_new_file, local_path, writing
 
 

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from slim.certify.case import (
+from slim.certify.certificate import Check
+from slim.certify.gradient_error import relative_errors
+from slim.certify.gradients import (
   OPTIONS,
   Case,
   Found,
@@ -14,9 +16,10 @@ from slim.certify.case import (
   relative_distance,
   walk_back,
 )
-from slim.certify.certificate import Check
-from slim.errors import relative_errors
-from slim.kernels.cotangents import floats, is_float
+from slim.kernels.support.cotangents import (
+  floats,
+  is_float,
+)
 
 # Of float64: sums over chunks and over all tokens differ by their rounding.
 EXACT = 1e-9

@@ -1,43 +1,52 @@
 """Pure functions of arrays, which need nothing but jax."""
 
-from slim.kernels.attention_fn import attention_fn
-from slim.kernels.chunked_softmax import (
-  chunked_softmax_attention,
-  chunked_softmax_attention_and_lse,
+from slim.kernels.chunk_scan.position_wise import (
+  chunked_map,
+  chunked_sum,
 )
-from slim.kernels.feature_maps import (
+from slim.kernels.chunk_scan.scan import (
+  POLICIES,
+  scan,
+)
+from slim.kernels.linear.attention import (
+  chunked_linear_attention,
+  parallel_linear_attention,
+  recurrent_linear_attention,
+)
+from slim.kernels.linear.feature_maps import (
   FEATURE_MAPS,
   elu_plus_one,
   relu,
   square,
 )
-from slim.kernels.linear_attention import (
-  chunked_linear_attention,
-  parallel_linear_attention,
-  recurrent_linear_attention,
-)
-from slim.kernels.lsh_attention import lsh_attention
-from slim.kernels.lsh_buckets import lsh_buckets
-from slim.kernels.position_wise import chunked_map, chunked_sum
-from slim.kernels.prefix_sums import (
+from slim.kernels.linear.prefix_sums import (
   PrefixSums,
   add_sums,
   init_prefix_sums,
   rewind_prefix_sums,
   token_sums,
 )
-from slim.kernels.random_features import (
+from slim.kernels.linear.random_features import (
   positive_random_features,
   positive_random_query_features,
   sample_projection,
 )
-from slim.kernels.reversible import reversible, reversible_scan
-from slim.kernels.scan import POLICIES, scan
-from slim.kernels.softmax_attention import (
+from slim.kernels.lsh.attention import lsh_attention
+from slim.kernels.lsh.buckets import lsh_buckets
+from slim.kernels.reversible_layers import (
+  reversible,
+  reversible_scan,
+)
+from slim.kernels.softmax.chunked import (
+  chunked_softmax_attention,
+  chunked_softmax_attention_and_lse,
+)
+from slim.kernels.softmax.definition import (
   merge_attention,
   softmax_attention,
   softmax_attention_and_lse,
 )
+from slim.kernels.softmax.flax_drop_in import attention_fn
 
 __all__ = [
   "FEATURE_MAPS",

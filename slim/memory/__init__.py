@@ -8,9 +8,12 @@
 `python -m slim.memory --config=…` does it for the gradient of a config.
 """
 
+from slim.memory.rendering import (
+  plot_reports,
+  plot_timelines,
+)
 from slim.memory.report import MemoryReport, memory_report
 from slim.memory.timeline import Buffer, MemoryTimeline, memory_timeline
-from slim.memory.views import plot_reports, plot_timelines
 
 __all__ = [
   "Buffer",

@@ -12,13 +12,19 @@ import jax.numpy as jnp
 import ml_collections
 from absl import flags
 
-from slim import command_line, experiment, setting_flags
+from slim import command_line
 from slim import config as config_lib
+from slim.config import setting_flags
 from slim.files import local_path, writing
-from slim.gradients import COMPILER_OPTIONS
+from slim.memory.rendering import (
+  check_output,
+  describe_peak,
+  plot_timelines,
+)
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline, analyse
-from slim.memory.views import check_output, describe_peak, plot_timelines
+from slim.training import build as experiment
+from slim.training.gradients import COMPILER_OPTIONS
 
 
 def analyse_config(

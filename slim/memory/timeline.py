@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from slim.memory.live_ranges import LiveRanges
-from slim.memory.origins import Origins
 from slim.memory.report import MemoryReport, lower, report_of
+from slim.memory.source_lines import Origins
 
 
 class Buffer(NamedTuple):

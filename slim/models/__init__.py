@@ -6,16 +6,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from slim.kernels import sample_projection
-from slim.kernels.random_bits import fold_in
-from slim.models.attention import LinearAttention
+from slim.kernels.support.random_bits import fold_in
 from slim.models.block import Block
 from slim.models.layers import MLP, Embedding, Logits
-from slim.models.lsh import LSHAttention
+from slim.models.mixers.linear import LinearAttention
+from slim.models.mixers.lsh import LSHAttention
+from slim.models.mixers.softmax import SoftmaxAttention
 from slim.models.network import Network
 from slim.models.norms import LayerNorm
 from slim.models.performer import create_performer
 from slim.models.settings import ModelSettings
-from slim.models.softmax import SoftmaxAttention
 from slim.models.transformer import create_transformer
 from slim.types import LanguageModel
 

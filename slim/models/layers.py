@@ -8,8 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from slim.kernels.dtypes import at_least_float32
-from slim.kernels.random_bits import fold_in, normal, uniform
+from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.random_bits import (
+  fold_in,
+  normal,
+  uniform,
+)
 from slim.models.positions import sinusoids
 
 

@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels import reversible
-from slim.kernels.dtypes import at_least_float32
-from slim.kernels.random_bits import fold_in, split
+from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.random_bits import (
+  fold_in,
+  split,
+)
 from slim.models.block import Block
 from slim.models.layers import Embedding, Logits, dropout
 from slim.models.norms import LayerNorm

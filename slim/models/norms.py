@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from slim.kernels.dtypes import at_least_float32
+from slim.kernels.support.dtypes import at_least_float32
 from slim.models.layers import by_rows
 
 

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels import rewind_prefix_sums
-from slim.kernels.dtypes import at_least_float32
-from slim.models.attention import AttentionState, init_attention_state
+from slim.kernels.support.dtypes import at_least_float32
+from slim.models.mixers.linear import (
+  AttentionState,
+  init_attention_state,
+)
 from slim.models.network import Network
 from slim.types import LanguageModel
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slim.kernels.dtypes import at_least_float32
+from slim.kernels.support.dtypes import at_least_float32
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:

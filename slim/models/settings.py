@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 
 from slim.kernels import FEATURE_MAPS
-from slim.kernels.shapes import check_positive_int
+from slim.kernels.support.shapes import check_positive_int
 from slim.models.block import NORMS
-from slim.models.softmax import ATTENTIONS
+from slim.models.mixers.softmax import ATTENTIONS
 
 DTYPES = ("float32", "float64", "bfloat16")
 POSITIONS = ("concatenated", "sinusoidal", "learned", "axial", "rotary")
@@ -61,7 +61,7 @@ class ModelSettings(NamedTuple):
     dropout: Rate, on the embedding and on what each sublayer adds.
     dtype: Of the computation: "float32", "float64" or "bfloat16". Parameters,
       sums and logits are float32 or wider. In bfloat16, compile gradients
-      with `slim.gradients.COMPILER_OPTIONS`, or "rewind" is not exact.
+      with `slim.training.gradients.COMPILER_OPTIONS`, or "rewind" is not exact.
   """
 
   vocab_size: int

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from slim.kernels.random_bits import fold_in
+from slim.kernels.support.random_bits import fold_in
+from slim.models.mixers.softmax import KVCache
 from slim.models.network import Network
-from slim.models.softmax import KVCache
 from slim.types import LanguageModel
 
 

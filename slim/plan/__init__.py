@@ -9,7 +9,10 @@
 """
 
 from slim.plan.options import Option
-from slim.plan.planning import Plan, Row
-from slim.plan.recurrence import plan
+from slim.plan.plan_step import plan
+from slim.plan.search import (
+  Plan,
+  Row,
+)
 
 __all__ = ["Option", "Plan", "Row", "plan"]

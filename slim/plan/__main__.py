@@ -6,9 +6,13 @@ add to the command line. Nothing is run, and no data is read.
 
 from absl import flags
 
-from slim import command_line, setting_flags
-from slim.plan.models import overrides, plan_config
-from slim.sizes import parse_size
+from slim import command_line
+from slim.config import setting_flags
+from slim.config.byte_sizes import parse_size
+from slim.plan.from_config import (
+  overrides,
+  plan_config,
+)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,8 +7,8 @@ import pytest
 def one_size(monkeypatch):
   """Certifies with one chunk size and without compiling for the memory."""
   monkeypatch.setattr(
-    "slim.certify.certifying.chunk_sizes", lambda length: (11, 11, 11)
+    "slim.certify.certify_step.chunk_sizes", lambda length: (11, 11, 11)
   )
   monkeypatch.setattr(
-    "slim.certify.certifying.check_memory", lambda *_: iter(())
+    "slim.certify.certify_step.check_memory", lambda *_: iter(())
   )

@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from slim import kernels
-from slim.kernels.dtypes import at_least_float32
+from slim.kernels.support.dtypes import at_least_float32
 
 B, T, H, K = 4, 5, 2, 3  # B and H can be sharded over two devices.
 

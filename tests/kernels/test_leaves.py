@@ -18,7 +18,7 @@ from slim.kernels import (
   reversible_scan,
   scan,
 )
-from slim.kernels.cotangents import floats
+from slim.kernels.support.cotangents import floats
 from tests.helpers import TOLERANCES, assert_gradients_close
 
 B, T, D, C = 2, 5, 3, 2

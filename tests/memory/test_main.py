@@ -5,10 +5,15 @@ import pathlib
 import jax
 import pytest
 
-from slim import experiment, steps
-from slim.gradients import COMPILER_OPTIONS
 from slim.memory import __main__ as command
 from slim.memory import timeline
+from slim.training import (
+  build as experiment,
+)
+from slim.training import (
+  steps,
+)
+from slim.training.gradients import COMPILER_OPTIONS
 from tests.commands import run_command
 from tests.helpers import SMALL, make_config
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slim.gradients import make_value_and_grad
 from slim.models import create_model
+from slim.training.gradients import make_value_and_grad
 from slim.types import Batch
 
 _share = functools.lru_cache(maxsize=24)

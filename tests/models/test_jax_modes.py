@@ -4,7 +4,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from slim import experiment, steps
+from slim.training import (
+  build as experiment,
+)
+from slim.training import (
+  steps,
+)
 from slim.types import Batch
 from tests.helpers import SMALL, make_config
 

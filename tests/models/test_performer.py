@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.gradients import make_value_and_grad
 from slim.models import create_model
+from slim.training.gradients import make_value_and_grad
 from slim.types import Batch
 from tests.helpers import assert_gradients_close, init_params
 from tests.models.small import (

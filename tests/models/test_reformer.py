@@ -8,16 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.errors import largest_error
-from slim.gradients import make_value_and_grad
+from slim.certify.gradient_error import largest_error
 from slim.kernels import reversible_scan, softmax_attention
-from slim.kernels.lsh_rounds import to_unit_length
-from slim.models import create_model, lsh, network
+from slim.kernels.lsh._rounds import to_unit_length
+from slim.models import (
+  create_model,
+  network,
+)
 from slim.models.block import Block
 from slim.models.layers import MLP, Embedding, Logits, dropout
-from slim.models.lsh import LSHAttention
+from slim.models.mixers import lsh
+from slim.models.mixers.lsh import LSHAttention
+from slim.models.mixers.softmax import (
+  ATTENTIONS,
+  SoftmaxAttention,
+)
 from slim.models.positions import rotate
-from slim.models.softmax import ATTENTIONS, SoftmaxAttention
+from slim.training.gradients import make_value_and_grad
 from slim.types import LanguageModel
 from tests.helpers import AS_USERS, assert_gradients_close
 from tests.models.small import (

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.errors import largest_error
+from slim.certify.gradient_error import largest_error
 from slim.models import create_model
 from slim.models.positions import rotate
 from tests.helpers import assert_gradients_close

@@ -42,7 +42,7 @@ finally:
 GROWTH = """
 import pathlib, jax
 from slim import experiment, steps
-from slim.plan.networks import with_option
+from slim.plan.candidates import with_option
 from slim.plan.options import Option
 from tests.helpers import make_config
 

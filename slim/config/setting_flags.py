@@ -1,0 +1,103 @@
+"""Flags for settings: `--config=FILE` and `--config.group.setting=value`."""
+
+import ast
+from typing import Any
+
+from absl import flags
+
+from slim import config as config_lib
+from slim.config.config_file import load_config
+
+flags.disclaim_key_flags()  # `--help` lists them as those of the command.
+
+
+class _SettingParser(flags.ArgumentParser):
+  """Reads a setting of some type, or None."""
+
+  def __init__(self, kind: type):
+    super().__init__()
+    self._parse = {
+      int: flags.IntegerParser().parse,
+      float: flags.FloatParser().parse,
+      str: str,
+      tuple: _parse_tuple,
+    }[kind]
+
+  def parse(self, argument: str) -> Any:
+    """Returns the value; an unset flag is None, too, but not `present`."""
+    return None if argument == "None" else self._parse(argument)
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Loads a config file."""
+
+  def parse(self, argument: str) -> Any:
+    """Returns the settings."""
+    return load_config(argument)
+
+
+def define_config(
+  flag_values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder:
+  """Defines `--config`, which is required, and a flag for each setting.
+
+  Args:
+    flag_values: Where to define them.
+
+  Returns:
+    Holder of the settings, once `parse_flags` has changed those of the file.
+  """
+  for name, kind in config_lib.types().items():
+    name, about = f"config.{name}", "Setting, see slim/config/__init__.py."
+    if kind is bool:
+      flag = flags.BooleanFlag(name, None, about)
+    else:
+      parser = _SettingParser(kind)
+      flag = flags.Flag(parser, None, name, None, about)
+    # Only in `--helpfull`, as they are many.
+    flags.DEFINE_flag(flag, flag_values, module_name="slim.config")
+  return flags.DEFINE(
+    _ConfigParser(),
+    "config",
+    None,
+    "File in configs/.",
+    flag_values,
+    required=True,
+  )
+
+
+def takes_settings(flag_values: flags.FlagValues) -> bool:
+  """Tells whether `define_config` has defined flags here.
+
+  Args:
+    flag_values: The flags that are defined.
+
+  Returns:
+    Whether there is such a `--config`.
+  """
+  flag = flag_values["config"] if "config" in flag_values else None
+  return flag is not None and isinstance(flag.parser, _ConfigParser)
+
+
+def change_settings(flag_values: flags.FlagValues) -> None:
+  """Changes settings of the config file to those on the command line.
+
+  Args:
+    flag_values: The flags, parsed.
+  """
+  flag_values["config"].value.update_from_flattened_dict(
+    {
+      name: flag_values[f"config.{name}"].value
+      for name in config_lib.types()
+      if flag_values[f"config.{name}"].present
+    }
+  )
+
+
+def _parse_tuple(argument):
+  """Reads numbers with commas between."""
+  try:
+    value = ast.literal_eval(argument)
+  except (ValueError, SyntaxError) as error:
+    raise ValueError("must be numbers with commas between") from error
+  return tuple(value) if isinstance(value, tuple | list) else (value,)

@@ -1,0 +1,1 @@
+"""The scan over chunks, and its policies."""

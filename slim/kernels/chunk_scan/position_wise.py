@@ -1,0 +1,132 @@
+"""Layers that see one token at a time, a chunk of the sequence after another.
+
+The hidden activations of an MLP and the logits of a large vocabulary are many
+times wider than the model. Nothing in them depends on other tokens, so no more
+than those of one chunk are ever needed, forward or backward: both functions are
+a `slim.kernels.scan` without a state, which rewinds nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from slim.kernels.chunk_scan._rewinding import rewinding_scan
+from slim.kernels.chunk_scan.chunks import Chunks
+from slim.kernels.support.closures import vary_alike
+from slim.kernels.support.explicit_meshes import in_mesh_of_arguments
+
+
+@in_mesh_of_arguments
+def chunked_map(
+  fn: Callable[[Any, Any], Any],
+  params: Any,
+  xs: Any,
+  *,
+  chunk_size: int,
+  axis: int = 1,
+) -> Any:
+  """Applies a layer chunk by chunk: `fn(params, xs)`, in less memory.
+
+  Args:
+    fn: `fn(params, chunk)`, where each token of the result depends on the same
+      token of the chunk alone; an MLP, for instance. It may close over arrays.
+    params: Pytree of arrays and numbers.
+    xs: Pytree of arrays with T ≥ 1 tokens along `axis`. Other axes may have
+      length 0.
+    chunk_size: C, tokens; the first chunk is the remainder.
+    axis: The axis of time.
+
+  Returns:
+    What `fn` returns for all tokens. Derivatives in reverse mode, the first
+    only, are exact.
+
+  Raises:
+    ValueError: If an argument does not fit, or a second derivative is asked
+      for.
+
+  Memory of the gradient beyond inputs and outputs: the activations of C tokens.
+  Work: one forward pass more than without chunks.
+
+  References:
+    Kitaev et al., 2020 (Reformer), https://arxiv.org/abs/2001.04451, section 3.
+  """
+  return _map("chunked_map", fn, params, xs, chunk_size, axis)
+
+
+@in_mesh_of_arguments
+def chunked_sum(
+  fn: Callable[[Any, Any], Any],
+  params: Any,
+  xs: Any,
+  *,
+  chunk_size: int,
+  axis: int = 1,
+) -> Any:
+  """Sums over tokens chunk by chunk: `fn(params, xs)`, in less memory.
+
+  With logits in `fn`, this is a cross-entropy that never holds the logits of
+  more than C tokens.
+
+  Args:
+    fn: `fn(params, chunk)`, a pytree of scalars: sums over the tokens of the
+      chunk. It may close over arrays.
+    params: As of `chunked_map`.
+    xs: As of `chunked_map`.
+    chunk_size: As of `chunked_map`.
+    axis: As of `chunked_map`.
+
+  Returns:
+    The sums over all tokens.
+
+  Raises:
+    ValueError: As `chunked_map`.
+
+  Memory of the gradient beyond inputs and outputs: the activations of C tokens.
+  """
+
+  def of_chunk(params, chunk):
+    sums = fn(params, chunk)
+    for path, x in jax.tree_util.tree_leaves_with_path(sums):
+      if jnp.size(x) != 1:
+        raise ValueError(
+          f"the result{jax.tree_util.keystr(path)} of fn must be a scalar, got "
+          f"shape {jnp.shape(x)}; sum it over the chunk, or use chunked_map"
+        )
+    shape = (1,) * (axis + 1)
+    return jax.tree.map(lambda x: jnp.reshape(x, shape), sums)
+
+  sums = _map("chunked_sum", of_chunk, params, xs, chunk_size, axis)
+  return jax.tree.map(lambda x: x.sum(), sums)
+
+
+def _map(name, fn, params, xs, chunk_size, axis):
+  """Applies `fn` chunk by chunk; `name` is what the user called."""
+  chunks = Chunks.of(xs, chunk_size, axis)
+  params, xs = vary_alike((params, xs))
+  chunks.check_out(
+    jax.eval_shape(fn, params, chunks.first(xs)),
+    "the result{} of fn",
+    "for a sum over tokens use chunked_sum",
+  )
+  if chunks.num_later == 0:
+    return fn(params, xs)
+
+  def step(params, state, chunk):
+    return state, fn(params, chunk)
+
+  def rewind(params, state, chunk):
+    return state, fn(params, chunk), state
+
+  _, out = rewinding_scan(
+    step,
+    rewind,
+    params,
+    (),
+    xs,
+    chunks,
+    f"{name} has first derivatives only; for a second derivative call "
+    "fn(params, xs) without chunks",
+  )
+  return out

@@ -1,0 +1,1 @@
+"""Linear attention, its feature maps and its sums."""

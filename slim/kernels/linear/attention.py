@@ -1,0 +1,224 @@
+"""Causal linear attention in three forms, with its state in the open.
+
+  y_t = (q_t · S_t) / (q_t · z_t + eps),
+  S_t = S_{t-1} + k_t ⊗ v_t,   z_t = z_{t-1} + k_t.
+
+`parallel_` forms all pairs (the definition), `recurrent_` walks token by token,
+`chunked_` works by blocks and is the one to use. They share a signature,
+`(q, k, v, state) -> (y, state)`, so any of them may be run on a piece of the
+sequence and continued from the state it returns, by the same form or another.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from slim.kernels.linear.prefix_sums import (
+  PrefixSums,
+  add_sums,
+  block_sums,
+  blocks,
+  einsum,
+  sum_values,
+)
+from slim.kernels.support.closures import vary_alike
+from slim.kernels.support.dtypes import (
+  at_least_float32,
+  promote,
+)
+from slim.kernels.support.explicit_meshes import (
+  in_mesh_of_arguments,
+  is_sharded,
+  shard_alike,
+)
+from slim.kernels.support.shapes import (
+  check_float,
+  check_number,
+  check_shape,
+)
+
+
+@in_mesh_of_arguments
+def parallel_linear_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  state: PrefixSums,
+  *,
+  eps: jax.Array | float = 1e-16,
+) -> tuple[jax.Array, PrefixSums]:
+  """Causal linear attention by all pairs of tokens: the plain definition.
+
+  y_t = (Σ_{s≤t} (q_t·k_s) v_s + q_t·S_0) / (Σ_{s≤t} q_t·k_s + q_t·z_0 + eps).
+
+  Args:
+    q: [B, T, H, M], float. Queries after a feature map that is never negative.
+    k: [B, T, H, M], float. Keys after the same feature map.
+    v: [B, T, H, V], float. Values.
+    state: PrefixSums (S_0, z_0) of the tokens before these; see
+      `init_prefix_sums`.
+    eps: [], added to the normaliser, which is zero where all features vanish.
+
+  Returns:
+    y: [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
+    state: PrefixSums after the last token.
+
+  Raises:
+    ValueError: If the shapes of q, k, v and state disagree, or an argument has
+      another type.
+
+  Memory beyond inputs and outputs: O(B·H·T²).
+
+  References:
+    Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equation 9.
+  """
+  q, k, v, state, eps = _checked(q, k, v, state, eps)
+  start = sum_values(state)
+  scores = einsum("bshm,bthm->bhst", q, k)
+  scores = jnp.where(_causal_mask(q.shape[1]), scores, 0)
+  num = einsum("bhst,bthv->bshv", scores, v)
+  num += einsum("bshm,bhmv->bshv", q, start.kv)
+  den = jnp.moveaxis(scores.sum(-1), 1, 2)
+  den += einsum("bshm,bhm->bsh", q, start.k)
+  update = PrefixSums(
+    einsum("bthm,bthv->bhmv", k, v), k.sum(1, dtype=start.k.dtype)
+  )
+  return _normalise(num, den, eps).astype(v.dtype), add_sums(state, update)
+
+
+@in_mesh_of_arguments
+def recurrent_linear_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  state: PrefixSums,
+  *,
+  eps: jax.Array | float = 1e-16,
+) -> tuple[jax.Array, PrefixSums]:
+  """Causal linear attention token by token, as it generates.
+
+  Args, Returns, Raises: as `parallel_linear_attention`.
+
+  Memory beyond inputs and outputs: O(B·H·M·V); T steps, one after the other.
+
+  References:
+    Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equations
+    16-20.
+  """
+  q, k, v, state, eps = _checked(q, k, v, state, eps)
+
+  def step(state, token):
+    q, k, v = token  # [B, H, M], [B, H, M], [B, H, V].
+    update = PrefixSums(einsum("bhm,bhv->bhmv", k, v), k.astype(state.k.dtype))
+    state = add_sums(state, update)
+    sums = sum_values(state)
+    num = einsum("bhm,bhmv->bhv", q, sums.kv)
+    den = einsum("bhm,bhm->bh", q, sums.k)
+    return state, _normalise(num, den, eps).astype(v.dtype)
+
+  tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (q, k, v))
+  state, y = jax.lax.scan(step, state, tokens)
+  return jnp.moveaxis(y, 0, 1), state
+
+
+@in_mesh_of_arguments
+def chunked_linear_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  state: PrefixSums,
+  *,
+  block_size: int = 64,
+  eps: jax.Array | float = 1e-16,
+) -> tuple[jax.Array, PrefixSums]:
+  """Causal linear attention by blocks: pairs within, sums between.
+
+  All blocks are worked on at once in a few large matrix products; only the
+  running sum over blocks is sequential. Any T; blocks are padded inside.
+
+  Args:
+    q: [B, T, H, M], float. Queries after a feature map that is never negative.
+    k: [B, T, H, M], float. Keys after the same feature map.
+    v: [B, T, H, V], float. Values.
+    state: PrefixSums of the tokens before these; see `init_prefix_sums`.
+    block_size: Tokens in a block. Work per token grows with
+      `block_size`, memory with M·V / `block_size`; 64 suits M = V = 64.
+    eps: [], added to the normaliser, which is zero where all features vanish.
+
+  Returns:
+    y: [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
+    state: PrefixSums after the last token.
+
+  Raises:
+    ValueError: If the shapes of q, k, v and state disagree, or an argument has
+      another type, or `block_size` is not a positive integer.
+
+  Memory beyond inputs and outputs: O(B·H·T·(block_size + M·V / block_size)).
+
+  References:
+    Hua et al., 2022, https://arxiv.org/abs/2202.10447, section 3.2 (chunks).
+  """
+  q, k, v, state, eps = _checked(q, k, v, state, eps)
+  num_tokens = v.shape[1]
+  qb, kb, vb = (blocks(x, block_size) for x in (q, k, v))
+  updates = block_sums(kb, vb)
+  after = add_sums(state, jax.tree.map(lambda x: x.sum(0), updates))
+
+  _, before = jax.lax.scan(
+    lambda sums, update: (add_sums(sums, update), sums),
+    sum_values(state),
+    updates,
+  )
+  scores = einsum("nbhsm,nbhtm->nbhst", qb, kb)
+  scores = jnp.where(_causal_mask(scores.shape[-1]), scores, 0)
+  num = einsum("nbhst,nbhtv->nbhsv", scores, vb)
+  num += einsum("nbhsm,nbhmv->nbhsv", qb, before.kv)
+  den = scores.sum(-1) + einsum("nbhsm,nbhm->nbhs", qb, before.k)
+  y = jnp.moveaxis(_normalise(num, den, eps), (0, 2), (1, 3))
+  y = y.reshape(v.shape[0], y.shape[1] * y.shape[2], *v.shape[2:])
+  return y[:, :num_tokens].astype(v.dtype), after
+
+
+def _causal_mask(size):
+  return jnp.tril(jnp.ones((size, size), bool))
+
+
+def _normalise(num, den, eps):
+  """num / (den + eps), differentiable where the normaliser is tiny or huge.
+
+  The derivative of a / b forms b⁻², which overflows for b < 1e-19 and
+  vanishes for b > 1e19 in float32. Scaling both by s = b first leaves the
+  value as it is, and the derivative is taken at b = 1.
+  """
+  den = den + eps
+  # Padded queries are zero; where eps is 0 too, they would divide 0 by 0.
+  den = jnp.where(den == 0, 1, den)
+  scale = jax.lax.stop_gradient(den)
+  return (num / scale[..., None]) / (den / scale)[..., None]
+
+
+def _checked(q, k, v, state, eps):
+  """Refuses shapes and dtypes that do not fit; casts for `shard_map`."""
+  # An array of NumPy may be wider than any of JAX.
+  q, k, v, state = jax.tree.map(jnp.asarray, (q, k, v, state))
+  for name, x in (("q", q), ("k", k), ("v", v)):
+    check_float(name, x)
+  check_shape("q", q, "BTHM", {})
+  sizes = dict(zip("BTHM", q.shape, strict=True))
+  check_shape("k", k, "BTHM", sizes)
+  check_shape("v", v, "BTHV", sizes)
+  sizes["V"] = v.shape[-1]
+  check_shape("state.kv", state.kv, "BHMV", sizes)
+  check_shape("state.k", state.k, "BHM", sizes)
+  dtype = at_least_float32(q.dtype, k.dtype, v.dtype)
+  if promote(state.kv.dtype, dtype) != state.kv.dtype:
+    raise ValueError(
+      f"state must have dtype {dtype} or wider for these q, k and v, got "
+      f"{state.kv.dtype}; see the dtype of init_prefix_sums"
+    )
+  if at_least_float32(q.dtype) != state.kv.dtype:
+    q = q.astype(state.kv.dtype)  # A wider state sets the dtype of all sums.
+  if is_sharded(q):
+    state = jax.tree.map(lambda x: shard_alike(x, q[:, 0, :, 0]), state)
+  # Inside shard_map a state made there is replicated, and the tokens are not.
+  eps = jnp.asarray(check_number("eps", eps), state.kv.dtype)
+  return vary_alike((q, k, v, state, eps))

@@ -1,0 +1,161 @@
+"""LSH attention: softmax attention to what is likely to matter.
+
+The softmax is dominated by the keys nearest to a query. Hashing finds them:
+tokens are sorted by their buckets and cut into chunks, and a query attends to
+its chunk and to the one before, O(T) pairs in place of T². What one round of
+hashing misses another may find.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from slim.kernels.lsh import _sequential as lsh_sequential
+from slim.kernels.lsh._rounds import (
+  Settings,
+  by_heads,
+  make_round,
+  queries_and_keys,
+  sort_places,
+)
+from slim.kernels.softmax._layout import (
+  heads_first,
+  product,
+)
+from slim.kernels.softmax.definition import merge_attention
+from slim.kernels.support.closures import vary_alike
+from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.explicit_meshes import (
+  by_shards,
+  in_mesh_of_arguments,
+  shard_alike,
+)
+from slim.kernels.support.log_sum_exp import (
+  close,
+  finite,
+)
+from slim.kernels.support.not_inlined import checked_as_one
+from slim.kernels.support.shapes import (
+  check_float,
+  check_number,
+  check_positive_int,
+  check_shape,
+)
+
+
+@in_mesh_of_arguments
+@checked_as_one
+def lsh_attention(
+  qk: jax.Array,
+  v: jax.Array,
+  buckets: jax.Array,
+  *,
+  chunk_size: int,
+  scale: jax.Array | float | None = None,
+  is_causal: bool = False,
+  count_once: bool = True,
+  rounds: str = "sequential",
+  heads_at_once: int | None = None,
+) -> jax.Array:
+  """Attention of tokens to those that some round of hashing puts near them.
+
+  Queries and keys are shared: k_j = qk_j / |qk_j|. In each round the tokens are
+  sorted by (bucket, position) and cut into chunks. Query i meets the keys of
+  its chunk and of the chunk before, but for its own:
+
+    y_i = Σ_r Σ_{j met in r} exp(scale · qk_i · k_j - log n[i, j]) v_j / Z_i,
+
+  n[i, j] being in how many rounds they meet, so that each pair counts once. A
+  token that meets no other in any round attends to itself: y_i = v_i.
+
+  Args:
+    qk: [B, T, H, K], float.
+    v: [B, T, H, V], float.
+    buckets: [B, H, R, T], unsigned integers, from `lsh_buckets(qk, …)`: of R
+      rounds. What recomputes this function takes the same buckets again, as
+      vectors that were recomputed may fall into others.
+    chunk_size: c, tokens; need not divide T. With c ≥ T this is full attention.
+    scale: [], of the scores; None: 1 / √K. An array is differentiated.
+    is_causal: Whether a query sees no later keys.
+    count_once: Whether n is as said, or 1, so that a pair counts as often as it
+      meets.
+    rounds: "sequential" goes through the rounds one by one, forward and
+      backward, in memory that does not grow with R, with first derivatives
+      only; "parallel" is the published form, all at once.
+    heads_at_once: How many heads, a divisor of H, are computed at once, in the
+      memory of so many; None: all.
+
+  Returns:
+    [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
+
+  Raises:
+    ValueError: If an argument has another shape, type or range, or a second
+      derivative is asked for.
+
+  Work: O(B·H·R·T·c·(K + V)), and R² T c comparisons where pairs count once.
+  Memory of the gradient beyond inputs and outputs: O(B·H·T·(c + K + V)), and
+  four bytes a token, head and round.
+
+  References:
+    Kitaev et al., 2020 (Reformer), https://arxiv.org/abs/2001.04451, section 2.
+  """
+  qk, v, buckets = (jnp.asarray(x) for x in (qk, v, buckets))
+  check_shape("qk", qk, "BTHK", {})
+  sizes = dict(zip("BTHK", qk.shape, strict=True))
+  check_shape("v", v, "BTHV", sizes)
+  check_shape("buckets", buckets, "BHRT", sizes)
+  check_float("qk", qk)
+  check_float("v", v)
+  if not jnp.issubdtype(buckets.dtype, jnp.unsignedinteger):
+    raise ValueError(
+      f"buckets must be unsigned integers, got {buckets.dtype}; see lsh_buckets"
+    )
+  if rounds not in _ROUNDS:
+    raise ValueError(f"rounds must be one of {tuple(_ROUNDS)}, got {rounds!r}")
+  chunk_size = min(check_positive_int("chunk_size", chunk_size), sizes["T"])
+  if heads_at_once is not None:
+    check_positive_int("heads_at_once", heads_at_once)
+    if sizes["H"] % heads_at_once:
+      raise ValueError(
+        f"heads_at_once must divide H = {sizes['H']}, got {heads_at_once}"
+      )
+  scale = 1 / math.sqrt(sizes["K"]) if scale is None else scale
+  scale = jnp.asarray(check_number("scale", scale), at_least_float32(qk.dtype))
+  qk, v, scale = vary_alike((qk, v, scale))
+  # One a head, so that what computes some heads at once cuts it, too.
+  scale = jnp.broadcast_to(scale, (*buckets.shape[:2], 1, 1))
+  scale = shard_alike(scale, buckets[:, :, 0, 0])
+  settings = Settings(chunk_size, is_causal, count_once, heads_at_once)
+
+  def attend(buckets, scale, qk, v):
+    return _ROUNDS[rounds](settings, sort_places(buckets), scale, qk, v)
+
+  y = by_shards(attend, 2, buckets, scale, heads_first(qk), heads_first(v))
+  return jnp.swapaxes(y, 1, 2)
+
+
+def _parallel(settings, *arrays):
+  """Attends in all rounds, and merges them by their log-sum-exps."""
+  return by_heads(_all_rounds, settings, *arrays)
+
+
+def _all_rounds(settings, places, scale, qk, v):
+  q, k = queries_and_keys(scale, qk)
+
+  def one_round(r):
+    this = make_round(settings, places, r)
+    scores = this.scores(this.queries(q), this.keys(k))
+    top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    exponentials = jnp.exp(scores - finite(top))
+    total, lse = close(top, exponentials.sum(-1, keepdims=True))
+    p = (exponentials / total).astype(v.dtype)
+    y = product(p, this.keys(v), (-1, -2))
+    return this.unsort(y), this.unsort(lse)[..., 0]
+
+  num_rounds = places.shape[2]
+  y, lse = merge_attention([one_round(r) for r in range(num_rounds)])
+  return jnp.where(lse[..., None] == -jnp.inf, v, y.astype(v.dtype))
+
+
+_ROUNDS = {"sequential": lsh_sequential.attend, "parallel": _parallel}

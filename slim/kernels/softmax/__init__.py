@@ -1,0 +1,1 @@
+"""Softmax attention, at once and by blocks."""

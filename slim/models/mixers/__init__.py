@@ -1,0 +1,1 @@
+"""What mixes tokens: one file for each kind."""

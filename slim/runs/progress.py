@@ -1,0 +1,162 @@
+"""Reports of a run under way: one record and one line every few steps."""
+
+import contextlib
+import datetime
+import logging
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+
+from slim.runs import metrics
+from slim.types import Sums
+
+_LOG = logging.getLogger("slim.train")
+
+
+class Progress:
+  """Reads the numbers of a step while the device computes the next one.
+
+  A report is about the steps since the last one. Its sums are part of the
+  checkpoint, so a resumed run reports what an uninterrupted one does.
+  """
+
+  def __init__(
+    self,
+    writer: metrics.MetricsWriter,
+    *,
+    step: int,
+    num_steps: int,
+    log_every: int,
+    tokens_per_step: int,
+    flops_per_step: int,
+    window: Sums,
+  ):
+    """Starts the clock.
+
+    Args:
+      writer: Takes the records.
+      step: Updates done so far.
+      num_steps: Updates in the whole run.
+      log_every: Updates a report.
+      tokens_per_step: B·T.
+      flops_per_step: Of the model, see `metrics.count_matmul_flops`.
+      window: Totals since the last report.
+    """
+    self.window = window
+    self._writer = writer
+    self._num_steps = num_steps
+    self._log_every = log_every
+    self._tokens_per_step = tokens_per_step
+    self._flops_per_step = flops_per_step
+    self._timed_from = step
+    self._started = time.perf_counter()
+    self._pending = None
+
+  def add(
+    self, step: int, sums: Sums, norm: jax.Array, activation_bytes: int
+  ) -> None:
+    """Takes the numbers of a step, and reads those of the step before it.
+
+    Args:
+      step: Updates done, this one included.
+      sums: Totals over the batch, perhaps still being computed.
+      norm: [], float32, length of the mean gradient, likewise.
+      activation_bytes: Memory of the step's gradient program.
+
+    Raises:
+      FloatingPointError: If the loss or the gradient is no finite number.
+    """
+    previous, self._pending = self._pending, None
+    if previous:
+      self._read(*previous)
+    self._pending = (step, sums, norm, activation_bytes)
+
+  def flush(self) -> None:
+    """Reads the numbers of the last step, waiting for them.
+
+    Raises:
+      FloatingPointError: If the loss or the gradient is no finite number.
+    """
+    previous, self._pending = self._pending, None
+    if previous:
+      self._read(*previous)
+
+  def report_evaluation(self, step: int, values: dict[str, float]) -> None:
+    """Writes a record of an evaluation, and logs a line.
+
+    Args:
+      step: Updates done.
+      values: Loss, bpc and accuracy, from `metrics.means("eval", …)`.
+
+    Raises:
+      FloatingPointError: If the loss is no finite number.
+    """
+    _check_finite("validation loss", step, values["eval/loss"])
+    self._writer.write(step, values)
+    _LOG.info(
+      "step %d/%d  validation loss %.4f  bpc %.4f  accuracy %.2f %%",
+      step,
+      self._num_steps,
+      values["eval/loss"],
+      values["eval/bpc"],
+      100 * values["eval/accuracy"],
+    )
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Keeps what is done inside out of the reported speed."""
+    start = time.perf_counter()
+    yield
+    self._started += time.perf_counter() - start
+
+  def _read(self, step, sums, norm, activation_bytes):
+    """Adds up the numbers of a step, and reports when it is time to."""
+    sums, norm = jax.device_get((sums, norm))
+    for name, value in (("loss", sums.nll), ("gradient norm", norm)):
+      _check_finite(name, step, value)
+    self.window = Sums(
+      *(a + float(b) for a, b in zip(self.window, sums, strict=True))
+    )
+    on_time = step % self._log_every == 0
+    if on_time or step == self._num_steps:
+      self._report(step, float(norm), activation_bytes)
+    if on_time:
+      self.window = Sums(0.0, 0.0, 0.0)
+
+  def _report(self, step, norm, activation_bytes):
+    """Writes a record and logs a line."""
+    now = time.perf_counter()
+    seconds = (now - self._started) / (step - self._timed_from)
+    self._started, self._timed_from = now, step
+    values = metrics.means("train", self.window) | {
+      "train/gradient_norm": norm,
+      "time/tokens_per_second": self._tokens_per_step / seconds,
+      "time/model_flops_per_second": self._flops_per_step / seconds,
+      "memory/activation_bytes": activation_bytes,
+    }
+    self._writer.write(step, values)
+    left = datetime.timedelta(seconds=round(seconds * (self._num_steps - step)))
+    _LOG.info(
+      "step %d/%d  loss %.4f  bpc %.4f  %s tokens/s  activations %.1f MiB  "
+      "left %s",
+      step,
+      self._num_steps,
+      values["train/loss"],
+      values["train/bpc"],
+      f"{values['time/tokens_per_second']:,.0f}",
+      activation_bytes / 2**20,
+      left,
+    )
+
+
+def _check_finite(name: str, step: int, value: float) -> None:
+  """Stops a run whose numbers are none any more."""
+  if not math.isfinite(value):
+    raise FloatingPointError(
+      f"the {name} of step {step} is {value}: lower "
+      "config.optimizer.learning_rate or set config.optimizer.clip_norm, and "
+      "train into another --workdir; the last checkpoint of this one is from "
+      "before"
+    )

@@ -1,0 +1,154 @@
+"""Weights in one safetensors file, with the settings they belong to.
+
+A tensor is named by its path, as in `layer_0.attention.q.kernel`. The metadata
+has the settings of the run as JSON ("config") and the updates done ("step").
+"""
+
+import json
+import os
+import secrets
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import safetensors.numpy
+
+from slim import config as config_lib
+from slim.files import check_new_file, local_path, writing
+from slim.types import Params
+from slim.runs.workdir import differences
+
+# Settings of the model that change no meaning of a parameter.
+_MAY_DIFFER = ("model.dropout", "model.dtype")
+
+
+def save_weights(
+  output: str, params: Params, config: ml_collections.ConfigDict, step: int
+) -> None:
+  """Writes parameters to a new file, which is there whole or not at all.
+
+  Args:
+    output: The file.
+    params: The parameters as nested dictionaries.
+    config: All settings of the run that they are from.
+    step: Updates done.
+
+  Raises:
+    ValueError: If the file exists, or cannot be written.
+  """
+  output = local_path("output", output)
+  check_new_file("output", output)
+  # The format takes the bytes as they lie in memory.
+  tensors = {
+    name: np.asarray(jax.device_get(x), order="C")
+    for name, x in _flatten(params).items()
+  }
+  metadata = {"config": json.dumps(config.to_dict()), "step": str(step)}
+  # Not by the library's save_file or by tempfile: nobody else may read what
+  # these write.
+  temporary = f"{output}.{secrets.token_hex(8)}.tmp"
+  try:
+    with writing(output, "output"):
+      with open(temporary, "xb") as file:
+        file.write(safetensors.numpy.save(tensors, metadata))
+      os.replace(temporary, output)
+  finally:
+    if os.path.exists(temporary):
+      os.remove(temporary)
+
+
+def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
+  """Reads parameters that `save_weights` has written.
+
+  Args:
+    path: The file.
+
+  Returns:
+    The parameters as nested dictionaries, and all settings of the run they are
+    from; one that is newer than the file has its default.
+
+  Raises:
+    ValueError: If the file cannot be read, or has no valid settings in it.
+  """
+  path = local_path("path", path)
+  try:
+    with safetensors.safe_open(path, framework="numpy") as file:
+      metadata = file.metadata()
+      tensors = {name: file.get_tensor(name) for name in file.keys()}
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ValueError(
+      f"{path} must be a safetensors file, but cannot be read: {error}"
+    ) from error
+  config = config_lib.base()
+  try:
+    config.update(json.loads(metadata["config"]))
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{path} must have the settings of a run in its metadata, and has none: "
+      "write it with `python -m slim.export`"
+    ) from error
+  config_lib.validate(config)
+  params = {}
+  for name, tensor in tensors.items():
+    *modules, last = name.split(".")
+    module = params
+    for part in modules:
+      module = module.setdefault(part, {})
+    module[last] = jnp.asarray(tensor)
+  return params, config.lock()
+
+
+def load_initial_params(
+  config: ml_collections.ConfigDict, abstract_params: Params
+) -> Params:
+  """Reads the parameters that a run starts from.
+
+  Args:
+    config: All settings of the new run; `train.init_from` is the file.
+    abstract_params: The shapes and dtypes of its parameters.
+
+  Returns:
+    The parameters, on the device.
+
+  Raises:
+    ValueError: If the file cannot be read, or its parameters would mean
+      something else in the new run; it names the first that does not fit.
+  """
+  path = config.train.init_from
+  try:
+    params, stored = load_weights(path)
+  except ValueError as error:
+    raise ValueError(f"config.train.init_from: {error}") from error
+  old, new = config_lib.flatten(stored), config_lib.flatten(config)
+  must_agree = ["data.vocab_size"]
+  if config.model.feature_map == "favor":
+    must_agree.append("seed")  # The random features are drawn from it.
+  for name in differences(stored, config, ignored=_MAY_DIFFER):
+    if name.startswith("model.") or name in must_agree:
+      raise ValueError(
+        f"config.{name} must be {old[name]!r}, as in config.train.init_from="
+        f"{path}, got {new[name]!r}"
+      )
+  found, expected = _flatten(params), _flatten(abstract_params)
+  for name in expected | found:
+    if _describe(found.get(name)) != _describe(expected.get(name)):
+      raise ValueError(
+        f"config.train.init_from: {name} must be "
+        f"{_describe(expected.get(name))}, is {_describe(found.get(name))} in "
+        f"{path}: use the version of slim that wrote it"
+      )
+  return params
+
+
+def _flatten(params: Params) -> dict[str, jax.Array]:
+  """Returns the parameters by their names in a file."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="."): x
+    for path, x in jax.tree_util.tree_leaves_with_path(params)
+  }
+
+
+def _describe(x: jax.Array | None) -> str:
+  """Returns the shape and dtype of a parameter for people."""
+  return "absent" if x is None else f"{x.dtype}{list(x.shape)}"

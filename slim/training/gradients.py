@@ -1,0 +1,149 @@
+"""How to differentiate a model over a batch, as an argument.
+
+  method    activations kept                 work   for
+  "full"    of all tokens                    3 F    what fits
+  "remat"   layer outputs of all tokens      4 F    a little more
+  "slim"    of one chunk of C tokens         4 F    any length
+
+All three return the same gradient, to rounding. The work of "slim" is 5 F with
+the policy "sqrt", see `slim.kernels.scan`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from slim.kernels import POLICIES, scan
+from slim.kernels.support.shapes import check_positive_int
+from slim.training.losses import cross_entropy_sums
+from slim.types import Batch, LanguageModel, Sums
+
+METHODS = ("full", "remat", "slim")
+
+# For `jax.jit` of a gradient. A compiler that may leave out roundings to
+# bfloat16 does so in one loop and not in another; "rewind" would then take out
+# of the state not quite what was added to it. Nothing changes in float32.
+COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
+
+ValueAndGrad = Callable[..., tuple[Sums, Any]]
+
+
+def make_value_and_grad(
+  model: LanguageModel,
+  *,
+  method: str,
+  chunk_size: int | None = None,
+  policy: str = "rewind",
+) -> ValueAndGrad:
+  """Makes a function that differentiates the summed loss of a batch.
+
+  Args:
+    model: The model; the sequence starts from its initial state.
+    method: "full", "remat" or "slim"; see the head of this file. On x86 CPUs
+      with jax ≤ 0.11.0 the compiler undoes "remat", which then costs no less
+      memory than "full".
+    chunk_size: C, tokens; for "slim" alone.
+    policy: Of `slim.kernels.scan`; for "slim" alone.
+
+  Returns:
+    `value_and_grad(params, batch, keys=None) -> (Sums, gradients)`. The
+    gradients are those of `Sums.nll`, like `params`; `keys` are those of
+    `LanguageModel.apply`. Compile it with `COMPILER_OPTIONS`.
+
+  Raises:
+    ValueError: If the method is unknown or does not fit the model, or C or the
+      policy do not.
+
+  References:
+    Likhosherstov et al., 2021 (SLiM), Algorithm 1,
+    https://arxiv.org/abs/2012.11346.
+  """
+  if method not in METHODS:
+    raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+  if method == "slim":
+    check_positive_int("chunk_size", chunk_size)
+    if policy not in POLICIES:
+      raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
+    if jax.eval_shape(lambda: model.init_state(1)) is None:
+      raise ValueError(
+        "method must be 'full' or 'remat' for a model that remembers every "
+        "token, such as a Transformer, got 'slim'"
+      )
+    if policy == "rewind" and model.rewind is None:
+      raise ValueError(
+        "policy must be 'sqrt' or 'store' for a model that cannot be undone, "
+        "got 'rewind'"
+      )
+
+  def dense(params, batch, keys, remat):
+    state = model.init_state(batch.inputs.shape[0])
+    logits, _ = model.apply(params, batch.inputs, state, keys, remat=remat)
+    return cross_entropy_sums(logits, batch.targets, batch.weights)
+
+  def slim(params, batch, keys):
+    step, rewind = make_step(model, keys)
+    state = model.init_state(
+      batch.inputs.shape[0], compensated=policy == "rewind"
+    )
+    _, sums = scan(
+      step,
+      params,
+      state,
+      batch,
+      chunk_size=chunk_size,
+      policy=policy,
+      rewind=rewind if policy == "rewind" else None,
+    )
+    return jax.tree.map(jnp.sum, sums)
+
+  loss = {
+    "full": partial(dense, remat=False),
+    "remat": partial(dense, remat=True),
+    "slim": slim,
+  }[method]
+
+  def value_and_grad(params, batch: Batch, keys=None):
+    def nll(params):
+      sums = loss(params, batch, keys)
+      return sums.nll, sums
+
+    (_, sums), gradients = jax.value_and_grad(nll, has_aux=True)(params)
+    return sums, gradients
+
+  return value_and_grad
+
+
+def make_step(
+  model: LanguageModel, keys: jax.Array | None
+) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+  """Makes of a model the step of `slim.kernels.scan` that sums its loss.
+
+  Args:
+    model: The model.
+    keys: Those of `LanguageModel.apply`.
+
+  Returns:
+    `step(params, state, batch) -> (state, Sums)`, with a time axis of 1; and
+    the `rewind` of it, None if the model cannot be undone.
+  """
+
+  def step(params, state, chunk):
+    logits, state = model.apply(params, chunk.inputs, state, keys)
+    return state, _chunk_sums(logits, chunk)
+
+  def rewind(params, state_after, chunk):
+    before, logits, after = model.rewind(
+      params, chunk.inputs, state_after, keys
+    )
+    return before, _chunk_sums(logits, chunk), after
+
+  return step, None if model.rewind is None else rewind
+
+
+def _chunk_sums(logits, chunk):
+  """The sums of a chunk, with a time axis of length 1."""
+  sums = cross_entropy_sums(logits, chunk.targets, chunk.weights)
+  return jax.tree.map(lambda x: x.reshape(1, 1), sums)

@@ -1,0 +1,142 @@
+"""Certificates of the repository's own models, and the command line."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import slim.certify.__main__ as certify
+from slim.certify import Certificate, Check
+from slim.certify.from_config import certify_config
+from tests.commands import assert_refused, run_command
+from tests.helpers import SMALL, make_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+SLIM = SMALL | dict(
+  data__sequence_length=64, gradient__method="slim", model__num_layers=2
+)
+
+
+# By default only a small model, below.
+@pytest.mark.parametrize(
+  "settings",
+  [
+    pytest.param(
+      dict(gradient__policy="rewind", model__num_layers=1),
+      marks=pytest.mark.full,  # As the quickstart, below.
+    ),
+    pytest.param(
+      dict(
+        gradient__policy="rewind",
+        model__feature_map="favor",
+        model__qk_norm=True,
+        model__dtype="bfloat16",
+      ),
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      dict(
+        gradient__policy="store",
+        model__reversible=True,
+        model__norm="pre",
+        model__dropout=0.2,
+      ),
+      marks=pytest.mark.slow,
+    ),
+  ],
+  ids=["rewind", "favor-bfloat16", "reversible-dropout"],
+)
+def test_our_models_are_certified(settings):
+  """A model would be refused that is right, or be wrong."""
+  certificate = certify_config(make_config(**SLIM | settings))
+  assert certificate.ok, f"{certificate}\n{certificate.describe_failure()}"
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    (
+      dict(gradient__method="full"),
+      r"config.gradient.method must be 'slim' or 'full_then_slim' to have",
+    ),
+    (
+      dict(data__sequence_length=14),
+      "config.data.sequence_length must be at least 16 to be cut",
+    ),
+  ],
+)
+def test_what_has_no_chunks_is_refused(settings, message):
+  """It would fail somewhere inside, or certify nothing."""
+  with pytest.raises(ValueError, match=message):
+    certify_config(make_config(**SLIM | settings))
+
+
+def run(*arguments):
+  """Certifies a small model by the command."""
+  return run_command(
+    certify.main,
+    f"--config={ROOT}/configs/quickstart.py:smoke",
+    "--config.model.width=8",
+    "--config.model.mlp_width=8",
+    "--config.model.num_layers=1",
+    "--config.data.sequence_length=32",
+    "--config.gradient.policy=store",
+    *arguments,
+  )
+
+
+def test_command_line(one_size, tmp_path):
+  """It would not run, or write nothing."""
+  output = tmp_path / "certificate.json"
+  done = run(f"--output={output}")
+  assert (done.code, done.errors) == (0, "")
+  assert "gradient of params" in done.output
+  found = json.loads(output.read_text())
+  assert found["ok"]
+  assert {check["dtype"] for check in found["checks"]} == {"float32", "float64"}
+
+
+def test_a_failure_ends_in_one_line(monkeypatch, tmp_path):
+  """A wrong gradient would end with exit code 0, or leave no record."""
+  failed = Check("outs", "", "float64", 4, 0.5, 1e-9, "a cause")
+  monkeypatch.setattr(
+    "slim.certify.__main__.certify_config", lambda _: Certificate((failed,))
+  )
+  output = tmp_path / "certificate.json"
+  done = run(f"--output={output}")
+  assert done.code == 1
+  assert "FAILED" in done.output
+  assert done.errors == (
+    "error: outs in float64, C = 4 is 0.5, must be at most 1e-09: a cause\n"
+  )
+  assert not json.loads(output.read_text())["ok"]
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("there.json", "--output must be a new file, and {} exists: choose"),
+    ("no/folder.json", "--output: cannot write {}: its folder does not exist"),
+  ],
+)
+def test_where_nothing_can_be_written_is_refused(tmp_path, name, message):
+  """A file would be lost, or all the work before it is written."""
+  (tmp_path / "there.json").write_text("old")
+  done = run(f"--output={tmp_path / name}")
+  assert_refused(done, message.format(tmp_path / name))
+  assert (tmp_path / "there.json").read_text() == "old"
+
+
+@pytest.mark.slow
+def test_the_quickstart_in_a_process():
+  """The command of the README would not run."""
+  done = subprocess.run(
+    [sys.executable, "-m", "slim.certify"]
+    + [f"--config={ROOT}/configs/quickstart.py:smoke"],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "gradient of params" in done.stdout

@@ -1,0 +1,39 @@
+"""Numbers of bytes, as people write and read them."""
+
+import pytest
+
+from slim.config.byte_sizes import (
+  format_size,
+  parse_size,
+)
+
+
+@pytest.mark.parametrize(
+  ("text", "size"),
+  [("2GiB", 2**31), ("1.5 MiB", 3 * 2**19), ("0.5KiB", 512), ("3TiB", 3 << 40)],
+)
+def test_sizes_are_read(text, size):
+  """A budget would be another than the one that was meant."""
+  assert parse_size("budget", text) == size
+
+
+@pytest.mark.parametrize("text", ["2", "2GB", "GiB", "0MiB", "-1MiB", "2gib"])
+def test_what_is_no_size_is_refused(text):
+  """Without it 2GB would be a guess of ours."""
+  with pytest.raises(ValueError, match="^--budget must be a number above 0 wi"):
+    parse_size("--budget", text)
+
+
+@pytest.mark.parametrize(
+  ("size", "text"),
+  [
+    (0, "0.0 KiB"),
+    (512, "0.5 KiB"),
+    (48.25 * 2**20, "48.2 MiB"),
+    (1023 * 2**20, "1023 MiB"),
+    (1.25 * 2**30, "1.2 GiB"),
+  ],
+)
+def test_sizes_are_written(size, text):
+  """Tables would be hard to read."""
+  assert format_size(size) == text

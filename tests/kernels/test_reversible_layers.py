@@ -1,0 +1,285 @@
+"""Reversible layers: the gradient of the same layers differentiated plainly."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.certify.gradient_error import largest_error
+from slim.kernels import reversible, reversible_scan
+from tests.helpers import assert_gradients_close
+
+LAYERS, BATCH, WIDTH = 3, 2, 4
+
+
+def make_inputs(dtype, layers=LAYERS, width=WIDTH):
+  """What layers of two sublayers take: weights, states, streams, a gain."""
+  random = np.random.default_rng(0)
+
+  def normal(*shape):
+    return jnp.asarray(random.normal(size=shape), dtype)
+
+  return {
+    "w": normal(layers, 2, width, width) / np.sqrt(width),
+    "states": normal(layers, 2, BATCH, width),
+    "streams": (normal(BATCH, width), normal(BATCH, width)),
+    "gain": normal(),
+  }
+
+
+def make_sublayer(gain):
+  """A layer with dropout, a state, a decision and something closed over."""
+
+  def sublayer(w, x, context, replay):
+    state, key = context
+    if replay is None:
+      replay = (x > 0).astype(jnp.int8)
+    kept = jax.random.bernoulli(key, 0.7, x.shape)
+    y = jnp.tanh(x @ w) * gain + replay.astype(x.dtype) * state
+    return jnp.where(kept, y, 0), state + y, replay
+
+  return sublayer
+
+
+def keys_of(layers):
+  """A PRNG key a layer and sublayer."""
+  return jax.random.split(jax.random.key(5), (layers, 2))
+
+
+def by_autodiff(w, states, streams, gain):
+  """The same layers, plainly."""
+  sublayer, keys = make_sublayer(gain), keys_of(len(w))
+  one, two = streams
+  outs = []
+  for layer, half in np.ndindex(*w.shape[:2]):
+    context = (states[layer, half], keys[layer, half])
+    y, out, _ = sublayer(w[layer, half], two, context, None)
+    one, two = two, one + y
+    outs.append(out)
+  return (one, two), outs
+
+
+def as_list(w, states, streams, gain):
+  """By `reversible`."""
+  keys = keys_of(len(w))
+  places = list(np.ndindex(*w.shape[:2]))
+  return reversible(
+    [make_sublayer(gain)] * len(places),
+    [w[place] for place in places],
+    streams,
+    [(states[place], keys[place]) for place in places],
+  )
+
+
+def as_scan(w, states, streams, gain):
+  """By `reversible_scan`."""
+  keys = keys_of(len(w))
+  streams, outs = reversible_scan(
+    [make_sublayer(gain)] * 2,
+    [w[:, half] for half in range(2)],
+    streams,
+    [(states[:, half], keys[:, half]) for half in range(2)],
+  )
+  return streams, [outs[half][i] for i in range(len(w)) for half in range(2)]
+
+
+def value_and_gradients(form, inputs):
+  """A loss of all that comes out, and its gradients."""
+  return _value_and_gradients(inputs, form)
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def _value_and_gradients(inputs, form):
+  def loss(inputs):
+    (one, two), outs = form(**inputs)
+    return (
+      jnp.sin(one).sum()
+      + jnp.square(two).sum()
+      + sum((i + 1) * jnp.cos(out).sum() for i, out in enumerate(outs))
+    )
+
+  return jax.value_and_grad(loss)(inputs)
+
+
+@pytest.mark.parametrize("form", [as_list, as_scan])
+def test_gradients_are_those_of_autodiff(x64, form):
+  """A stream, a state, dropout or what is closed over would be mistaken."""
+  inputs = make_inputs("float64")
+  found, right = (value_and_gradients(x, inputs) for x in (form, by_autodiff))
+  assert_gradients_close(found, right, 1e-12)
+
+
+@pytest.mark.slow
+def test_float32_at_12_layers(x64):
+  """The error of undoing would grow out of bounds with the depth."""
+  wide = make_inputs("float64", layers=12, width=64)
+  right = value_and_gradients(by_autodiff, wide)
+  narrow = jax.tree.map(lambda x: x.astype("float32"), wide)
+  plain = value_and_gradients(by_autodiff, narrow)
+  for form in (as_list, as_scan):
+    found = value_and_gradients(form, narrow)
+    error, allowed = largest_error(found, right), largest_error(plain, right)
+    assert error <= 2 * allowed <= 1e-5, (error, allowed)
+
+
+def test_a_decision_is_not_made_anew():
+  """Made again from streams that were found again, some would turn out else."""
+  layers, width = 12, 128
+  w = jnp.swapaxes(make_inputs("float32", layers, width)["w"], 0, 1)
+  x = jax.random.normal(jax.random.key(0), (64, width))
+
+  def gradient(replayed, apply):
+    def sublayer(w, x, context, replay):
+      if replay is None or not replayed:
+        # Which of two near features is larger, as a hash asks.
+        replay = (x[:, ::2] > x[:, 1::2]).astype(jnp.int8)
+      sign = 2 * jnp.repeat(replay, 2, axis=1).astype(x.dtype) - 1
+      return jnp.tanh(x @ w) * sign, (), replay
+
+    def loss(w):
+      # Pairs of features that are the same but for rounding.
+      near = jnp.repeat(x[:, ::2], 2, axis=1) * (1 + 1e-7 * jnp.sign(x))
+      out, _ = apply([sublayer] * 2, [*w], (x, near), [(), ()])
+      return sum(jnp.sin(stream).sum() for stream in out)
+
+    return jax.jit(jax.grad(loss))(w)
+
+  def plainly(sublayers, params, streams, contexts):
+    def layer(streams, params):
+      one, two = streams
+      for f, w, context in zip(sublayers, params, contexts, strict=True):
+        one, two = two, one + f(w, two, context, None)[0]
+      return (one, two), ()
+
+    return jax.lax.scan(layer, streams, params)
+
+  right = gradient(True, plainly)
+  kept = largest_error(gradient(True, reversible_scan), right)
+  made_anew = largest_error(gradient(False, reversible_scan), right)
+  assert kept <= 2e-4
+  assert made_anew > 5 * kept, (made_anew, kept)
+
+
+@pytest.mark.parametrize("is_scan", [False, True])
+def test_memory_does_not_grow_with_the_depth(is_scan):
+  """The activations of all layers would be kept."""
+  size = 4096 * 64
+
+  def activation_bytes(layers):
+    def sublayer(w, x, context, replay):
+      if replay is None:
+        # Cheaper ones XLA computes anew from streams that it keeps for it.
+        replay = jnp.argmax(x @ x[:64].T, -1).astype(jnp.int8)
+      return jnp.tanh(x @ w) * replay[:, None], (), replay
+
+    def loss(w, streams):
+      if is_scan:
+        out = reversible_scan([sublayer] * 2, [*w], streams, [(), ()])
+      else:
+        weights = [w[half, i] for i in range(layers) for half in range(2)]
+        count = len(weights)
+        out = reversible([sublayer] * count, weights, streams, [()] * count)
+      return sum(jnp.sin(stream).sum() for stream in out[0])
+
+    w = jax.ShapeDtypeStruct((2, layers, 64, 64), jnp.float32)
+    x = jax.ShapeDtypeStruct((4096, 64), jnp.float32)
+    compiled = jax.jit(jax.grad(loss)).lower(w, (x, x)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  few, many = activation_bytes(2), activation_bytes(6)
+  # For each layer weights, their gradients, and what is replayed: a byte a row.
+  assert many - few <= 8 * (3 * 64 * 64 * 4 + 4096), (few, many)
+  assert many <= 12 * size * 4
+
+
+def test_memory_of_the_way_there_does_not_grow():
+  """The zeros that loops start from would be there for all layers at once."""
+
+  def temporary_bytes(count):
+    def sublayer(w, x, context, replay):
+      def turn(i, total):
+        return total + jnp.sin(total * w + x)
+
+      return jax.lax.fori_loop(0, 9, turn, jnp.zeros_like(x)), (), ()
+
+    def run(w, streams):
+      contexts = [()] * count
+      return reversible([sublayer] * count, [*w], streams, contexts)[0]
+
+    w = jax.ShapeDtypeStruct((count,), jnp.float32)
+    x = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+    compiled = jax.jit(run).lower(w, (x, x)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  few, many = temporary_bytes(8), temporary_bytes(32)
+  assert many - few <= 24 * 1024, (few, many)
+
+
+@pytest.mark.parametrize(
+  ("shapes", "dtype", "message"),
+  [
+    ([(2, 3), (2, 3)], "bfloat16", "streams must be float32 or wider, got bfl"),
+    ([(2, 3), (2, 4)], "float32", "streams must have one shape and type, got"),
+  ],
+)
+def test_wrong_streams_are_refused(shapes, dtype, message):
+  """Gradients would be wrong by more than rounding, without a word."""
+  streams = tuple(jnp.zeros(shape, dtype) for shape in shapes)
+  with pytest.raises(ValueError, match=message):
+    reversible([lambda *_: None], [()], streams, [()])
+
+
+def test_an_odd_number_cannot_be_scanned():
+  """The streams would change places at each layer."""
+  streams = (jnp.zeros(2), jnp.zeros(2))
+  with pytest.raises(ValueError, match="sublayers must be an even number"):
+    reversible_scan([lambda *_: None], [()], streams, [()])
+
+
+@pytest.mark.parametrize("form", [as_list, as_scan])
+def test_second_derivatives_are_refused(x64, form):
+  """They would fail somewhere inside."""
+  inputs = make_inputs("float64", layers=1)
+
+  def loss(w):
+    return form(**(inputs | {"w": w}))[0][0].sum()
+
+  name = {as_list: "reversible", as_scan: "reversible_scan"}[form]
+  message = f"^{name} has first derivatives only; for a second derivative apply"
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(jax.grad(lambda w: jax.grad(loss)(w).sum()), inputs["w"])
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda y: y[:1], r"got float32\[1, 3\]$"),
+    (lambda y: y * 1j, r"got complex64\[2, 3\]$"),
+  ],
+)
+def test_a_y_that_is_not_like_the_streams_is_refused(change, message):
+  """Its imaginary part would be lost, or one row be added to all."""
+  message = (
+    r"^the y that sublayers\[1\] returns must be like the streams, float32"
+    rf"\[2, 3\], {message}"
+  )
+  good, bad = (
+    lambda params, x, context, replay, change=change: (change(x), (), ())
+    for change in (lambda y: y, change)
+  )
+  x = jnp.zeros((2, 3))
+  with pytest.raises(ValueError, match=message):
+    reversible([good, bad], [(), ()], (x, x), [(), ()])
+
+
+@pytest.mark.parametrize("name", ["params", "contexts"])
+def test_an_entry_for_each_sublayer_is_asked_for(name):
+  """The error would speak of a zip."""
+  arguments = {"params": [(), ()], "contexts": [(), ()]} | {name: [()]}
+  message = f"^{name} must have one entry for each of the 2 sublayers, got 1$"
+  with pytest.raises(ValueError, match=message):
+    reversible(
+      [lambda *_: None] * 2, streams=(jnp.zeros(2), jnp.zeros(2)), **arguments
+    )

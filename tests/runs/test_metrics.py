@@ -1,0 +1,190 @@
+"""Records that survive a crash, and operations counted by hand."""
+
+import json
+import math
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tensorboardX.proto import event_pb2
+
+from slim.runs import metrics
+from slim.types import Sums
+from tests.commands import limit_files
+
+
+def test_means_are_formed_from_sums():
+  """Without it padded tokens would count, or nats be reported as bits."""
+  values = metrics.means("eval", Sums(nll=6.0, correct=1.0, weight=4.0))
+  assert values == {
+    "eval/loss": 1.5,
+    "eval/bpc": 1.5 / math.log(2),
+    "eval/accuracy": 0.25,
+  }
+
+
+def test_writer_appends_one_record_a_line(tmp_path):
+  """Without it nobody could read the file while the run goes on."""
+  writer = metrics.MetricsWriter(str(tmp_path), 0)
+  writer.write(1, {"train/loss": 2.5})
+  writer.write(2, {"train/loss": 2.0})
+  text = (tmp_path / "metrics.jsonl").read_text()  # Before it is closed.
+  writer.close()
+  assert [json.loads(line) for line in text.splitlines()] == [
+    {"step": 1, "train/loss": 2.5},
+    {"step": 2, "train/loss": 2.0},
+  ]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+  """An error of `write` itself names no file."""
+  writer = metrics.MetricsWriter(str(tmp_path), 0)
+  with pytest.raises(ValueError) as error, limit_files(5):
+    writer.write(1, {})
+  writer.close()
+  assert str(error.value) == (
+    f"cannot write {tmp_path}/metrics.jsonl: File too large: free space there"
+  )
+
+
+def test_writer_drops_what_will_be_repeated(tmp_path):
+  """Without it curves would double back after a resume, or half lines stay."""
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 5}\n{"step": 10}\n{"step": 15}\n{"step": 2')
+  writer = metrics.MetricsWriter(str(tmp_path), 10)
+  writer.write(15, {})
+  writer.close()
+  assert [r["step"] for r in metrics.read_records(str(path))] == [5, 10, 15]
+
+
+def read_events(folder):
+  """Reads what TensorBoard would: all events, in the order of the files."""
+  events = []
+  for path in sorted(folder.glob("events.out.tfevents.*")):
+    data = path.read_bytes()
+    while data:  # 8 bytes of length, 4 of checksum, the event, 4 of checksum.
+      size = int.from_bytes(data[:8], "little")
+      events.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+      data = data[16 + size :]
+  return events
+
+
+def read_scalars(folder):
+  """Lists what TensorBoard would show, as (step, name, value)."""
+  shown = []
+  for event in read_events(folder):
+    if event.session_log.status == event_pb2.SessionLog.START:
+      shown = [scalar for scalar in shown if scalar[0] < event.step]
+    for value in event.summary.value:
+      shown.append((event.step, value.tag, value.simple_value))
+  return shown
+
+
+def test_tensorboard_shows_the_same_numbers(tmp_path):
+  """Without it its curves would be of something else."""
+  writer = metrics.MetricsWriter(str(tmp_path), 0, tensorboard=True)
+  writer.write(1, {"train/loss": 2.5, "memory/activation_bytes": 1024})
+  writer.write(2, {"train/loss": 2.0})
+  writer.close()
+  assert read_scalars(tmp_path) == [
+    (1, "train/loss", 2.5),
+    (1, "memory/activation_bytes", 1024),
+    (2, "train/loss", 2.0),
+  ]
+  assert metrics.read_records(str(tmp_path / "metrics.jsonl")) == [
+    {"step": 1, "train/loss": 2.5, "memory/activation_bytes": 1024},
+    {"step": 2, "train/loss": 2.0},
+  ]
+
+
+def test_tensorboard_hides_what_will_be_repeated(tmp_path):
+  """Without it its curves would double back, or lose what was before."""
+  for last_step, steps in [(0, [5, 10, 15]), (10, [15, 20])]:
+    writer = metrics.MetricsWriter(str(tmp_path), last_step, tensorboard=True)
+    for step in steps:
+      writer.write(step, {"x": last_step})
+    writer.close()
+  expected = [(5, "x", 0), (10, "x", 0), (15, "x", 10), (20, "x", 10)]
+  assert read_scalars(tmp_path) == expected
+
+
+def test_no_event_files_unless_asked_for(tmp_path):
+  """Without it every run would need a package that is no dependency."""
+  metrics.MetricsWriter(str(tmp_path), 0).close()
+  assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_missing_package_is_one_line(monkeypatch):
+  """Without it a setting would be answered by a traceback."""
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  with pytest.raises(ValueError, match="`pip install tensorboardX`") as error:
+    metrics.import_tensorboardx()
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("line", ['{"st', '{"x": 1}', "3", "null", '["step"]'])
+def test_damage_within_the_file_is_not_dropped_silently(tmp_path, line):
+  """Without it a record that was edited by hand would vanish."""
+  path = tmp_path / "metrics.jsonl"
+  text = f'{{"step": 5}}\n{line}\n{{"step": 15}}\n'
+  path.write_text(text)
+  with pytest.raises(ValueError, match="line 2 is no JSON record with a step"):
+    metrics.MetricsWriter(str(tmp_path), 10)
+  assert path.read_text() == text
+
+
+@pytest.mark.parametrize("line", ['{"st', "{}", "3"])
+def test_a_last_line_that_is_no_record_is_left_out(tmp_path, line):
+  """Without it a run that was stopped while it wrote could not go on."""
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(f'{{"step": 5}}\n{line}')
+  assert metrics.read_records(str(path)) == [{"step": 5}]
+
+
+def test_parameter_table_counts_modules_and_total():
+  """Without it the size of a model would have to be guessed."""
+  params = {"b": {"w": jnp.zeros((3, 4)), "x": jnp.zeros(1)}, "a": jnp.zeros(2)}
+  rows = [line.split() for line in metrics.parameter_table(params).splitlines()]
+  assert rows == [["b", "13"], ["a", "2"], ["total", "15"]]
+
+
+def attention(x):
+  """Two products: [2, 3, 5] with itself, and the result with it again."""
+  return jnp.einsum("bts,bsd->btd", jnp.einsum("btd,bsd->bts", x, x), x)
+
+
+ATTENTION = 2 * (2 * 3 * 3 * 5) * 2
+
+
+@pytest.mark.parametrize(
+  ("function", "expected"),
+  [
+    (attention, ATTENTION),
+    (jax.jit(attention), ATTENTION),
+    (jax.checkpoint(attention), ATTENTION),
+    (jax.vmap(lambda x: x @ x.T), 2 * (2 * 3 * 3 * 5)),
+    (
+      lambda x: jax.lax.scan(lambda c, _: (attention(c), None), x, length=7),
+      7 * ATTENTION,
+    ),
+    (
+      lambda x: jax.lax.cond(x[0, 0, 0] > 0, attention, jax.jit(attention), x),
+      ATTENTION,
+    ),
+    (lambda x: x + 1, 0),
+  ],
+  ids=["plain", "jit", "checkpoint", "vmap", "scan", "cond", "none"],
+)
+def test_matmul_flops_are_counted(function, expected):
+  """Without it the reported FLOPs per second would be of something else."""
+  x = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
+  assert metrics.count_matmul_flops(function, x) == expected
+
+
+def test_matmul_flops_of_a_custom_vjp_are_counted():
+  """Without it a kernel with its own derivative would count as nothing."""
+  function = jax.custom_vjp(attention)
+  function.defvjp(lambda x: (attention(x), x), lambda x, ct: (ct,))
+  x = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
+  assert metrics.count_matmul_flops(function, x) == ATTENTION

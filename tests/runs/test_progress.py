@@ -1,0 +1,154 @@
+"""Reports: means over the steps since the last one, read one step late."""
+
+import logging
+import math
+import time
+
+import jax.numpy as jnp
+import pytest
+
+from slim.runs import progress
+from slim.types import Sums
+
+
+class Records:
+  """Takes records in memory."""
+
+  def __init__(self):
+    self.records = []
+
+  def write(self, step, values):
+    """Keeps a record."""
+    self.records.append({"step": step} | values)
+
+
+def make(**settings):
+  """Returns a Progress of 10 steps, and its records."""
+  writer = Records()
+  defaults = dict(
+    step=0,
+    num_steps=10,
+    log_every=2,
+    tokens_per_step=8,
+    flops_per_step=100,
+    window=Sums(0.0, 0.0, 0.0),
+  )
+  return progress.Progress(writer, **defaults | settings), writer.records
+
+
+def add(report, step, nll, norm=1.0):
+  """Adds a step with 4 tokens."""
+  sums = Sums(jnp.float32(nll), jnp.float32(1), jnp.float32(4))
+  report.add(step, sums, jnp.float32(norm), 1024)
+
+
+def test_a_step_is_read_when_the_next_one_is_dispatched():
+  """Without it the device would wait for the host at every step."""
+  report, records = make()
+  add(report, 1, 2.0)
+  add(report, 2, 4.0)
+  assert not records
+  add(report, 3, 4.0)
+  assert [record["step"] for record in records] == [2]
+  assert records[0]["train/loss"] == 6.0 / 8
+  assert records[0]["train/bpc"] == 6.0 / 8 / math.log(2)
+  assert records[0]["memory/activation_bytes"] == 1024
+
+
+def test_a_resumed_report_is_that_of_an_uninterrupted_run():
+  """Without it the first report after a resume would be of fewer steps."""
+  whole, whole_records = make(log_every=3)
+  first, _ = make(log_every=3)
+  for step in range(1, 4):
+    add(whole, step, step)
+  whole.flush()
+  for step in range(1, 3):
+    add(first, step, step)
+  first.flush()
+  second, records = make(log_every=3, step=2, window=first.window)
+  add(second, 3, 3)
+  second.flush()
+  assert records[0]["train/loss"] == whole_records[0]["train/loss"]
+
+
+def test_the_last_step_is_reported():
+  """Without it the end of a run would be missing from its curve."""
+  report, records = make(log_every=4)
+  for step in range(1, 11):
+    add(report, step, 1.0)
+  report.flush()
+  assert [record["step"] for record in records] == [4, 8, 10]
+  assert report.window.weight == 8  # A longer run reports the whole window.
+
+
+def test_speed_leaves_pauses_out(monkeypatch):
+  """Without it an evaluation would look like slow training."""
+  now = 0.0
+  monkeypatch.setattr(time, "perf_counter", lambda: now)
+  report, records = make()
+  add(report, 1, 1.0)
+  report.flush()
+  now += 1.0
+  with report.paused():
+    now += 100.0
+  add(report, 2, 1.0)
+  now += 3.0
+  report.flush()
+  assert records[0]["time/tokens_per_second"] == 2 * 8 / 4.0
+  assert records[0]["time/model_flops_per_second"] == 2 * 100 / 4.0
+
+
+def test_the_line_says_how_long_it_takes(monkeypatch, caplog):
+  """Without it a user would not know whether to wait."""
+  now = 0.0
+  monkeypatch.setattr(time, "perf_counter", lambda: now)
+  report, _ = make()
+  with caplog.at_level(logging.INFO, "slim"):
+    add(report, 1, 4.0)
+    now += 60.0
+    add(report, 2, 4.0)
+    report.flush()
+  assert caplog.messages == [
+    "step 2/10  loss 1.0000  bpc 1.4427  0 tokens/s  activations 0.0 MiB  "
+    "left 0:04:00"
+  ]
+
+
+def test_an_evaluation_is_recorded_and_logged(caplog):
+  """Without it nobody would see whether a run still learns."""
+  report, records = make()
+  values = {"eval/loss": 0.5, "eval/bpc": 0.72, "eval/accuracy": 0.9}
+  with caplog.at_level(logging.INFO, "slim"):
+    report.report_evaluation(4, values)
+  assert records == [{"step": 4} | values]
+  assert caplog.messages == [
+    "step 4/10  validation loss 0.5000  bpc 0.7200  accuracy 90.00 %"
+  ]
+
+
+@pytest.mark.parametrize(
+  ("nll", "norm", "name"),
+  [(math.nan, 1.0, "loss"), (math.inf, 1.0, "loss"), (1.0, math.nan, "grad")],
+)
+def test_what_is_not_finite_stops_the_run(nll, norm, name):
+  """Without it a run would go on for days with weights that are no numbers."""
+  report, records = make()
+  add(report, 1, nll, norm)
+  with pytest.raises(FloatingPointError, match=f"the {name}.* of step 1 is "):
+    add(report, 2, 1.0)
+  with pytest.raises(FloatingPointError, match="config.optimizer.learning_r"):
+    add(report, 3, math.nan)
+    report.flush()
+  assert not records
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_no_number_stops_the_run(loss):
+  """The last update would be saved though it has broken the weights."""
+  report, records = make()
+  with pytest.raises(FloatingPointError) as error:
+    report.report_evaluation(3, {"eval/loss": loss})
+  assert str(error.value).startswith(
+    f"the validation loss of step 3 is {loss}: lower config.optimizer.learning"
+  )
+  assert not records

@@ -1,0 +1,200 @@
+"""A folder belongs to one run, and says which."""
+
+import json
+import subprocess
+
+import pytest
+
+from slim import config as config_lib
+from slim.runs import workdir
+from tests.helpers import make_config
+
+
+def test_settings_are_written_and_read_back(tmp_path):
+  """Without it an evaluation would build another model."""
+  config = make_config(
+    model__width=64, optimizer__clip_norm=0.5, profile__steps=(10, 20)
+  )
+  workdir.write_config(str(tmp_path / "new"), config, "data")
+  stored = workdir.read_config(str(tmp_path / "new"))
+  assert config_lib.flatten(stored) == config_lib.flatten(config)
+  record = json.loads((tmp_path / "new" / "config.json").read_text())
+  assert record["data"] == "data"
+  assert set(record["versions"]) == {"slim", "jax", "python"}
+
+
+def test_check_writes_nothing(tmp_path):
+  """Without it a refused run would leave a folder that refuses the next."""
+  workdir.check_workdir(str(tmp_path / "new"), make_config())
+  assert not list(tmp_path.iterdir())
+
+
+def test_other_settings_are_refused(tmp_path):
+  """Without it two runs would mix their metrics and checkpoints."""
+  workdir.write_config(str(tmp_path), make_config(), "data")
+  with pytest.raises(ValueError) as error:
+    workdir.check_workdir(
+      str(tmp_path), make_config(optimizer__beta1=0.8, seed=3)
+    )
+  message = str(error.value)
+  assert "config.optimizer.beta1 (0.9 there, 0.8 here)" in message
+  assert "config.seed (0 there, 3 here)" in message
+  assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    dict(data__path="moved.txt"),
+    dict(profile__steps=(1, 2)),
+    dict(train__checkpoint_every=7),
+    dict(train__eval_every=7),
+    dict(train__keep_checkpoints=7),
+    dict(train__log_every=7),
+    dict(train__num_steps=7),
+    dict(train__tensorboard=True),
+  ],
+)
+def test_settings_that_change_no_number_may_differ(tmp_path, settings):
+  """Without it a run could not be made longer."""
+  workdir.write_config(str(tmp_path), make_config(), "data")
+  workdir.check_workdir(str(tmp_path), make_config(**settings))
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    dict(optimizer__schedule="cosine"),
+    dict(gradient__method="full_then_slim"),
+  ],
+)
+def test_num_steps_must_agree_where_steps_depend_on_it(tmp_path, settings):
+  """Without it the rate would jump in the midst of a run."""
+  workdir.write_config(str(tmp_path), make_config(**settings), "data")
+  with pytest.raises(ValueError, match="config.train.num_steps"):
+    workdir.check_workdir(
+      str(tmp_path), make_config(**settings, train__num_steps=7)
+    )
+
+
+def test_a_run_from_other_weights_is_another_run(tmp_path):
+  """Without it a command that names weights would go on without them."""
+  workdir.write_config(str(tmp_path), make_config(), "data")
+  with pytest.raises(ValueError, match="init_from .None there, 'x.safetens"):
+    workdir.check_workdir(
+      str(tmp_path), make_config(train__init_from="x.safetensors")
+    )
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".lock", "config.json"])
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, name):
+  """A run would fail when it first writes, after it has compiled."""
+  (tmp_path / name).mkdir()
+  with pytest.raises(ValueError, match=f"must have a file {name}, or nothing"):
+    workdir.check_workdir(str(tmp_path), make_config())
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "profile"])
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path, name):
+  """A run would fail when it first saves, after hours."""
+  workdir.write_config(str(tmp_path), make_config(), "data")
+  (tmp_path / name).touch()
+  with pytest.raises(ValueError, match=f"must have a folder {name}, or noth"):
+    workdir.check_workdir(str(tmp_path), make_config())
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints"])
+def test_results_of_an_unknown_run_are_not_touched(tmp_path, name):
+  """Without it a run would write over results that it did not make."""
+  if name == "checkpoints":
+    (tmp_path / name).mkdir()
+  else:
+    (tmp_path / name).touch()
+  with pytest.raises(ValueError, match=f"has {name} but no config.json"):
+    workdir.check_workdir(str(tmp_path), make_config())
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+  """Without it two runs would replace each other's records."""
+  folder = str(tmp_path / "new")
+  with workdir.lock_workdir(folder):
+    with pytest.raises(ValueError) as error:
+      with workdir.lock_workdir(folder):
+        raise AssertionError("two at once")
+    workdir.check_workdir(folder, make_config())  # It is nobody's results.
+  assert str(error.value) == (
+    f"--workdir {folder} is being trained by another process: wait for it, or "
+    "choose another"
+  )
+  with workdir.lock_workdir(folder):
+    pass
+
+
+def test_a_file_system_without_locks_is_a_warning(
+  tmp_path, monkeypatch, caplog
+):
+  """Without it nobody could train where there are no locks."""
+
+  def flock(*args):
+    raise OSError(38, "Function not implemented")
+
+  monkeypatch.setattr(workdir.fcntl, "flock", flock)
+  with workdir.lock_workdir(str(tmp_path)):
+    pass
+  [message] = caplog.messages
+  assert message.endswith("not implemented: train there in one process only")
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+  """A repository of a user's with one commit, and slim in a folder of it."""
+
+  def git(*arguments):
+    command = ["git", "-c", "user.name=x", "-c", "user.email=x", *arguments]
+    return subprocess.run(
+      command, cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+  path = tmp_path / "environment" / "workdir.py"
+  path.parent.mkdir()
+  path.write_text("")
+  monkeypatch.setattr(workdir, "__file__", str(path))
+  git("init")
+  git("commit", "--allow-empty", "--message=first")
+  return git
+
+
+def test_the_commit_is_that_of_slim(repository, tmp_path):
+  """Without it a record would name a commit of the user's other project."""
+  workdir.write_config(str(tmp_path), make_config(), "data")
+  record = json.loads((tmp_path / "config.json").read_text())
+  assert record["git_commit"] is None
+  repository("add", "environment")
+  repository("commit", "--message=second")
+  workdir.write_config(str(tmp_path), make_config(), "data")
+  record = json.loads((tmp_path / "config.json").read_text())
+  assert record["git_commit"] == repository("rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize(
+  "text", ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"seed": "x"}}']
+)
+def test_damaged_settings_are_an_error(tmp_path, text):
+  """Without it a half-written file would end in a traceback."""
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(ValueError, match="config.json is damaged"):
+    workdir.read_config(str(tmp_path))
+
+
+def test_missing_settings_are_an_error(tmp_path):
+  """Without it evaluating an empty folder would end in a traceback."""
+  with pytest.raises(ValueError, match="with a config.json: cannot read"):
+    workdir.read_config(str(tmp_path))
+
+
+def test_settings_of_a_newer_version_are_named(tmp_path):
+  """Without it a setting that this version ignores would be lost silently."""
+  record = {"config": make_config().to_dict() | {"sharding": "fsdp"}}
+  (tmp_path / "config.json").write_text(json.dumps(record))
+  with pytest.raises(ValueError, match="config.sharding is no setting"):
+    workdir.read_config(str(tmp_path))

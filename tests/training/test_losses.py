@@ -1,0 +1,139 @@
+"""The sums of the loss, against numpy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.training.losses import cross_entropy_sums
+
+B, T, VOCAB_SIZE = 2, 7, 13
+
+
+@pytest.fixture
+def logits():
+  """Logits of some size, so that no token is a sure thing."""
+  return 3 * jax.random.normal(jax.random.key(0), (B, T, VOCAB_SIZE))
+
+
+@pytest.fixture
+def targets(logits):
+  """Some targets that are hit, some that are missed."""
+  random = np.random.default_rng(0)
+  targets = random.integers(0, VOCAB_SIZE, (B, T), dtype=np.int32)
+  targets[:, ::3] = np.argmax(logits, -1)[:, ::3]
+  return jnp.asarray(targets)
+
+
+@pytest.fixture
+def weights():
+  """Weights that are no integers, and some zeros."""
+  weights = np.random.default_rng(1).random((B, T), dtype=np.float32)
+  weights[:, 1::3] = 0
+  return jnp.asarray(weights)
+
+
+def plain_sums(logits, targets, weights):
+  """The same sums, token by token."""
+  nll = correct = 0.0
+  logits = np.asarray(logits, np.float64)
+  for b, t in np.ndindex(*targets.shape):
+    rest = logits[b, t] - logits[b, t, targets[b, t]]
+    log_sum = rest.max() + np.log(np.exp(rest - rest.max()).sum())
+    nll += float(weights[b, t]) * log_sum
+    correct += float(weights[b, t]) * (logits[b, t].argmax() == targets[b, t])
+  return nll, correct, np.asarray(weights, np.float64).sum()
+
+
+def test_sums_are_those_of_numpy(logits, targets, weights):
+  """Every number that is reported rests on these."""
+  found = cross_entropy_sums(logits, targets, weights)
+  expected = plain_sums(logits, targets, weights)
+  assert 0 < expected[1] < expected[2]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  assert {x.shape for x in found} == {()}
+
+
+def test_weight_of_zero_hides_a_token(logits, targets, weights):
+  """Tokens outside the copied half would be trained on."""
+  other = jnp.where(weights == 0, (targets + 1) % VOCAB_SIZE, targets)
+  noise = jnp.where(weights == 0, 7.0, 0)[..., None] * logits
+  assert cross_entropy_sums(
+    logits + noise, other, weights
+  ) == cross_entropy_sums(logits, targets, weights)
+  assert cross_entropy_sums(logits, targets, 0 * weights) == (0, 0, 0)
+
+
+value_and_grad = jax.jit(
+  jax.value_and_grad(lambda *batch: cross_entropy_sums(*batch).nll)
+)
+
+
+@pytest.mark.parametrize("target", [-100, -1, VOCAB_SIZE, 2**31 - 1])
+@pytest.mark.parametrize("logit", [1.0, np.nan, np.inf, -np.inf])
+def test_a_token_of_weight_zero_is_ignored(
+  logits, targets, weights, target, logit
+):
+  """One padded token would make the loss of the whole batch NaN."""
+  hidden = weights == 0
+  right = value_and_grad(logits, targets, weights)
+  found = value_and_grad(
+    jnp.where(hidden[..., None], logit, logits),
+    jnp.where(hidden, target, targets),
+    weights,
+  )
+  jax.tree.map(np.testing.assert_array_equal, found, right)
+
+
+@pytest.mark.parametrize("target", [-100, -1, VOCAB_SIZE])
+def test_a_token_beyond_the_vocabulary_is_no_other_token(
+  logits, targets, weights, target
+):
+  """Negative targets would count from the end of the vocabulary."""
+  found = cross_entropy_sums(logits, targets.at[0, 0].set(target), weights)
+  assert np.isnan(found.nll)
+  assert np.isfinite(found.correct)
+
+
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_large_logits_are_finite(logits, targets, weights, scale):
+  """A confident model would make the loss, or its gradient, infinite."""
+  value, gradient = value_and_grad(scale * logits, targets, weights)
+  expected = plain_sums(scale * logits, targets, weights)[0]
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  assert np.isfinite(gradient).all()
+
+
+def test_weights_are_constants(logits, targets, weights):
+  """A model that computes its weights could lower the loss by them."""
+  gradient = jax.grad(
+    lambda weights: cross_entropy_sums(logits, targets, weights).nll
+  )
+  np.testing.assert_array_equal(gradient(weights), np.zeros((B, T)))
+
+
+def test_gradient_is_that_of_the_softmax(logits, targets, weights):
+  """w (softmax - onehot), the gradient that everything else starts from."""
+  _, gradient = value_and_grad(logits, targets, weights)
+  onehot = jax.nn.one_hot(targets, VOCAB_SIZE)
+  expected = weights[..., None] * (jax.nn.softmax(logits) - onehot)
+  np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_bfloat16_logits_are_summed_in_float32():
+  """A sum in bfloat16 stops growing at 256 tokens."""
+  logits = jnp.zeros((1, 5000, 4), jnp.bfloat16)
+  targets, weights = jnp.zeros((1, 5000), jnp.int32), jnp.ones((1, 5000))
+  found = cross_entropy_sums(logits, targets, weights)
+  assert {x.dtype for x in found} == {jnp.dtype(jnp.float32)}
+  expected = (5000 * np.log(4), 5000, 5000)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_float64_logits_are_summed_in_float64(x64, targets, weights):
+  """Comparisons to 1e-12 would end at the loss."""
+  logits = jax.random.normal(jax.random.key(0), (B, T, VOCAB_SIZE))
+  assert logits.dtype == jnp.float64
+  found = cross_entropy_sums(logits, targets, weights)
+  expected = plain_sums(logits, targets, weights)
+  np.testing.assert_allclose(found, expected, rtol=1e-14)

@@ -1,0 +1,86 @@
+"""Adam against its definition, and the schedules at their corners."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.training.optimizers import (
+  create_optimizer,
+  make_schedule,
+)
+
+PARAMS = {"bias": jnp.array([1.0, -2.0]), "matrix": jnp.array([[3.0, 0.5]])}
+GRADIENTS = {"bias": jnp.array([0.3, 40.0]), "matrix": jnp.array([[-2.0, 0.0]])}
+
+
+def updates(num_steps=3, **settings):
+  """Returns the updates for the same gradients at each of some steps."""
+  optimizer = create_optimizer(num_steps=num_steps, **settings)
+  state = optimizer.init(PARAMS)
+  results = []
+  for _ in range(num_steps):
+    update, state = optimizer.update(GRADIENTS, state, PARAMS)
+    results.append(update)
+  return results
+
+
+def test_adam_follows_its_definition():
+  """Without it the paper's optimizer would be another one."""
+  gradient = np.asarray(GRADIENTS["bias"], np.float64)
+  m = v = 0.0
+  for step, update in enumerate(updates(learning_rate=0.01), 1):
+    m = 0.9 * m + 0.1 * gradient
+    v = 0.999 * v + 0.001 * gradient**2
+    m_hat, v_hat = m / (1 - 0.9**step), v / (1 - 0.999**step)
+    expected = -0.01 * m_hat / (np.sqrt(v_hat) + 1e-8)
+    np.testing.assert_allclose(update["bias"], expected, rtol=1e-4)
+
+
+def test_weight_decay_is_decoupled_and_spares_vectors():
+  """Without it biases would be pulled to 0, or Adam would undo the decay."""
+  plain = updates(learning_rate=0.01)[0]
+  decayed = updates(learning_rate=0.01, weight_decay=0.1)[0]
+  np.testing.assert_array_equal(decayed["bias"], plain["bias"])
+  expected = plain["matrix"] - 0.01 * 0.1 * PARAMS["matrix"]
+  np.testing.assert_allclose(decayed["matrix"], expected, rtol=1e-6)
+
+
+def test_clipping_scales_all_parameters_together():
+  """Without it one large gradient would still throw the run off."""
+  norm = math.sqrt(sum(float((x**2).sum()) for x in GRADIENTS.values()))
+  # Adam forgets the scale of its gradients but for a large epsilon.
+  settings = dict(learning_rate=1.0, epsilon=1e6)
+  plain = updates(**settings)[0]
+  clipped = updates(**settings, clip_norm=0.5)[0]
+  for a, b in zip(
+    jax.tree.leaves(clipped), jax.tree.leaves(plain), strict=True
+  ):
+    np.testing.assert_allclose(a, b * 0.5 / norm, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+  ("settings", "expected"),
+  [
+    (dict(schedule="constant"), {0: 2.0, 99: 2.0}),
+    (dict(schedule="constant", warmup_steps=4), {0: 0.5, 1: 1.0, 3: 2.0, 4: 2}),
+    (dict(schedule="step", decay_at=10), {0: 2.0, 9: 2.0, 10: 0.2, 99: 0.2}),
+    (dict(schedule="cosine"), {0: 2.0, 50: 1.1, 100: 0.2, 200: 0.2}),
+    (dict(schedule="cosine", decay_factor=0.0), {50: 1.0, 100: 0.0}),
+    (dict(schedule="step", decay_at=2, warmup_steps=4), {1: 1.0, 2: 0.15}),
+  ],
+)
+def test_schedules_at_their_corners(settings, expected):
+  """Without it a rate would drop a step early, or start at 0."""
+  settings = dict(warmup_steps=0, decay_at=None, decay_factor=0.1) | settings
+  rate = make_schedule(2.0, num_steps=100, **settings)
+  for step, value in expected.items():
+    np.testing.assert_allclose(rate(jnp.int32(step)), value, rtol=1e-5)
+
+
+def test_unknown_schedule_is_refused():
+  """Without it a misspelt schedule would train at a constant rate."""
+  with pytest.raises(ValueError, match="schedule must be one of .* got 'lin'"):
+    create_optimizer(learning_rate=1.0, num_steps=1, schedule="lin")

@@ -1,0 +1,166 @@
+"""The compiled programs, on a model small enough to check by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from slim.kernels.support.random_bits import fold_in
+from slim.training import steps
+from slim.types import Batch, LanguageModel, Sums
+
+B, T, VOCAB_SIZE = 4, 6, 5
+
+
+def value_and_grad(params, batch, keys=None):
+  """Differentiates the loss of a table of logits, one row a token."""
+
+  def nll(params):
+    logits = params["table"][batch.inputs]
+    if keys is not None:
+      keep = jax.vmap(lambda k: jax.random.bernoulli(k, 0.5, logits.shape[1:]))
+      logits = logits * keep(keys)
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch.targets
+    )
+    weight = batch.weights.sum()
+    total = (losses * batch.weights).sum()
+    return total, Sums(total, jnp.zeros(()), weight)
+
+  (_, sums), gradients = jax.value_and_grad(nll, has_aux=True)(params)
+  return sums, gradients
+
+
+@pytest.fixture
+def params():
+  """A table of logits."""
+  return {"table": jax.random.normal(jax.random.key(1), (VOCAB_SIZE,) * 2)}
+
+
+@pytest.fixture
+def batch():
+  """Tokens with uneven weights, so that a mean of means is no mean."""
+  random = np.random.default_rng(0)
+  tokens = random.integers(0, VOCAB_SIZE, (2, B, T), dtype=np.int32)
+  weights = np.arange(B * T, dtype=np.float32).reshape(B, T)
+  return Batch(*tokens, weights)
+
+
+@pytest.mark.parametrize("key", [None, jax.random.key(3)])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_changes_nothing(params, batch, parts, key):
+  """Without it a run in parts would be another run: means of means, masks."""
+  make = steps.make_gradient_step
+  whole = make(value_and_grad, accumulation_steps=1, key=key)
+  cut = make(value_and_grad, accumulation_steps=parts, key=key)
+  a, b = (jax.jit(step)(params, batch, 7) for step in (whole, cut))
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
+
+
+@pytest.mark.parametrize("impl", [None, "unsafe_rbg"])
+def test_dropout_is_a_function_of_step_and_row(params, batch, impl):
+  """Without it a resumed run would have other masks."""
+  seen = []
+
+  def spy(params, batch, keys):
+    seen.append(jax.random.key_data(keys))
+    return value_and_grad(params, batch, keys)
+
+  key = jax.random.key(3, impl=impl)
+  step = steps.make_gradient_step(spy, accumulation_steps=1, key=key)
+  step(params, batch, 7)
+  expected = [
+    jax.random.key_data(fold_in(fold_in(key, 7), row)) for row in range(B)
+  ]
+  np.testing.assert_array_equal(seen[0], expected)
+
+
+def test_update_divides_by_the_weight_once(params):
+  """Without it the learning rate would depend on the number of tokens."""
+  gradients = {"table": jnp.ones((VOCAB_SIZE,) * 2)}
+  state = steps.TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
+  update = steps.make_update_step(optax.sgd(1.0))
+  state, norm = update(state, gradients, jnp.float32(10))
+  np.testing.assert_allclose(state.params["table"], params["table"] - 0.1)
+  np.testing.assert_allclose(norm, 0.1 * VOCAB_SIZE, rtol=1e-6)
+  assert state.step == 5
+
+
+def test_a_batch_without_weight_changes_no_parameter(params):
+  """Sums of nothing, divided by nothing, would make all of them NaN."""
+  gradients = {"table": jnp.zeros((VOCAB_SIZE,) * 2)}
+  state = steps.TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
+  update = steps.make_update_step(optax.sgd(1.0))
+  state, norm = update(state, gradients, jnp.float32(0))
+  np.testing.assert_array_equal(state.params["table"], params["table"])
+  assert norm == 0
+
+
+def test_compiled_programs_train(params, batch):
+  """Without it the programs that run would not be the ones tested."""
+  optimizer = optax.adam(0.1)
+  state = steps.init_train_state(params, optimizer)
+  gradient_step, activation_bytes = steps.compile_gradient_step(
+    steps.make_gradient_step(value_and_grad, accumulation_steps=1, key=None),
+    state.params,
+    batch,
+  )
+  update_step = steps.compile_update_step(
+    steps.make_update_step(optimizer), state
+  )
+  state = jax.tree.map(jnp.copy, state)
+  losses = []
+  for step in range(5):
+    sums, gradients = gradient_step(state.params, batch, np.int32(step))
+    old = state
+    state, _ = update_step(state, gradients, sums.weight)
+    losses.append(float(sums.nll))
+    assert old.params["table"].is_deleted()  # Its memory holds the new state.
+  assert losses == sorted(losses, reverse=True)
+  assert int(state.step) == 5
+  assert activation_bytes > 0
+
+
+def test_activation_bytes_are_those_of_the_temporaries(params, batch):
+  """Without it a report would count arguments, results or nothing."""
+
+  def wasteful(params, batch, keys=None):
+    square = jnp.outer(*[batch.weights.ravel()] * 2)
+    large = jnp.sin(jnp.tile(square, (10, 10)))  # 240² values.
+    sums, gradients = value_and_grad(params, batch)
+    # Sorting needs the whole array at once.
+    return sums._replace(correct=jnp.sort(large, 0)[3, 3]), gradients
+
+  def measure(function):
+    step = steps.make_gradient_step(function, accumulation_steps=1, key=None)
+    return steps.compile_gradient_step(step, params, batch)[1]
+
+  added = measure(wasteful) - measure(value_and_grad)
+  assert 0.9 <= added / (240**2 * 4) <= 4
+
+
+def test_no_rounding_is_left_out():
+  """Without it "rewind" would undo other bfloat16 updates than it made."""
+
+  def add(a, b, step):
+    return (a + b).astype(jnp.float32)
+
+  a, b = jnp.bfloat16(1), jnp.bfloat16(2**-8)
+  compiled, _ = steps.compile_gradient_step(add, a, b)
+  assert compiled(a, b, np.int32(0)) == 1
+
+
+def test_evaluation_continues_from_the_state():
+  """Without it a carried state would be dropped between chunks."""
+
+  def apply(params, tokens, state):
+    return jnp.zeros((*tokens.shape, VOCAB_SIZE)) + params, state + 1
+
+  model = LanguageModel(None, None, apply, None, is_random=False)
+  step = steps.make_evaluation_step(model)
+  tokens = jnp.zeros((B, T), jnp.int32)
+  batch = Batch(tokens, tokens, jnp.ones((B, T)))
+  sums, state = step(0.0, 5, batch)
+  assert state == 6
+  np.testing.assert_allclose(sums.nll, B * T * np.log(VOCAB_SIZE), rtol=1e-6)
