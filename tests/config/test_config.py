@@ -9,7 +9,7 @@ import pytest
 
 from slim import config as config_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 
 
@@ -30,7 +30,7 @@ def test_config_files_refuse_other_arguments(path):
 
 def test_every_setting_is_explained():
   """Without it a setting would have no unit and no allowed values."""
-  text = (ROOT / "slim" / "config.py").read_text(encoding="utf-8")
+  text = (ROOT / "slim" / "config" / "__init__.py").read_text(encoding="utf-8")
   body = text[text.index("  config = ml_coll") : text.index("  return config")]
   lines = body.splitlines()
   for name in config_lib.flatten(config_lib.base()):
