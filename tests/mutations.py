@@ -87,31 +87,31 @@ MUTATIONS = [
   ),
   Mutation(
     K + "linear/attention.py",
-    'den += einsum("bshm,bhm->bsh", q, start.k)',
+    'den += einsum_f32("bshm,bhm->bsh", q, start.k)',
     "den += 0",
     LINEAR,
   ),
   Mutation(
     K + "linear/attention.py",
-    'num += einsum("nbhsm,nbhmv->nbhsv", qb, before.kv)',
+    'num += einsum_f32("nbhsm,nbhmv->nbhsv", qb, before.kv)',
     "num += 0",
     LINEAR,
   ),
   Mutation(
     K + "linear/attention.py",
-    'num = einsum("bhm,bhmv->bhv", q, sums.kv)',
-    'num = 2 * einsum("bhm,bhmv->bhv", q, sums.kv)',
+    'num = einsum_f32("bhm,bhmv->bhv", q, sums.kv)',
+    'num = 2 * einsum_f32("bhm,bhmv->bhv", q, sums.kv)',
     LINEAR,
   ),
   Mutation(
     K + "softmax/definition.py",
-    "weights = jnp.exp(lses - finite(top)[None])",
+    "weights = jnp.exp(lses - zero_if_neg_inf(top)[None])",
     "weights = jnp.exp(lses)",
     SOFTMAX,
   ),
   Mutation(
     K + "softmax/_from_lse.py",
-    "shrink = jnp.exp(top - finite(new_top))",
+    "shrink = jnp.exp(top - zero_if_neg_inf(new_top))",
     "shrink = jnp.ones_like(top)",
     SOFTMAX,
   ),
@@ -123,8 +123,8 @@ MUTATIONS = [
   ),
   Mutation(
     K + "softmax/_from_lse.py",
-    "own = rows.own(i)",
-    "own = None",
+    "counted = rows.counted_here(i)",
+    "counted = None",
     SOFTMAX,
   ),
   Mutation(
@@ -231,7 +231,7 @@ MUTATIONS = [
     "kernels/chunk_scan/test_position_wise.py",
   ),
   Mutation(
-    K + "support/closures.py",
+    K + "support/mesh_axes.py",
     "missing = tuple(axes - _varying(x))",
     "missing = ()",
     SCAN,

@@ -25,8 +25,8 @@ from slim.certify.gradients import (
 )
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.support.cotangents import (
-  floats,
-  is_float,
+  inexact_leaves,
+  is_inexact,
 )
 from slim.kernels.support.dtypes import promote
 
@@ -91,7 +91,7 @@ def certify(
   size = chunk_sizes(case.length)[0]
   # What `scan` refuses, in the words of `scan`.
   jax.eval_shape(lambda *arrays: case.run(*arrays, size), *arrays)
-  dtypes = [x.dtype for x in floats(arrays)]
+  dtypes = [x.dtype for x in inexact_leaves(arrays)]
   dtype = promote(*dtypes) if dtypes else jnp.float32
   return certify_cases(case, widen(case), step, dtype)
 
@@ -172,7 +172,7 @@ def _sees_later(case, look):
     if not x.size or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
       return x
     last = jax.lax.slice_in_dim(x, case.length - 1, None, axis=case.axis)
-    if is_float(x):
+    if is_inexact(x):
       other = last + 1
     else:
       other = jnp.where(last == x.min(), x.max(), x.min()).astype(x.dtype)

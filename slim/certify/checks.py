@@ -17,8 +17,8 @@ from slim.certify.gradients import (
   walk_back,
 )
 from slim.kernels.support.cotangents import (
-  floats,
-  is_float,
+  inexact_leaves,
+  is_inexact,
 )
 
 # Of float64: sums over chunks and over all tokens differ by their rounding.
@@ -30,7 +30,7 @@ ROUNDING = 2e-6
 def check_dtypes(case: Case, name: str) -> Iterator[Check]:
   """A state of few bits forgets what is added to it."""
   for path, x in jax.tree_util.tree_leaves_with_path(case.state):
-    if is_float(x):
+    if is_inexact(x):
       yield Check(
         "spacing of numbers in the state",
         jax.tree_util.keystr(path, simple=True, separator="/"),
@@ -123,7 +123,9 @@ def check_memory(name: str, case: Case, size: int) -> Iterator[Check]:
     def loss(params, state, xs):
       state, outs = case.run(params, state, xs, size)
       # Squares, as their derivatives need the values.
-      return sum(jnp.sum((x * x.conj()).real) for x in floats((state, outs)))
+      return sum(
+        jnp.sum((x * x.conj()).real) for x in inexact_leaves((state, outs))
+      )
 
     gradient = jax.grad(loss, argnums=(0, 1, 2), allow_int=True)
     lowered = jax.jit(gradient).lower(

@@ -12,8 +12,8 @@ import numpy as np
 from slim.certify.gradient_error import to_double
 from slim.kernels import scan
 from slim.kernels.support.cotangents import (
-  floats,
-  is_float,
+  inexact_leaves,
+  is_inexact,
 )
 from slim.training.gradients import COMPILER_OPTIONS
 
@@ -87,9 +87,9 @@ def differentiate(case: Case, chunk_size: int | None) -> Found:
   def loss(params, state, xs):
     state, outs = case.run(params, state, xs, chunk_size)
     total = 0.0
-    for i, x in enumerate(floats(outs)):
+    for i, x in enumerate(inexact_leaves(outs)):
       total += _dot(_weights(i, x) if is_of_tokens(x) else _ones(x), x)
-    for i, x in enumerate(floats(state)):
+    for i, x in enumerate(inexact_leaves(state)):
       total += _dot(_weights(i, x), x)
     outs = jax.tree.map(
       lambda x: x if is_of_tokens(x) else x.sum(axis, keepdims=True), outs
@@ -101,7 +101,7 @@ def differentiate(case: Case, chunk_size: int | None) -> Found:
   inputs = {"params": case.params, "state": case.state, "xs": case.xs}
   gradients = {
     name: jax.tree.map(
-      lambda x, ct: ct if is_float(x) else None, inputs[name], tree
+      lambda x, ct: ct if is_inexact(x) else None, inputs[name], tree
     )
     for name, tree in zip(inputs, cts, strict=True)
   }
@@ -158,7 +158,7 @@ def fading(case: Case) -> float:
   random = np.random.default_rng(0)
   shares = [0.0]
   for i, x in enumerate(arrays):
-    if is_float(x) and x.size:
+    if is_inexact(x) and x.size:
       change = 1e-3 * (1 + norm(x)) * _normal(random, x)
       moved = structure.unflatten([*arrays[:i], x + change, *arrays[i + 1 :]])
       after = step(case.params, moved, case.xs)[0]
@@ -168,15 +168,17 @@ def fading(case: Case) -> float:
 
 def norm(tree: Any) -> float:
   """The Euclidean length of all numbers with a derivative together."""
-  return math.hypot(*(np.linalg.norm(to_double(x)) for x in floats(tree)))
+  return math.hypot(
+    *(np.linalg.norm(to_double(x)) for x in inexact_leaves(tree))
+  )
 
 
 def distance(a: Any, b: Any) -> float:
   """The length of what floats differ by; infinite where integers differ."""
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    if not is_float(x) and not bool((x == y).all()):
+    if not is_inexact(x) and not bool((x == y).all()):
       return math.inf
-  a, b = (list(map(to_double, floats(tree))) for tree in (a, b))
+  a, b = (list(map(to_double, inexact_leaves(tree))) for tree in (a, b))
   return norm([x - y for x, y in zip(a, b, strict=True)])
 
 

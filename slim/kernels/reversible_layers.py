@@ -22,19 +22,21 @@ from slim.kernels._reversible_arguments import (
   check_y,
 )
 from slim.kernels.support.closures import (
-  Hoisted,
-  hoist,
-  vary_alike,
-  zeros_like,
+  ClosureConverted,
+  closure_to_arguments,
 )
 from slim.kernels.support.cotangents import (
   cotangent,
   first_order_only,
-  floats,
+  inexact_leaves,
 )
 from slim.kernels.support.dtypes import at_least_float32
 from slim.kernels.support.explicit_meshes import in_mesh_of_arguments
-from slim.kernels.support.not_inlined import apart
+from slim.kernels.support.mesh_axes import (
+  match_varying_axes,
+  zeros_like,
+)
+from slim.kernels.support.not_inlined import not_inlined
 
 Sublayer = Callable[[Any, jax.Array, Any, Any], tuple[jax.Array, Any, Any]]
 Streams = tuple[jax.Array, jax.Array]
@@ -119,15 +121,15 @@ class _Functions(NamedTuple):
   The functions are traced; each takes what it once closed over first.
   """
 
-  first: tuple[Hoisted, ...]
-  again: tuple[Hoisted, ...]
+  first: tuple[ClosureConverted, ...]
+  again: tuple[ClosureConverted, ...]
   is_scan: bool
 
 
 def _reversible(sublayers, params, streams, contexts, is_scan):
   check_entries(len(sublayers), params=params, contexts=contexts)
   streams = check_streams(*streams)
-  params, streams, contexts = vary_alike(
+  params, streams, contexts = match_varying_axes(
     (list(params), streams, list(contexts))
   )
   of_layer = (params, contexts)
@@ -139,9 +141,11 @@ def _reversible(sublayers, params, streams, contexts, is_scan):
     def start(params, x, context, f=f):
       return f(params, x, context, None)
 
-    fn, fn_consts = hoist(start, its_params, streams[0], context)
+    fn, fn_consts = closure_to_arguments(start, its_params, streams[0], context)
     check_y(len(first), fn.out[0], streams[0])
-    redo, redo_consts = hoist(f, its_params, streams[0], context, fn.out[2])
+    redo, redo_consts = closure_to_arguments(
+      f, its_params, streams[0], context, fn.out[2]
+    )
     first.append(fn)
     again.append(redo)
     consts.append((fn_consts, redo_consts))
@@ -163,7 +167,7 @@ def _walk(functions, consts, params, streams, contexts):
     for fn, fn_consts, its_params, context in zip(
       functions.first, consts, *params_and_contexts, strict=True
     ):
-      y, out, replay = apart(fn, fn_consts[0], its_params, two, context)
+      y, out, replay = not_inlined(fn, fn_consts[0], its_params, two, context)
       one, two = two, one + y.astype(one.dtype)
       outs.append(out)
       replays.append(replay)
@@ -198,8 +202,12 @@ def _apply_bwd(functions, residuals, cotangents):
       list(enumerate(zip(functions.again, closures, *of_layer, strict=True)))
     ):
       inputs = (closure, its_params, one, context)
-      y, (closure_ct, params_ct, (x_ct,), context_ct) = apart(
-        partial(_pull_back, redo), inputs, replay, two_ct, floats(out_ct)
+      y, (closure_ct, params_ct, (x_ct,), context_ct) = not_inlined(
+        partial(_pull_back, redo),
+        inputs,
+        replay,
+        two_ct,
+        inexact_leaves(out_ct),
       )
       totals = [*totals]
       totals[i] = [
@@ -212,7 +220,7 @@ def _apply_bwd(functions, residuals, cotangents):
     return ((one, two), (one_ct, two_ct), totals), cts[::-1]
 
   totals = [
-    [zeros_like(x, at_least_float32(x.dtype)) for x in floats(closure)]
+    [zeros_like(x, at_least_float32(x.dtype)) for x in inexact_leaves(closure)]
     for closure in closures
   ]
   carry = (streams, streams_ct, totals)
@@ -243,7 +251,7 @@ def _pull_back(redo, inputs, replay, y_ct, out_ct):
     return y.astype(x.dtype), out
 
   (y, out), vjp = jax.vjp(run, *inputs)
-  return y, [floats(ct) for ct in vjp((y_ct, cotangent(out, out_ct)))]
+  return y, [inexact_leaves(ct) for ct in vjp((y_ct, cotangent(out, out_ct)))]
 
 
 _apply.defvjp(_apply_fwd, _apply_bwd)

@@ -8,7 +8,7 @@ import jax
 from slim.config.byte_sizes import parse_size
 from slim.kernels import scan
 from slim.kernels.chunk_scan.chunks import Chunks
-from slim.kernels.support.cotangents import floats
+from slim.kernels.support.cotangents import inexact_leaves
 from slim.memory.report import lower, report_of
 from slim.plan.memory_estimate import (
   activation_bytes,
@@ -101,7 +101,7 @@ def plan(
       _, outs = scan(
         step, params, state, xs, axis=axis, rewind=undo, **option.arguments
       )
-      return sum((x.real.sum() for x in floats(outs)), 0.0)
+      return sum((x.real.sum() for x in inexact_leaves(outs)), 0.0)
 
     gradient = jax.grad(total, allow_int=True)
     compiled = lower(gradient, params, state, xs).compile(COMPILER_OPTIONS)
@@ -117,7 +117,7 @@ def plan(
   rows = sorted(map(make_row, [whole, *cut]), key=lambda row: row.time)
   held = {
     "arguments": tree_bytes((params, state, xs)),
-    "gradients": tree_bytes(floats(params)),
+    "gradients": tree_bytes(inexact_leaves(params)),
     "others": tree_bytes(others),
   }
   size = parse_size("budget", budget)

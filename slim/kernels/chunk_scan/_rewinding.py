@@ -13,17 +13,17 @@ import jax.numpy as jnp
 
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.support.closures import (
-  Hoisted,
-  hoist,
-  zeros_like,
+  ClosureConverted,
+  closure_to_arguments,
 )
 from slim.kernels.support.cotangents import (
   cotangent,
   first_order_only,
-  floats,
+  inexact_leaves,
 )
 from slim.kernels.support.dtypes import at_least_float32
 from slim.kernels.support.explicit_meshes import is_sharded
+from slim.kernels.support.mesh_axes import zeros_like
 from slim.kernels.support.shapes import check_alike
 
 
@@ -35,9 +35,9 @@ class _Functions(NamedTuple):
   """
 
   chunks: Chunks
-  first: Hoisted
-  later: Hoisted
-  rewind: Hoisted
+  first: ClosureConverted
+  later: ClosureConverted
+  rewind: ClosureConverted
   refusal: str  # Of a second derivative.
 
 
@@ -76,9 +76,11 @@ def rewinding_scan(
     return state, out, after
 
   chunk = chunks.later(xs, 0)
-  first, first_consts = hoist(forward, params, state, chunks.first(xs))
-  later, later_consts = hoist(forward, params, state, chunk)
-  rewound, rewind_consts = hoist(rewind, params, state, chunk)
+  first, first_consts = closure_to_arguments(
+    forward, params, state, chunks.first(xs)
+  )
+  later, later_consts = closure_to_arguments(forward, params, state, chunk)
+  rewound, rewind_consts = closure_to_arguments(rewind, params, state, chunk)
   check_alike(
     "what rewind returns, (state_before, out, state_after),",
     rewound.out,
@@ -121,7 +123,7 @@ def _scan_fwd(functions, consts, params, state, xs):
 def _scan_bwd(functions, residuals, cotangents):
   chunks, first, _, rewind, refusal = functions
   consts, params, state, final_state, xs = first_order_only(residuals, refusal)
-  state_ct, first_ct, later_cts = map(floats, cotangents)
+  state_ct, first_ct, later_cts = map(inexact_leaves, cotangents)
 
   def pull_back(fn, consts, state, chunk, out_ct, state_ct):
     """Differentiates one chunk; returns the state before it on the way."""
@@ -134,7 +136,7 @@ def _scan_bwd(functions, residuals, cotangents):
       run, consts, params, state, chunk, has_aux=True
     )
     cts = vjp(cotangent(outputs, out_ct + state_ct))
-    return before, *map(floats, cts)
+    return before, *map(inexact_leaves, cts)
 
   def walk_back(carry, i_and_out_ct):
     i, out_ct = i_and_out_ct
@@ -148,7 +150,7 @@ def _scan_bwd(functions, residuals, cotangents):
   # Gradients are summed over the chunks in float32 or wider, and rounded once.
   totals = jax.tree.map(
     lambda x: zeros_like(x, at_least_float32(x.dtype)),
-    (floats(consts[2]), floats(params)),
+    (inexact_leaves(consts[2]), inexact_leaves(params)),
   )
   (_, state_ct, (rewind_ct, totals)), later_cts = jax.lax.scan(
     walk_back,
@@ -171,7 +173,8 @@ def _scan_bwd(functions, residuals, cotangents):
   # with all activations kept until here. And loops sum in place, but what is
   # added behind a loop may be put elsewhere: a second gradient of all layers.
   nothing = [
-    list(map(zeros_like, floats(x))) for x in (consts[0], chunks.first(xs))
+    list(map(zeros_like, inexact_leaves(x)))
+    for x in (consts[0], chunks.first(xs))
   ]
   state_ct, totals, consts_ct, chunk_ct = jax.lax.fori_loop(
     0,

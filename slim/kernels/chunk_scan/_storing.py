@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.chunk_scan.chunks import Chunks
-from slim.kernels.support.cotangents import is_float
+from slim.kernels.support.cotangents import is_inexact
 from slim.kernels.support.dtypes import at_least_float32
 
 
@@ -76,7 +76,7 @@ def _summing_in_float32(step, params):
     return x if x.dtype == dtype else x.astype(dtype)
 
   def wide(x):
-    return cast(x, at_least_float32(x.dtype)) if is_float(x) else x
+    return cast(x, at_least_float32(x.dtype)) if is_inexact(x) else x
 
   def narrowing_step(params, state, chunk):
     return step(jax.tree.map(cast, params, dtypes), state, chunk)

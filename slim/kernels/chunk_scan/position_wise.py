@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from slim.kernels.chunk_scan._rewinding import rewinding_scan
 from slim.kernels.chunk_scan.chunks import Chunks
-from slim.kernels.support.closures import vary_alike
 from slim.kernels.support.explicit_meshes import in_mesh_of_arguments
+from slim.kernels.support.mesh_axes import match_varying_axes
 
 
 @in_mesh_of_arguments
@@ -104,7 +104,7 @@ def chunked_sum(
 def _map(name, fn, params, xs, chunk_size, axis):
   """Applies `fn` chunk by chunk; `name` is what the user called."""
   chunks = Chunks.of(xs, chunk_size, axis)
-  params, xs = vary_alike((params, xs))
+  params, xs = match_varying_axes((params, xs))
   chunks.check_out(
     jax.eval_shape(fn, params, chunks.first(xs)),
     "the result{} of fn",

@@ -28,11 +28,11 @@ from slim.kernels.chunk_scan._storing import (
   storing_scan,
 )
 from slim.kernels.chunk_scan.chunks import Chunks
-from slim.kernels.support.closures import vary_alike
 from slim.kernels.support.explicit_meshes import (
   in_mesh_of_arguments,
   shard_alike,
 )
+from slim.kernels.support.mesh_axes import match_varying_axes
 from slim.kernels.support.shapes import check_alike
 
 POLICIES = ("store", "sqrt", "rewind")
@@ -112,7 +112,7 @@ def scan(
       "step that cannot be undone choose policy 'sqrt' or 'store'"
     )
   chunks = Chunks.of(xs, chunk_size, axis)
-  params, state, xs = vary_alike((params, state, xs))
+  params, state, xs = match_varying_axes((params, state, xs))
   after, out = jax.eval_shape(step, params, state, chunks.first(xs))
   if any(jax.typeof(x).weak_type for x in jax.tree.leaves(state)):
     state = _strengthen(state, after)

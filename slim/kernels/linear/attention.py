@@ -17,10 +17,8 @@ from slim.kernels.linear.prefix_sums import (
   add_sums,
   block_sums,
   blocks,
-  einsum,
   sum_values,
 )
-from slim.kernels.support.closures import vary_alike
 from slim.kernels.support.dtypes import (
   at_least_float32,
   promote,
@@ -30,6 +28,8 @@ from slim.kernels.support.explicit_meshes import (
   is_sharded,
   shard_alike,
 )
+from slim.kernels.support.mesh_axes import match_varying_axes
+from slim.kernels.support.products import einsum_f32
 from slim.kernels.support.shapes import (
   check_float,
   check_number,
@@ -73,14 +73,14 @@ def parallel_linear_attention(
   """
   q, k, v, state, eps = _checked(q, k, v, state, eps)
   start = sum_values(state)
-  scores = einsum("bshm,bthm->bhst", q, k)
+  scores = einsum_f32("bshm,bthm->bhst", q, k)
   scores = jnp.where(_causal_mask(q.shape[1]), scores, 0)
-  num = einsum("bhst,bthv->bshv", scores, v)
-  num += einsum("bshm,bhmv->bshv", q, start.kv)
+  num = einsum_f32("bhst,bthv->bshv", scores, v)
+  num += einsum_f32("bshm,bhmv->bshv", q, start.kv)
   den = jnp.moveaxis(scores.sum(-1), 1, 2)
-  den += einsum("bshm,bhm->bsh", q, start.k)
+  den += einsum_f32("bshm,bhm->bsh", q, start.k)
   update = PrefixSums(
-    einsum("bthm,bthv->bhmv", k, v), k.sum(1, dtype=start.k.dtype)
+    einsum_f32("bthm,bthv->bhmv", k, v), k.sum(1, dtype=start.k.dtype)
   )
   return _normalise(num, den, eps).astype(v.dtype), add_sums(state, update)
 
@@ -108,11 +108,13 @@ def recurrent_linear_attention(
 
   def step(state, token):
     q, k, v = token  # [B, H, M], [B, H, M], [B, H, V].
-    update = PrefixSums(einsum("bhm,bhv->bhmv", k, v), k.astype(state.k.dtype))
+    update = PrefixSums(
+      einsum_f32("bhm,bhv->bhmv", k, v), k.astype(state.k.dtype)
+    )
     state = add_sums(state, update)
     sums = sum_values(state)
-    num = einsum("bhm,bhmv->bhv", q, sums.kv)
-    den = einsum("bhm,bhm->bh", q, sums.k)
+    num = einsum_f32("bhm,bhmv->bhv", q, sums.kv)
+    den = einsum_f32("bhm,bhm->bh", q, sums.k)
     return state, _normalise(num, den, eps).astype(v.dtype)
 
   tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (q, k, v))
@@ -168,11 +170,11 @@ def chunked_linear_attention(
     sum_values(state),
     updates,
   )
-  scores = einsum("nbhsm,nbhtm->nbhst", qb, kb)
+  scores = einsum_f32("nbhsm,nbhtm->nbhst", qb, kb)
   scores = jnp.where(_causal_mask(scores.shape[-1]), scores, 0)
-  num = einsum("nbhst,nbhtv->nbhsv", scores, vb)
-  num += einsum("nbhsm,nbhmv->nbhsv", qb, before.kv)
-  den = scores.sum(-1) + einsum("nbhsm,nbhm->nbhs", qb, before.k)
+  num = einsum_f32("nbhst,nbhtv->nbhsv", scores, vb)
+  num += einsum_f32("nbhsm,nbhmv->nbhsv", qb, before.kv)
+  den = scores.sum(-1) + einsum_f32("nbhsm,nbhm->nbhs", qb, before.k)
   y = jnp.moveaxis(_normalise(num, den, eps), (0, 2), (1, 3))
   y = y.reshape(v.shape[0], y.shape[1] * y.shape[2], *v.shape[2:])
   return y[:, :num_tokens].astype(v.dtype), after
@@ -221,4 +223,4 @@ def _checked(q, k, v, state, eps):
     state = jax.tree.map(lambda x: shard_alike(x, q[:, 0, :, 0]), state)
   # Inside shard_map a state made there is replicated, and the tokens are not.
   eps = jnp.asarray(check_number("eps", eps), state.kv.dtype)
-  return vary_alike((q, k, v, state, eps))
+  return match_varying_axes((q, k, v, state, eps))

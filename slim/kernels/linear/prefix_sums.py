@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.products import einsum_f32
 from slim.kernels.support.shapes import (
   check_float,
   check_positive_int,
@@ -182,13 +183,9 @@ def blocks(x, block_size):
 def block_sums(k, v):
   """Sums k ⊗ v and k over the tokens of each block."""
   dtype = at_least_float32(k.dtype, v.dtype)
-  return PrefixSums(einsum("nbhtm,nbhtv->nbhmv", k, v), k.sum(-2, dtype=dtype))
-
-
-def einsum(equation, a, b):
-  """Multiplies with sums in float32 or wider, whatever the inputs."""
-  dtype = at_least_float32(a.dtype, b.dtype)
-  return jnp.einsum(equation, a, b, preferred_element_type=dtype)
+  return PrefixSums(
+    einsum_f32("nbhtm,nbhtv->nbhmv", k, v), k.sum(-2, dtype=dtype)
+  )
 
 
 def _rounding_error(total, a, b):

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from slim.kernels.softmax._layout import product
 from slim.kernels.support.dtypes import (
   at_least_float32,
   smallest_unsigned,
 )
+from slim.kernels.support.products import matmul_f32
 
 
 class Settings(NamedTuple):
@@ -54,7 +54,7 @@ class Round(NamedTuple):
 
   def scores(self, q: jax.Array, k: jax.Array) -> jax.Array:
     """Computes [B, H·n, c, 2c] of queries and keys as sorted here."""
-    scores = product(q, k, (-1, -1))
+    scores = matmul_f32(q, k, (-1, -1))
     if self.count is not None:
       scores -= jnp.log(self.count.astype(scores.dtype))
     return jnp.where(self.seen, scores, -jnp.inf)

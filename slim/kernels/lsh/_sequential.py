@@ -23,22 +23,22 @@ from slim.kernels.lsh._rounds import (
   make_round,
   queries_and_keys,
 )
-from slim.kernels.softmax._layout import product
-from slim.kernels.support.closures import (
-  filled,
-  zeros_like,
-)
 from slim.kernels.support.cotangents import (
   cotangent,
   first_order_only,
 )
 from slim.kernels.support.dtypes import at_least_float32
 from slim.kernels.support.log_sum_exp import (
-  close,
-  finite,
+  finish_softmax,
   from_residual,
   to_residual,
+  zero_if_neg_inf,
 )
+from slim.kernels.support.mesh_axes import (
+  varying_full,
+  zeros_like,
+)
+from slim.kernels.support.products import matmul_f32
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -73,15 +73,15 @@ def _forward(settings, places, scale, qk, v):
     this = make_round(settings, places, r)
     scores = this.scores(this.queries(q), this.keys(k)).astype(dtype)
     round_top = scores.max(-1, keepdims=True)
-    p = jnp.exp(scores - finite(round_top))
-    round_num = product(p.astype(v.dtype), this.keys(v), (-1, -2))
+    p = jnp.exp(scores - zero_if_neg_inf(round_top))
+    round_num = matmul_f32(p.astype(v.dtype), this.keys(v), (-1, -2))
     round_num = round_num.astype(dtype)
     round_top, round_total, round_num = (
       this.unsort(x) for x in (round_top, p.sum(-1, keepdims=True), round_num)
     )
     new_top = jnp.maximum(top, round_top)
     shrink, round_shrink = (
-      jnp.exp(x - finite(new_top)) for x in (top, round_top)
+      jnp.exp(x - zero_if_neg_inf(new_top)) for x in (top, round_top)
     )
     return (
       new_top,
@@ -95,12 +95,12 @@ def _forward(settings, places, scale, qk, v):
     places.shape[2],
     one_round,
     (
-      filled(shape, -jnp.inf, dtype, like=q),
-      filled(shape, 0, dtype, like=q),
-      filled(v.shape, 0, dtype, like=q),
+      varying_full(shape, -jnp.inf, dtype, like=q),
+      varying_full(shape, 0, dtype, like=q),
+      varying_full(v.shape, 0, dtype, like=q),
     ),
   )
-  total, lse = close(top, total)
+  total, lse = finish_softmax(top, total)
   y = jnp.where(lse == -jnp.inf, v, (num / total).astype(v.dtype))
   return y, lse
 
@@ -134,13 +134,13 @@ def _backward(settings, places, scale, qk, v, y, lse, y_ct):
     k_sorted, v_sorted = this.keys(k), this.keys(v)
     scores = this.scores(q_sorted, k_sorted).astype(lse.dtype)
     p = jnp.exp(scores - this.queries(lse))
-    p_ct = product(y_ct_sorted, v_sorted, (-1, -1)).astype(lse.dtype)
+    p_ct = matmul_f32(y_ct_sorted, v_sorted, (-1, -1)).astype(lse.dtype)
     scores_ct = (p * (p_ct - this.queries(shift))).astype(k.dtype)
     p = p.astype(v.dtype)
     cts = (
-      this.unsort(product(scores_ct, k_sorted, (-1, -2))),
-      this.unsort_keys(product(scores_ct, q_sorted, (-2, -2))),
-      this.unsort_keys(product(p, y_ct_sorted, (-2, -2))),
+      this.unsort(matmul_f32(scores_ct, k_sorted, (-1, -2))),
+      this.unsort_keys(matmul_f32(scores_ct, q_sorted, (-2, -2))),
+      this.unsort_keys(matmul_f32(p, y_ct_sorted, (-2, -2))),
     )
     return tuple(
       total + ct.astype(total.dtype)

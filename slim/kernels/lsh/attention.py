@@ -19,23 +19,21 @@ from slim.kernels.lsh._rounds import (
   queries_and_keys,
   sort_places,
 )
-from slim.kernels.softmax._layout import (
-  heads_first,
-  product,
-)
 from slim.kernels.softmax.definition import merge_attention
-from slim.kernels.support.closures import vary_alike
 from slim.kernels.support.dtypes import at_least_float32
 from slim.kernels.support.explicit_meshes import (
   by_shards,
   in_mesh_of_arguments,
   shard_alike,
 )
+from slim.kernels.support.head_rows import to_head_rows
 from slim.kernels.support.log_sum_exp import (
-  close,
-  finite,
+  finish_softmax,
+  zero_if_neg_inf,
 )
+from slim.kernels.support.mesh_axes import match_varying_axes
 from slim.kernels.support.not_inlined import checked_as_one
+from slim.kernels.support.products import matmul_f32
 from slim.kernels.support.shapes import (
   check_float,
   check_number,
@@ -122,7 +120,7 @@ def lsh_attention(
       )
   scale = 1 / math.sqrt(sizes["K"]) if scale is None else scale
   scale = jnp.asarray(check_number("scale", scale), at_least_float32(qk.dtype))
-  qk, v, scale = vary_alike((qk, v, scale))
+  qk, v, scale = match_varying_axes((qk, v, scale))
   # One a head, so that what computes some heads at once cuts it, too.
   scale = jnp.broadcast_to(scale, (*buckets.shape[:2], 1, 1))
   scale = shard_alike(scale, buckets[:, :, 0, 0])
@@ -131,7 +129,7 @@ def lsh_attention(
   def attend(buckets, scale, qk, v):
     return _ROUNDS[rounds](settings, sort_places(buckets), scale, qk, v)
 
-  y = by_shards(attend, 2, buckets, scale, heads_first(qk), heads_first(v))
+  y = by_shards(attend, 2, buckets, scale, to_head_rows(qk), to_head_rows(v))
   return jnp.swapaxes(y, 1, 2)
 
 
@@ -147,10 +145,10 @@ def _all_rounds(settings, places, scale, qk, v):
     this = make_round(settings, places, r)
     scores = this.scores(this.queries(q), this.keys(k))
     top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-    exponentials = jnp.exp(scores - finite(top))
-    total, lse = close(top, exponentials.sum(-1, keepdims=True))
+    exponentials = jnp.exp(scores - zero_if_neg_inf(top))
+    total, lse = finish_softmax(top, exponentials.sum(-1, keepdims=True))
     p = (exponentials / total).astype(v.dtype)
-    y = product(p, this.keys(v), (-1, -2))
+    y = matmul_f32(p, this.keys(v), (-1, -2))
     return this.unsort(y), this.unsort(lse)[..., 0]
 
   num_rounds = places.shape[2]

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 
 from slim.kernels.softmax._scores import (
   Score,
-  make_keep,
+  make_dropout_scale,
   make_score,
 )
 from slim.kernels.softmax._window import (
   Window,
   make_window,
 )
-from slim.kernels.support.closures import vary_alike
 from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.mesh_axes import match_varying_axes
 from slim.kernels.support.random_bits import check_keys
 from slim.kernels.support.shapes import (
   as_array,
@@ -39,7 +39,7 @@ class Attention(NamedTuple):
     q_scale: What q is to be multiplied with before it is used.
     window: Which keys a query sees by their distance.
     score: From `make_score`.
-    keep: From `make_keep`, or None.
+    dropout_scale: From `make_dropout_scale`, or None.
     precision: Of the matrix products, as of `jax.lax.dot_general`.
   """
 
@@ -51,7 +51,7 @@ class Attention(NamedTuple):
   q_scale: float
   window: Window
   score: Score
-  keep: Score | None
+  dropout_scale: Score | None
   precision: Any
 
 
@@ -101,12 +101,12 @@ def check_attention(
   for name, x in (("mask_fn", mask_fn), ("bias_fn", bias_fn)):
     if x is not None and not callable(x):
       raise ValueError(f"{name} must be a function or None, got {x!r}")
-  keep = None
+  dropout_scale = None
   dropout_rate = check_rate("dropout_rate", dropout_rate)
   if dropout_keys is not None:
     check_keys("dropout_keys", dropout_keys, (sizes["B"],))
     if dropout_rate:
-      keep = make_keep(dropout_rate, dropout_keys, sizes["H"])
+      dropout_scale = make_dropout_scale(dropout_rate, dropout_keys, sizes["H"])
   dtypes = {at_least_float32(x.dtype) for x in (q, k, v)}
   if len(dtypes) > 1:  # The sums of all blocks have one dtype.
     q, k, v = (x.astype(at_least_float32(*dtypes)) for x in (q, k, v))
@@ -115,7 +115,7 @@ def check_attention(
   if isinstance(known, jax.Array):
     scale = known.astype(at_least_float32(q.dtype, k.dtype))
     known = 1
-  q, k, v, bias, scale, mask, window = vary_alike(
+  q, k, v, bias, scale, mask, window = match_varying_axes(
     (q, k, v, bias, scale, mask, window)
   )
   # Of queries there are fewer than of scores; short floats would be rounded.
@@ -130,7 +130,16 @@ def check_attention(
   )
   q_scale = known if scales_q else 1
   return Attention(
-    q, k, v, bias, scale, q_scale, window, score, keep, _precision(precision)
+    q,
+    k,
+    v,
+    bias,
+    scale,
+    q_scale,
+    window,
+    score,
+    dropout_scale,
+    _precision(precision),
   )
 
 

@@ -6,24 +6,22 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.softmax._arguments import Attention
-from slim.kernels.softmax._layout import (
-  heads_first,
-  product,
-  take,
-)
+from slim.kernels.softmax._slices import take
 from slim.kernels.support.closures import (
-  Hoisted,
-  hoist,
-  vary_alike,
+  ClosureConverted,
+  closure_to_arguments,
 )
 from slim.kernels.support.explicit_meshes import is_sharded
+from slim.kernels.support.head_rows import to_head_rows
+from slim.kernels.support.mesh_axes import match_varying_axes
+from slim.kernels.support.products import matmul_f32
 
 
 class Axis(NamedTuple):
   """A cut of `length` tokens into blocks of `size`.
 
   The last block does not reach beyond the end but back into the one before it;
-  tokens that it shares are the other's, not `own`.
+  tokens that it shares are the other's, not `counted_here`.
   """
 
   length: int
@@ -43,7 +41,7 @@ class Axis(NamedTuple):
     """The tokens of block i, [size], int32."""
     return self.start(i) + jnp.arange(self.size, dtype=jnp.int32)
 
-  def own(self, i):
+  def counted_here(self, i):
     """Which of them are in no earlier block, [size]; None: all."""
     if self.length % self.size == 0:
       return None
@@ -68,15 +66,15 @@ class Blocks(NamedTuple):
     q_scale: What q is to be multiplied with before it is used.
     precision: Of the matrix products.
     score: The function `make_score` makes, with its arrays as an argument.
-    keep: The function `make_keep` makes, likewise; or None.
+    dropout_scale: The function `make_dropout_scale` makes, likewise; or None.
   """
 
   rows: Axis
   columns: Axis
   q_scale: float
   precision: Any
-  score: Hoisted
-  keep: Hoisted | None
+  score: ClosureConverted
+  dropout_scale: ClosureConverted | None
 
   def queries(self, x: jax.Array, k: jax.Array, i: Any) -> jax.Array:
     """Cuts out block i of queries, or of what there is one of a query.
@@ -90,11 +88,11 @@ class Blocks(NamedTuple):
       [B, N, G·s, X].
     """
     heads = k.shape[2], x.shape[2] // k.shape[2]
-    return heads_first(take(x, self.rows.start(i), self.rows.size, 1), heads)
+    return to_head_rows(take(x, self.rows.start(i), self.rows.size, 1), heads)
 
   def keys(self, x: jax.Array, j: Any) -> jax.Array:
     """Cuts block j, [B, N, t, X], out of keys or values [B, S, N, X]."""
-    return heads_first(take(x, self.columns.start(j), self.columns.size, 1))
+    return to_head_rows(take(x, self.columns.start(j), self.columns.size, 1))
 
   def bias(self, bias: jax.Array | None, i: Any, j: Any) -> jax.Array | None:
     """Cuts out what is added to the scores of block i, j."""
@@ -124,22 +122,22 @@ class Blocks(NamedTuple):
       [B, N, G·s, t]; -inf for keys that another block has counted.
     """
     scores = self.score(consts, products, bias, *self._index(products, i, j))
-    own = self.columns.own(j)
-    return scores if own is None else jnp.where(own, scores, -jnp.inf)
+    counted = self.columns.counted_here(j)
+    return scores if counted is None else jnp.where(counted, scores, -jnp.inf)
 
   def drop(
     self, consts: list[jax.Array], x: jax.Array, i: Any, j: Any
   ) -> jax.Array:
     """Multiplies [B, N, G·s, t] by what dropout makes of probabilities."""
-    if self.keep is None:
+    if self.dropout_scale is None:
       return x
-    keep = self.keep(consts, *self._index(x, i, j))
-    return x * keep.reshape(x.shape).astype(x.dtype)
+    dropout_scale = self.dropout_scale(consts, *self._index(x, i, j))
+    return x * dropout_scale.reshape(x.shape).astype(x.dtype)
 
   def _index(self, like, i, j):
     """The tokens of block i, j; in `shard_map` they vary as `like` does."""
     index = self.rows.index(i), self.columns.index(j)
-    return vary_alike((like, *index))[1:]
+    return match_varying_axes((like, *index))[1:]
 
 
 def cut(
@@ -154,24 +152,28 @@ def cut(
 
   Returns:
     The blocks, and the arrays that their functions take first: those of
-    `score`, those of `keep`, the window and the scale.
+    `score`, those of `dropout_scale`, the window and the scale.
   """
-  q, k, _, bias, scale, q_scale, window, score, keep, precision = attention
+  q, k, _, bias, scale, q_scale, window, score, dropout_scale, precision = (
+    attention
+  )
   rows = Axis(q.shape[1], min(q_block_size, q.shape[1]))
   columns = Axis(k.shape[1], min(k_block_size, k.shape[1]))
-  blocks = Blocks(rows, columns, q_scale, precision, score, keep)
+  blocks = Blocks(rows, columns, q_scale, precision, score, dropout_scale)
 
   def first_product(q, k):
-    return product(blocks.queries(q, k, 0), blocks.keys(k, 0), (-1, -1))
+    return matmul_f32(blocks.queries(q, k, 0), blocks.keys(k, 0), (-1, -1))
 
   if is_sharded(q):  # `eval_shape` forgets it if other axes are not explicit.
     products = first_product(q, k)
   else:
     products = jax.eval_shape(first_product, q, k)
-  index = vary_alike((q, rows.index(0), columns.index(0)))[1:]
-  score, score_consts = hoist(score, products, blocks.bias(bias, 0, 0), *index)
-  keep_consts = []
-  if keep is not None:
-    keep, keep_consts = hoist(keep, *index)
-  blocks = blocks._replace(score=score, keep=keep)
-  return blocks, (score_consts, keep_consts, window, scale)
+  index = match_varying_axes((q, rows.index(0), columns.index(0)))[1:]
+  score, score_consts = closure_to_arguments(
+    score, products, blocks.bias(bias, 0, 0), *index
+  )
+  dropout_consts = []
+  if dropout_scale is not None:
+    dropout_scale, dropout_consts = closure_to_arguments(dropout_scale, *index)
+  blocks = blocks._replace(score=score, dropout_scale=dropout_scale)
+  return blocks, (score_consts, dropout_consts, window, scale)

@@ -18,31 +18,29 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.softmax._blocks import Blocks
-from slim.kernels.softmax._layout import (
-  product,
-  tokens_first,
-)
 from slim.kernels.softmax._products import (
   finite_or_zero,
   mark,
   products,
 )
-from slim.kernels.support.closures import (
-  filled,
-  zeros_like,
-)
 from slim.kernels.support.cotangents import (
   cotangent,
   first_order_only,
-  floats,
+  inexact_leaves,
 )
 from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.head_rows import from_head_rows
 from slim.kernels.support.log_sum_exp import (
-  close,
-  finite,
+  finish_softmax,
   from_residual,
   to_residual,
+  zero_if_neg_inf,
 )
+from slim.kernels.support.mesh_axes import (
+  varying_full,
+  zeros_like,
+)
+from slim.kernels.support.products import matmul_f32
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -73,7 +71,7 @@ def attend(
 
 def _forward(blocks, consts, q, k, v, bias):
   rows, columns = blocks.rows, blocks.columns
-  score_consts, keep_consts, window, scale = consts
+  score_consts, dropout_consts, window, scale = consts
   dtype = at_least_float32(q.dtype, v.dtype)
   num_heads, num_groups = q.shape[2], k.shape[2]
   shape = (q.shape[0], num_groups, num_heads // num_groups * rows.size)
@@ -93,11 +91,11 @@ def _forward(blocks, consts, q, k, v, bias):
         j,
       )
       new_top = jnp.maximum(top, scores.max(-1))
-      p = jnp.exp(scores - finite(new_top)[..., None])
-      shrink = jnp.exp(top - finite(new_top))
+      p = jnp.exp(scores - zero_if_neg_inf(new_top)[..., None])
+      shrink = jnp.exp(top - zero_if_neg_inf(new_top))
       total = total * shrink + p.sum(-1)
-      p = blocks.drop(keep_consts, p, i, j).astype(v.dtype)
-      new = product(p, v_block, (-1, -2), blocks.precision)
+      p = blocks.drop(dropout_consts, p, i, j).astype(v.dtype)
+      new = matmul_f32(p, v_block, (-1, -2), blocks.precision)
       num = num * shrink[..., None] + new
       return new_top, total, num
 
@@ -106,16 +104,16 @@ def _forward(blocks, consts, q, k, v, bias):
       *columns.blocks(*window.columns(index[0], index[-1])),
       key_block,
       (
-        filled(shape, -jnp.inf, dtype, like=q_block),
-        filled(shape, 0, dtype, like=q_block),
-        filled((*shape, v.shape[-1]), 0, dtype, like=q_block),
+        varying_full(shape, -jnp.inf, dtype, like=q_block),
+        varying_full(shape, 0, dtype, like=q_block),
+        varying_full((*shape, v.shape[-1]), 0, dtype, like=q_block),
       ),
     )
-    total, lse = close(top, total)
+    total, lse = finish_softmax(top, total)
     y = num / total[..., None]
     return tuple(
       jax.lax.dynamic_update_slice_in_dim(
-        whole, tokens_first(x, num_heads).astype(whole.dtype), index[0], 1
+        whole, from_head_rows(x, num_heads).astype(whole.dtype), index[0], 1
       )
       for whole, x in zip(outputs, (y, lse[..., None]), strict=True)
     )
@@ -125,8 +123,8 @@ def _forward(blocks, consts, q, k, v, bias):
     rows.num_blocks,
     query_block,
     (
-      filled((*q.shape[:3], v.shape[-1]), 0, v.dtype, like=q),
-      filled((*q.shape[:3], 1), 0, dtype, like=q),
+      varying_full((*q.shape[:3], v.shape[-1]), 0, v.dtype, like=q),
+      varying_full((*q.shape[:3], 1), 0, dtype, like=q),
     ),
   )
   return y, lse[..., 0]
@@ -145,9 +143,9 @@ def _attend_bwd(blocks, residuals, cotangents):
   )
   lse = from_residual(lse)
   rows, columns = blocks.rows, blocks.columns
-  score_consts, keep_consts, window, scale = consts
+  score_consts, dropout_consts, window, scale = consts
   num_heads, num_groups = q.shape[2], k.shape[2]
-  times = partial(product, precision=blocks.precision)
+  times = partial(matmul_f32, precision=blocks.precision)
   y_ct, lse_ct = cotangents
 
   def zeros_of(x):
@@ -180,13 +178,13 @@ def _attend_bwd(blocks, residuals, cotangents):
         blocks.bias(bias, i, j),
       )
       p = jnp.exp(scores - lse_block)
-      own = rows.own(i)
-      if own is not None:
-        own = jnp.tile(own, num_heads // num_groups)
-        p = jnp.where(own[:, None], p, 0)
+      counted = rows.counted_here(i)
+      if counted is not None:
+        counted = jnp.tile(counted, num_heads // num_groups)
+        p = jnp.where(counted[:, None], p, 0)
       p_ct = times(y_ct_block, v_block, (-1, -1))
-      p_ct = blocks.drop(keep_consts, p_ct, i, j)
-      kept = blocks.drop(keep_consts, p, i, j).astype(v.dtype)
+      p_ct = blocks.drop(dropout_consts, p_ct, i, j)
+      kept = blocks.drop(dropout_consts, p, i, j).astype(v.dtype)
       scores_ct = p * (p_ct - part(shift))
       block_consts_ct, products_ct, bias_block_ct = pull_back(scores_ct)
       products_ct = products_ct.astype(k.dtype)
@@ -197,9 +195,9 @@ def _attend_bwd(blocks, residuals, cotangents):
         # The short sides first: XLA's CPU library knows no transposed matrix.
         k_ct + times(_transpose(q_block), products_ct, (-1, -2)),
         v_ct + times(_transpose(y_ct_block), kept, (-1, -2)),
-        _add_at(q_ct, tokens_first(q_block_ct, num_heads), (1, start)),
+        _add_at(q_ct, from_head_rows(q_block_ct, num_heads), (1, start)),
         bias_ct,
-        jax.tree.map(_add, consts_ct, floats(block_consts_ct)),
+        jax.tree.map(_add, consts_ct, inexact_leaves(block_consts_ct)),
       )
 
     k_ct, v_ct, *rest = totals
@@ -209,12 +207,14 @@ def _attend_bwd(blocks, residuals, cotangents):
       (zeros_of(_transpose(k_block)), zeros_of(_transpose(v_block)), *rest),
     )
     k_ct, v_ct = (
-      _add_at(x, tokens_first(_transpose(block), num_groups), (1, index[0]))
+      _add_at(x, from_head_rows(_transpose(block), num_groups), (1, index[0]))
       for x, block in zip((k_ct, v_ct), block_cts, strict=True)
     )
     return k_ct, v_ct, q_ct, bias_ct, consts_ct
 
-  k_ct, v_ct, *rest = jax.tree.map(zeros_of, (k, v, bias, floats(score_consts)))
+  k_ct, v_ct, *rest = jax.tree.map(
+    zeros_of, (k, v, bias, inexact_leaves(score_consts))
+  )
   k_ct, v_ct, q_ct, bias_ct, consts_ct = jax.lax.fori_loop(
     0, columns.num_blocks, key_block, (k_ct, v_ct, q_ct, *rest)
   )

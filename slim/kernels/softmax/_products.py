@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from slim.kernels.softmax._layout import product
+from slim.kernels.support.products import matmul_f32
 
 
 def finite_or_zero(x: jax.Array) -> jax.Array:
@@ -90,5 +90,5 @@ def _products_jvp(precision, primals, tangents):
 
 
 def _scaled(precision, q, k, scale):
-  x = product(q, k, (-1, -1), precision)
+  x = matmul_f32(q, k, (-1, -1), precision)
   return x if scale is None else scale * x

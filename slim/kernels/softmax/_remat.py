@@ -11,20 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.softmax._blocks import Blocks
-from slim.kernels.softmax._layout import (
-  product,
-  tokens_first,
-)
 from slim.kernels.softmax._products import (
   finite_or_zero,
   mark,
   products,
   spread,
 )
+from slim.kernels.support.head_rows import from_head_rows
 from slim.kernels.support.log_sum_exp import (
-  close,
-  finite,
+  finish_softmax,
+  zero_if_neg_inf,
 )
+from slim.kernels.support.products import matmul_f32
 
 
 def attend(
@@ -58,20 +56,22 @@ def attend(
         j,
       )
       top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-      p = jnp.exp(scores - finite(top))
+      p = jnp.exp(scores - zero_if_neg_inf(top))
       kept = blocks.drop(consts[1], p, i, j).astype(v.dtype)
-      num = product(kept, v_block, (-1, -2), blocks.precision)
+      num = matmul_f32(kept, v_block, (-1, -2), blocks.precision)
       return top, p.sum(-1, keepdims=True), num
 
     summarise = jax.checkpoint(summarise, prevent_cse=False)
     tops, totals, nums = jax.lax.map(summarise, _count(columns))
     top = tops.max(0)
     # What is NaN of a query would be NaN for all keys of a block, backward.
-    shrink = jnp.where(top < jnp.inf, jnp.exp(tops - finite(top)[None]), 0)
+    shrink = jnp.where(
+      top < jnp.inf, jnp.exp(tops - zero_if_neg_inf(top)[None]), 0
+    )
     num = (shrink * nums).sum(0)
-    total, lse = close(top, (shrink * totals).sum(0))
+    total, lse = finish_softmax(top, (shrink * totals).sum(0))
     y_and_lse = spread(num / total, lse)
-    return tuple(tokens_first(x, q.shape[2]) for x in y_and_lse)
+    return tuple(from_head_rows(x, q.shape[2]) for x in y_and_lse)
 
   y, lse = jax.lax.map(query_block, _count(rows))
 

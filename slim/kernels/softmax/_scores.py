@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slim.kernels.softmax._layout import take
+from slim.kernels.softmax._slices import take
 from slim.kernels.softmax._window import Window
 from slim.kernels.support.random_bits import (
   fold_in,
@@ -112,7 +112,7 @@ def make_score(
   return score
 
 
-def make_keep(rate: float, keys: jax.Array, num_heads: int) -> Score:
+def make_dropout_scale(rate: float, keys: jax.Array, num_heads: int) -> Score:
   """Makes the function that says what dropout keeps of the probabilities.
 
   Each is dropped by bits that depend on (key, head, query, key token) alone, so
@@ -124,13 +124,13 @@ def make_keep(rate: float, keys: jax.Array, num_heads: int) -> Score:
     num_heads: H.
 
   Returns:
-    `keep(rows, columns)`, [B, H, s, t], float32: 0 or 1 / (1 - rate).
+    `dropout_scale(rows, columns)`, [B, H, s, t], float32: 0 or 1 / (1 - rate).
   """
   # Of 2³² numbers at least one keeps a pair, however near to 1 the rate is.
   dropped = min(round(rate * 2**32), 2**32 - 1)
   kept_scale = np.float32(min(1 / (1 - rate), 2**32))
 
-  def keep(rows, columns):
+  def dropout_scale(rows, columns):
     heads = fold_in(keys[:, None], jnp.arange(num_heads)[None])
     queries = fold_in(heads[:, :, None], rows[None, None])
     pairs = queries[..., None], columns[None, None, None]
@@ -138,4 +138,4 @@ def make_keep(rate: float, keys: jax.Array, num_heads: int) -> Score:
     bits, _ = hash_words(*pairs)
     return jnp.where(bits >= np.uint32(dropped), kept_scale, np.float32(0))
 
-  return keep
+  return dropout_scale

@@ -15,11 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.softmax._arguments import check_attention
-from slim.kernels.softmax._layout import (
-  heads_first,
-  product,
-  tokens_first,
-)
 from slim.kernels.softmax._products import (
   finite_or_zero,
   mark,
@@ -28,11 +23,16 @@ from slim.kernels.softmax._products import (
 )
 from slim.kernels.support.dtypes import promote
 from slim.kernels.support.explicit_meshes import in_mesh_of_arguments
+from slim.kernels.support.head_rows import (
+  from_head_rows,
+  to_head_rows,
+)
 from slim.kernels.support.log_sum_exp import (
-  close,
-  finite,
+  finish_softmax,
+  zero_if_neg_inf,
 )
 from slim.kernels.support.not_inlined import checked_as_one
+from slim.kernels.support.products import matmul_f32
 
 
 @in_mesh_of_arguments
@@ -101,23 +101,23 @@ def softmax_attention_and_lse(
   # By name: none of so many is taken for another.
   attention = check_attention(**locals())
   dtype = promote(v.dtype)
-  q, k, v, bias, scale, q_scale, _, score, keep, precision = attention
+  q, k, v, bias, scale, q_scale, _, score, dropout_scale, precision = attention
   index = [jnp.arange(x.shape[1], dtype=jnp.int32) for x in (q, k)]
   heads = k.shape[2], q.shape[2] // k.shape[2]
-  q_rows = heads_first(q_scale * q, heads)
-  k_rows = heads_first(mark(k, v))
+  q_rows = to_head_rows(q_scale * q, heads)
+  k_rows = to_head_rows(mark(k, v))
   scores = score(products(precision, q_rows, k_rows, scale), bias, *index)
   top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-  exponentials = jnp.exp(scores - finite(top))
-  total, lse = close(top, exponentials.sum(-1, keepdims=True))
+  exponentials = jnp.exp(scores - zero_if_neg_inf(top))
+  total, lse = finish_softmax(top, exponentials.sum(-1, keepdims=True))
   p = exponentials / total
-  if keep is not None:
-    p *= keep(*index).reshape(p.shape).astype(p.dtype)
-  v_rows = heads_first(finite_or_zero(v))
-  y = product(p.astype(v.dtype), v_rows, (-1, -2), precision).astype(dtype)
+  if dropout_scale is not None:
+    p *= dropout_scale(*index).reshape(p.shape).astype(p.dtype)
+  v_rows = to_head_rows(finite_or_zero(v))
+  y = matmul_f32(p.astype(v.dtype), v_rows, (-1, -2), precision).astype(dtype)
   y, lse = spread(y, lse)
   num_heads = q.shape[2]
-  return tokens_first(y, num_heads), tokens_first(lse, num_heads)[..., 0]
+  return from_head_rows(y, num_heads), from_head_rows(lse, num_heads)[..., 0]
 
 
 @in_mesh_of_arguments
@@ -157,7 +157,7 @@ def merge_attention(
   ys, lses = (jnp.stack(x) for x in zip(*pieces, strict=True))
   lses = lses.astype(promote(ys.dtype, lses.dtype))
   top = jax.lax.stop_gradient(lses.max(0))
-  weights = jnp.exp(lses - finite(top)[None])
-  total, lse = close(top, weights.sum(0))
+  weights = jnp.exp(lses - zero_if_neg_inf(top)[None])
+  total, lse = finish_softmax(top, weights.sum(0))
   y = (weights[..., None] * ys.astype(lse.dtype)).sum(0) / total[..., None]
   return y.astype(ys.dtype), lse

@@ -7,27 +7,34 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def is_float(x: Any) -> bool:
-  """Tell whether an array has a derivative.
+def is_inexact(x: Any) -> bool:
+  """Tells whether an array is differentiable: floating-point or complex.
 
-  Floats and complex numbers have one. Integers, booleans and PRNG keys have
-  none.
+  Integers, booleans and PRNG keys are not.
   """
   return jnp.issubdtype(x.dtype, jnp.inexact)
 
 
-def floats(tree: Any) -> list[jax.Array]:
-  """List the leaves that have a derivative."""
-  return [x for x in jax.tree.leaves(tree) if is_float(x)]
+def inexact_leaves(tree: Any) -> list[jax.Array]:
+  """Lists the differentiable leaves, those with an inexact dtype."""
+  return [x for x in jax.tree.leaves(tree) if is_inexact(x)]
 
 
-def cotangent(tree: Any, floats: list[jax.Array]) -> Any:
-  """A cotangent for `tree`: `floats` in place, float0 where there is none."""
-  floats = iter(floats)
+def cotangent(tree: Any, inexact: list[jax.Array]) -> Any:
+  """Makes a cotangent for `tree` from those of its inexact leaves.
+
+  Args:
+    tree: Pytree of arrays.
+    inexact: The cotangent of each leaf in `inexact_leaves(tree)`, of any dtype.
+
+  Returns:
+    Pytree like `tree`. Other leaves have the float0 zeros that JAX expects.
+  """
+  inexact = iter(inexact)
   return jax.tree.map(
     lambda x: (
-      next(floats).astype(x.dtype)
-      if is_float(x)
+      next(inexact).astype(x.dtype)
+      if is_inexact(x)
       else np.zeros(x.shape, jax.dtypes.float0)
     ),
     tree,

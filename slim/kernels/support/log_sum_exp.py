@@ -9,17 +9,19 @@ import jax
 import jax.numpy as jnp
 
 
-def finite(top: jax.Array) -> jax.Array:
+def zero_if_neg_inf(top: jax.Array) -> jax.Array:
   """The largest score, or 0 if it is -inf or NaN: exp(-inf - 0) = 0."""
   return jnp.where(top > -jnp.inf, top, 0)
 
 
-def close(top: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+def finish_softmax(
+  top: jax.Array, total: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Ends a sum of exponentials.
 
   Args:
     top: The largest score, -inf or NaN.
-    total: Σ exp(score - finite(top)).
+    total: Σ exp(score - zero_if_neg_inf(top)).
 
   Returns:
     What to divide by: total, or 1 where it is 0 or NaN; and the log-sum-exp.

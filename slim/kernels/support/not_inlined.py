@@ -13,7 +13,7 @@ import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 
-def apart(fn: Callable[..., Any], *args: Any) -> Any:
+def not_inlined(fn: Callable[..., Any], *args: Any) -> Any:
   """Returns fn(*args), on CPUs compiled to a call that is not inlined.
 
   So its temporary memory is taken when it is called and given back when it
@@ -30,10 +30,10 @@ def apart(fn: Callable[..., Any], *args: Any) -> Any:
   """
   fn = jax.jit(fn)
 
-  def not_inlined(*args):
+  def as_call(*args):
     return set_xla_metadata(fn(*args), inlineable="false")
 
-  return jax.lax.platform_dependent(*args, cpu=not_inlined, default=fn)
+  return jax.lax.platform_dependent(*args, cpu=as_call, default=fn)
 
 
 def checked_as_one(fn: Callable[..., Any]) -> Callable[..., Any]:

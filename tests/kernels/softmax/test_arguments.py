@@ -16,7 +16,7 @@ from slim.kernels import (
   softmax_attention,
   softmax_attention_and_lse,
 )
-from slim.kernels.softmax._scores import make_keep
+from slim.kernels.softmax._scores import make_dropout_scale
 from slim.kernels.softmax._window import make_window
 from tests.helpers import assert_gradients_close
 
@@ -268,20 +268,25 @@ def test_dropout_depends_on_key_and_place_alone(implementation):
   base = jax.random.key(5, impl=implementation)
   keys = jax.random.split(base, 3)
   rows, columns = (jnp.arange(n, dtype=jnp.int32) for n in (6, 7))
-  whole = make_keep(0.5, keys, 2)(rows, columns)
+  whole = make_dropout_scale(0.5, keys, 2)(rows, columns)
   assert whole.shape == (3, 2, 6, 7)
   assert set(np.unique(whole)) == {0, 2}
   equal = np.testing.assert_array_equal
-  equal(make_keep(0.5, keys, 2)(rows[2:5], columns[3:]), whole[:, :, 2:5, 3:])
-  equal(make_keep(0.5, keys[1:2], 2)(rows, columns), whole[1:2])
   equal(
-    jax.vmap(lambda key: make_keep(0.5, key[None], 2)(rows, columns))(keys),
+    make_dropout_scale(0.5, keys, 2)(rows[2:5], columns[3:]),
+    whole[:, :, 2:5, 3:],
+  )
+  equal(make_dropout_scale(0.5, keys[1:2], 2)(rows, columns), whole[1:2])
+  equal(
+    jax.vmap(lambda key: make_dropout_scale(0.5, key[None], 2)(rows, columns))(
+      keys
+    ),
     whole[:, None],
   )
   raw = jax.random.key_data(keys)
-  equal(make_keep(0.5, raw, 2)(rows, columns), whole)
+  equal(make_dropout_scale(0.5, raw, 2)(rows, columns), whole)
   with jax.enable_x64(True):
-    equal(make_keep(0.5, keys, 2)(rows, columns), whole)
+    equal(make_dropout_scale(0.5, keys, 2)(rows, columns), whole)
   # Each sequence, head, query and key draws its own.
   for axis in range(4):
     assert (np.diff(whole, axis=axis) != 0).any()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.kernels.support.not_inlined import apart
+from slim.kernels.support.not_inlined import not_inlined
 from tests.helpers import assert_gradients_close
 
 
@@ -39,7 +39,9 @@ def test_it_is_the_function(x64, is_jitted):
       lambda *args: (of_one(args[0], x[0], factor[0]), of_rows(*args))
     )(*args)
 
-  assert_gradients_close(run(apart), run(lambda fn, *args: fn(*args)), 1e-14)
+  assert_gradients_close(
+    run(not_inlined), run(lambda fn, *args: fn(*args)), 1e-14
+  )
 
 
 def compile_loops(call, count):
@@ -65,7 +67,7 @@ def test_memory_is_given_back():
     compiled = compile_loops(call, count)
     return compiled.memory_analysis().temp_size_in_bytes
 
-  few, many = (temporaries(apart, count) for count in (2, 8))
+  few, many = (temporaries(not_inlined, count) for count in (2, 8))
   assert many - few <= 2**16, (few, many)
 
 
@@ -73,7 +75,7 @@ def test_it_is_not_merged_with_what_is_equal():
   """What is computed anew would be kept from the first time instead."""
 
   def run(x):
-    return apart(jnp.sin, x) * jnp.sin(x)
+    return not_inlined(jnp.sin, x) * jnp.sin(x)
 
   text = jax.jit(run).lower(jnp.zeros(9)).compile().as_text()
   assert text.count(" call(") == 1

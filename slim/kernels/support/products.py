@@ -1,0 +1,58 @@
+"""Products of matrices and tensors, summed in float32 or wider."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from slim.kernels.support.dtypes import at_least_float32
+
+
+def einsum_f32(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+  """Computes `jnp.einsum(equation, a, b)`, summing in float32 or wider."""
+  dtype = at_least_float32(a.dtype, b.dtype)
+  return jnp.einsum(equation, a, b, preferred_element_type=dtype)
+
+
+def matmul_f32(
+  a: jax.Array,
+  b: jax.Array,
+  contracted: tuple[int, int],
+  precision: Any = None,
+) -> jax.Array:
+  """Multiplies matrices [B, N, …, …], summing in float32 or wider.
+
+  Not by `jnp.einsum`, which may swap the two, and transposes the result back.
+
+  Args:
+    a: [B, N, …, …].
+    b: [B, N, …, …].
+    contracted: The axis of each that is summed over, -1 or -2.
+    precision: As of `jax.lax.dot_general`.
+
+  Returns:
+    [B, N, the other axis of a, the other axis of b].
+  """
+  dtype = at_least_float32(a.dtype, b.dtype)
+  axes = tuple((axis + 4,) for axis in contracted)
+  return jax.lax.dot_general(
+    a,
+    b,
+    (axes, ((0, 1), (0, 1))),
+    precision=precision,
+    preferred_element_type=dtype,
+    out_sharding=_summed(a, b, contracted),
+  )
+
+
+def _summed(a, b, contracted):
+  """The sharding of a product that is summed over devices; None: JAX knows."""
+  shardings = jax.typeof(a).sharding, jax.typeof(b).sharding
+  if shardings[0].spec[contracted[0]] is None:
+    return None
+  # The free axes are those that are not contracted: -1 and -2 sum to -3.
+  free = (
+    x.spec[-3 - axis] for x, axis in zip(shardings, contracted, strict=True)
+  )
+  spec = jax.sharding.PartitionSpec(*shardings[0].spec[:2], *free)
+  return jax.sharding.NamedSharding(shardings[0].mesh, spec)
