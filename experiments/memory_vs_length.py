@@ -1,26 +1,43 @@
 """Activation memory of one gradient against the length of the sequence.
 
-Width 1024, 3 layers, batch 1, float32. Compiled, not run: the temporary memory
-of value_and_grad as XLA assigns it, beside which stand the weights, the
-gradients and the tokens. Needs no memory itself, so a gradient of 400 GiB can
-be measured on a laptop.
+Width 1024, 3 layers, batch 1, float32. Programs are compiled and not run: the
+figures are the temporary memory of value_and_grad as XLA assigns it, without
+weights, gradients and tokens. A gradient of 400 GiB can be measured on a
+laptop. The figure shows C = 64 and is that of the README.
 
   python experiments/memory_vs_length.py
 """
+
+import os
+from typing import Any
 
 import jax
 from absl import flags
 from baselines import gradient_methods
 from configurations import abstract_batch, make_model
-from record import print_table, save
+from record import RESULTS, print_table, save
 
 from slim import command_line
 
 _QUICK = flags.DEFINE_bool("quick", False, "Two lengths, one chunk size.")
+_CHUNK_SIZE = 64  # Of the figure.
+# Method, label, color. Each color has a contrast of at least 3.9 with white and
+# with GitHub's dark background, as the figure has no background of its own.
+_LINES = (
+  ("full", "full: the whole sequence at once", "#d1454f"),
+  (
+    "lax.scan(jax.checkpoint)",
+    "lax.scan(jax.checkpoint) = policy store",
+    "#b07408",
+  ),
+  ("slim, sqrt", "policy sqrt: any step", "#3f8f5b"),
+  ("slim, rewind", "policy rewind: steps that can be undone", "#3b82d6"),
+)
+_GRAY = "#797979"
 
 
 def main() -> None:
-  """Compiles, prints and saves."""
+  """Compiles, prints, saves and draws."""
   quick = _QUICK.value
   lengths = (4096, 65536) if quick else (4096, 16384, 65536, 262144, 1048576)
   chunk_sizes = (64,) if quick else (64, 512)
@@ -31,7 +48,9 @@ def main() -> None:
     for (name, chunk_size), value_and_grad in methods.items():
       rows.append(measure(model, value_and_grad, length, name, chunk_size))
   print_table(rows)
-  save("memory_vs_length_quick" if quick else "memory_vs_length", rows)
+  name = "memory_vs_length_quick" if quick else "memory_vs_length"
+  save(name, rows)
+  draw(rows, RESULTS / f"{name}.svg")
 
 
 def measure(model, value_and_grad, length, name, chunk_size):
@@ -47,6 +66,76 @@ def measure(model, value_and_grad, length, name, chunk_size):
     "arguments_MiB": memory.argument_size_in_bytes / 2**20,
     "outputs_MiB": memory.output_size_in_bytes / 2**20,
   }
+
+
+def draw(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
+  """Draws the activations against the length, a line for each method.
+
+  Args:
+    rows: As `measure` returns them, of two lengths or more.
+    path: The SVG file.
+  """
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  style = {
+    "axes.edgecolor": _GRAY,
+    "axes.labelcolor": _GRAY,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 11,
+    "svg.hashsalt": "slim",  # The same rows make the same file.
+    "xtick.color": _GRAY,
+    "ytick.color": _GRAY,
+  }
+  with pyplot.rc_context(style):
+    figure, axis = pyplot.subplots(figsize=(8.6, 4.2))
+    for method, label, color in _LINES:
+      points = [
+        (row["tokens"], row["activation_MiB"])
+        for row in rows
+        if row["method"] == method
+        and (method == "full" or row["chunk_size"] == _CHUNK_SIZE)
+      ]
+      axis.plot(*zip(*points, strict=True), "o-", color=color, markersize=4)
+      axis.annotate(
+        f"{_size(points[-1][1])}\n{label}",
+        points[-1],
+        (10, 0),
+        textcoords="offset points",
+        color=color,
+        va="center",
+        annotation_clip=False,
+      )
+    axis.set_xscale("log", base=2)
+    lengths = sorted({row["tokens"] for row in rows})
+    axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axis.set_yscale("log")
+    decades = [10, 100, 1024, 10 * 1024, 100 * 1024]
+    axis.set_yticks(decades, map(_size, decades))
+    axis.set_yticks([], minor=True)
+    axis.set_ylim(bottom=10)
+    axis.set_xlabel("tokens in the sequence")
+    axis.set_title(
+      f"activations of one gradient, C = {_CHUNK_SIZE} tokens",
+      loc="left",
+      color=_GRAY,
+      fontsize=11,
+    )
+    axis.grid(axis="y", color=_GRAY, alpha=0.3, linewidth=0.5)
+    figure.subplots_adjust(left=0.1, right=0.6, bottom=0.13, top=0.91)
+    figure.savefig(path, transparent=True, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _size(mebibytes):
+  """Returns a size as in "44 MiB" or "361 GiB"."""
+  if mebibytes < 1024:
+    return f"{mebibytes:.0f} MiB"
+  gibibytes = mebibytes / 1024
+  return f"{gibibytes:.0f} GiB" if gibibytes >= 100 else f"{gibibytes:.3g} GiB"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import functools
 import importlib
+import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -87,6 +89,21 @@ def test_policies_are_measured_by_their_names(monkeypatch, beside):
   for policy in ("store", "sqrt", "rewind"):
     how = {"method": "slim", "chunk_size": 4, "policy": policy}
     assert methods[f"slim, {policy}", 4] == how
+
+
+def test_the_figure_of_memory_is_that_of_its_results(beside, tmp_path):
+  """Fails if the figure of the README shows other numbers than the JSON."""
+  import memory_vs_length
+
+  results = FOLDER / "results"
+  record = json.loads((results / "memory_vs_length.json").read_text())
+  memory_vs_length.draw(record["rows"], tmp_path / "figure.svg")
+  # Labels are comments of the paths that draw them.
+  found, committed = (
+    re.findall("<!-- (.*) -->", path.read_text())
+    for path in (tmp_path / "figure.svg", results / "memory_vs_length.svg")
+  )
+  assert found and found == committed
 
 
 @pytest.mark.parametrize("count", [1, 2])
