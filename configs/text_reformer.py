@@ -1,57 +1,18 @@
-"""Any file as a sequence of bytes, by a Reformer.
+"""The bytes of any file, with a Reformer.
 
-Of the size of `text_slim.py`; local and LSH attention in turns, reversible
-layers.
+A Reformer of the same size as `text_slim.py`, on the same data: local and LSH
+attention in alternate, reversible layers.
 
 Command:   python -m slim.train --config=configs/text_reformer.py \
-             --config.data.path=mybook.txt \
-             --workdir=runs/text_reformer
-Hardware:  not run yet.
-Time:      not run yet.
-Expected:  not run yet.
+             --config.data.path=mybook.txt --workdir=runs/text_reformer
 """
 
-import ml_collections
-
-from slim.config import base, is_smoke
+from slim.config import base, presets
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """Returns the settings; "smoke" trains for seconds, on this very file.
-
-  Args:
-    arg: "" or "smoke".
-
-  Returns:
-    All settings; without "smoke", `config.data.path` has to be given.
-  """
-  smoke = is_smoke(arg)
+def get_config(variant=""):
   config = base()
-  config.model.width = 64 if smoke else 512
-  config.model.num_layers = 2 if smoke else 3
-  config.model.num_heads = 2 if smoke else 8
-  config.model.attention = "local,lsh"
-  config.model.bucket_size = 16 if smoke else 64
-  config.model.num_hashes = 2 if smoke else 4
-  config.model.window = 16 if smoke else 128
-  config.model.reversible = True
-  config.model.mlp_chunk_size = 32 if smoke else 512
-  config.model.positions = "rotary"
-  config.model.norm = "pre"
-  config.model.final_norm = True
-  config.model.output_projection = True
-  config.data.name = "text"
-  if smoke:
-    config.data.path = __file__
-  config.data.sequence_length = 64 if smoke else 4096
-  config.gradient.method = "full"
-  config.optimizer.learning_rate = 3e-4
-  config.optimizer.schedule = "cosine"
-  config.optimizer.warmup_steps = 0 if smoke else 100
-  config.optimizer.clip_norm = 1.0
-  config.train.batch_size = 2 if smoke else 4
-  config.train.num_steps = 4 if smoke else 5_000
-  config.train.log_every = 2 if smoke else 50
-  config.train.eval_every = 2 if smoke else 500
-  config.train.checkpoint_every = 2 if smoke else 500
-  return config
+  presets.text(config)
+  presets.reformer(config)
+  config.optimizer.update(learning_rate=3e-4, warmup_steps=100)
+  return presets.variant(config, variant)

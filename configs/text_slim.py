@@ -1,48 +1,22 @@
-"""Any file as a sequence of bytes, trained with SLiM.
+"""The bytes of any file, trained with SLiM.
 
-The first 90 % of the file are for training, the next 5 % for validation, the
-last 5 % for testing. The memory is that of config.gradient.chunk_size tokens,
-so config.data.sequence_length can be as long as time allows.
+The first 90 % of the file are for training, the next 5 % for validation and the
+last 5 % for testing. Activation memory is that of config.gradient.chunk_size
+tokens, so config.data.sequence_length can be as long as time allows.
 
 Command:   python -m slim.train --config=configs/text_slim.py \
              --config.data.path=mybook.txt --workdir=runs/mybook
-Hardware:  not run yet.
-Time:      not run yet.
-Expected:  not run yet.
 """
 
-import ml_collections
-
-from slim.config import base, is_smoke
+from slim.config import base, presets
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """Returns the settings; "smoke" trains for seconds, on this very file.
-
-  Args:
-    arg: "" or "smoke".
-
-  Returns:
-    All settings; without "smoke", `config.data.path` has to be given.
-  """
-  smoke = is_smoke(arg)
+def get_config(variant=""):
   config = base()
-  config.model.width = 64 if smoke else 512
-  config.model.num_layers = 1 if smoke else 3
-  config.model.num_heads = 2 if smoke else 8
-  config.data.name = "text"
-  if smoke:
-    config.data.path = __file__
-  config.data.sequence_length = 64 if smoke else 4096
-  config.gradient.method = "slim"
-  config.gradient.chunk_size = 16 if smoke else 512
-  config.optimizer.learning_rate = 3e-4
-  config.optimizer.schedule = "cosine"
-  config.optimizer.warmup_steps = 0 if smoke else 100
-  config.optimizer.clip_norm = 1.0
-  config.train.batch_size = 2 if smoke else 4
-  config.train.num_steps = 4 if smoke else 5_000
-  config.train.log_every = 2 if smoke else 50
-  config.train.eval_every = 2 if smoke else 500
-  config.train.checkpoint_every = 2 if smoke else 500
-  return config
+  presets.text(config)
+  presets.performer(config)
+  config.gradient.chunk_size = 512
+  config.optimizer.update(
+    learning_rate=3e-4, schedule="cosine", warmup_steps=100, clip_norm=1.0
+  )
+  return presets.variant(config, variant)

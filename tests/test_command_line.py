@@ -15,13 +15,13 @@ from slim.config import setting_flags
 from tests.commands import assert_refused, run_command
 
 FILE = """
-from slim.config import base, is_smoke
+from slim.config import base, presets
 
-def get_config(arg=""):
+def get_config(variant=""):
   config = base()
-  config.seed = 7 if is_smoke(arg) else 3
+  config.seed = 3
   config.gradient.chunk_size = 64
-  return config
+  return presets.variant(config, variant)
 """
 
 
@@ -50,7 +50,8 @@ def test_overrides_are_applied():
     "--config.train.init_from=a.safetensors --config.gradient.chunk_size=None "
     "--config.model.final_norm"
   )
-  assert config.seed == 7
+  assert config.seed == 3
+  assert config.train.num_steps == 4
   assert config.model.mlp_width == 256
   assert config.data.path == "a"
   assert config.optimizer.clip_norm == 2.0
@@ -72,7 +73,7 @@ MISTAKES = [
   ("--config=.", "--config=.: the file cannot be read: Is a directory"),
   ("--config=", "--config=: the file must be a path, got ''"),
   ("--config=gs://a/x.py", "the file must be a path on this machine, got 'gs"),
-  ("--config=x.py:smok", "line 6: the config file takes the argument 'smoke"),
+  ("--config=x.py:smok", "line 8: the config file takes the argument 'smoke"),
   ("--config=x.py more", "unexpected 'more': all arguments are --flags"),
   ("--config=x.py --confg.seed=3", "Unknown command line flag 'confg.seed'"),
   (

@@ -24,8 +24,15 @@ def load(name, argument=""):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_configs_refuse_other_variants(path):
+  """Fails if a misspelt `:smoke` trains for days."""
+  with pytest.raises(ValueError, match="'smoke' or none, got 'smok'"):
+    load(path.stem, ":smok")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_config_describes_an_experiment(path):
-  """Without it a published experiment could fail at once, or have no data."""
+  """Fails if a published experiment cannot start, or has no data."""
   for argument in ("", ":smoke"):
     config = load(path.stem, argument)
     config_lib.validate(config)
@@ -58,8 +65,8 @@ def test_a_config_describes_an_experiment(path):
     for path in FILES
   ],
 )
-def test_the_smoke_form_trains(path, tmp_path):
-  """Without it a published experiment could fail after a day, or at once."""
+def test_the_smoke_variant_trains(path, tmp_path):
+  """Fails if a published experiment breaks at once, or at its first save."""
   done = run_command(
     train.main,
     f"--config={path}:smoke",
@@ -96,7 +103,7 @@ def test_the_smoke_form_trains(path, tmp_path):
   ],
 )
 def test_settings_are_the_papers(name, parameters, settings):
-  """Without it a run of ours would not compare with the paper's."""
+  """Fails if our runs are not comparable with those of the paper."""
   config = load(name)
   state = jax.eval_shape(
     lambda: experiment.init(experiment.create_experiment(config))

@@ -108,6 +108,7 @@ LAYERS = {
     "slim.config.byte_sizes",
   },
   "slim/config/config_file.py": {"ml_collections", "slim.config", "slim.files"},
+  "slim/config/presets.py": {"ml_collections"},
   "slim/command_line.py": {
     "absl",
     "jax",

@@ -164,26 +164,6 @@ def base() -> ml_collections.ConfigDict:
   return config
 
 
-def is_smoke(arg: str) -> bool:
-  """Reads the argument of a `get_config`, given as `--config=file.py:arg`.
-
-  Args:
-    arg: What follows the colon.
-
-  Returns:
-    Whether the variant "smoke", seconds on a CPU, is asked for.
-
-  Raises:
-    ValueError: If `arg` is neither "" nor "smoke".
-  """
-  if arg not in ("", "smoke"):
-    raise ValueError(
-      f"the config file takes the argument 'smoke' or none, got {arg!r}: "
-      "change single settings with --config.group.setting=value"
-    )
-  return arg == "smoke"
-
-
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns the settings by their dotted names, in the order of definition.
 
