@@ -96,7 +96,7 @@ def make_gradient(
     final_norm=True,
     output_projection=True,
     tied_output=True,
-    constant_key=jax.random.key(0),
+    frozen_key=jax.random.key(0),
     **settings,
   )
   return model, make_value_and_grad(model, **{"method": "full"} | method)

@@ -13,6 +13,7 @@ the command line from the config.
 import contextlib
 import dataclasses
 import math
+import numbers
 import types
 import typing
 from collections.abc import Iterator
@@ -76,9 +77,16 @@ class Setting(NamedTuple):
     if expected is not None:
       raise SettingError(self.name, f"must be {expected}, got {value!r}")
 
+  def _has_type(self, value):
+    """Whether the value has the type; an integer is a float, too."""
+    if self.kind in (int, float) and not isinstance(value, bool):
+      number = numbers.Integral if self.kind is int else numbers.Real
+      return isinstance(value, number)
+    return type(value) is self.kind
+
   def _expected(self, value):
     """Returns what the value should have been, or None if it is fine."""
-    if type(value) is not self.kind:
+    if not self._has_type(value):
       return f"of type {self.kind.__name__}"
     if self.choices:
       return None if value in self.choices else f"in {self.choices}"

@@ -12,13 +12,13 @@ A *chunk* is the unit of the backward pass; a *block* is what a kernel cuts for
 itself. A *state* is all that a model remembers of the tokens it has seen.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
 Params = Any  # A pytree of arrays.
 State = Any  # A pytree of arrays.
+StateKind = Literal["none", "fixed", "growing"]
 
 
 class Batch(NamedTuple):
@@ -37,28 +37,76 @@ class Sums(NamedTuple):
   weight: jax.Array  # [], float32: sum of the weights.
 
 
+class InitFn(Protocol):
+  """Samples the parameters of a model."""
+
+  def __call__(self, key: jax.Array) -> Params: ...  # noqa: D102
+
+
+class InitStateFn(Protocol):
+  """Makes the state before the first token."""
+
+  def __call__(  # noqa: D102
+    self,
+    batch_size: int,
+    *,
+    compensated: bool = False,
+    max_tokens: int | None = None,
+  ) -> State | None: ...
+
+
+class ApplyFn(Protocol):
+  """Predicts the token that follows each."""
+
+  def __call__(  # noqa: D102
+    self,
+    params: Params,
+    tokens: jax.Array,
+    state: State | None,
+    keys: jax.Array | None = None,
+    *,
+    remat: bool = False,
+  ) -> tuple[jax.Array, State | None]: ...
+
+
+class RewindFn(Protocol):
+  """Like `ApplyFn`, but starts from the state after the tokens."""
+
+  def __call__(  # noqa: D102
+    self,
+    params: Params,
+    tokens: jax.Array,
+    state_after: State,
+    keys: jax.Array | None = None,
+  ) -> tuple[State, jax.Array, State]: ...
+
+
 class LanguageModel(NamedTuple):
   """A model as plain functions; `slim.models.create_model` builds one.
 
   Attributes:
     init: `init(key) -> params`.
     init_state: `init_state(batch_size, *, compensated=False, max_tokens=None)
-      -> state`, the state before the first token. A compensated one carries
-      the rounding error of its sums, which `rewind` needs. That of a
-      Transformer has room for `max_tokens`, and grows with them; it is None
-      without, for a sequence that is given whole, and nothing is remembered.
+      -> state`, the state before the first token. A compensated state carries
+      the rounding error of its sums, which `rewind` needs. A growing state has
+      room for `max_tokens`. Without `max_tokens` it is None: the sequence must
+      be given whole, and nothing is remembered.
     apply: `apply(params, tokens, state, keys=None, *, remat=False) -> (logits,
-      state)` for tokens [B, T]. `keys` [B] are PRNG keys, one a sequence, of
+      state)` for tokens [B, T]. With the state None the sequence starts here,
+      and None is returned. `keys` [B] are PRNG keys, one for each sequence, for
       what is random in training: dropout, and the hashes of LSH; None: nothing
-      is. With `remat` the backward pass recomputes each layer.
+      is random. With `remat` the backward pass recomputes each layer.
     rewind: `rewind(params, tokens, state_after, keys=None) -> (state_before,
-      logits, state_after)`: `apply`, for somebody who knows only the state
-      after the tokens. None if the model cannot be undone.
+      logits, state_after)`. Like `apply`, but starts from the state after the
+      tokens. None if the model has no such function.
+    state_kind: "fixed", a state of one size whatever the number of tokens;
+      "growing", a state with room for a number of tokens; "none", no state.
     is_random: Whether `keys` change anything.
   """
 
-  init: Callable[..., Params]
-  init_state: Callable[..., State]
-  apply: Callable[..., tuple[jax.Array, State]]
-  rewind: Callable[..., tuple[State, jax.Array, State]] | None
+  init: InitFn
+  init_state: InitStateFn
+  apply: ApplyFn
+  rewind: RewindFn | None
+  state_kind: StateKind
   is_random: bool

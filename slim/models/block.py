@@ -1,4 +1,4 @@
-"""One layer: attention, then an MLP, each added to what it is a function of."""
+"""One layer: a mixer and an MLP, each added to its own input."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,25 +8,22 @@ from flax import linen as nn
 
 from slim.kernels import chunked_map
 from slim.models.layers import MLP
+from slim.models.mixers.mixer import Mixed, Site
 from slim.models.norms import LayerNorm
-
-NORMS = ("pre", "post", "output")
+from slim.types import State
 
 
 class Block(nn.Module):
-  """A layer of two sublayers f, added in one of three ways.
+  """A layer of two sublayers f, in one of three forms.
 
-  x + f(LN(x)) is "pre", LN(x + f(x)) "post", x + LN(f(x)) "output".
+  "pre" is x + f(LN(x)), "post" is LN(x + f(x)), "output" is x + LN(f(x)).
 
   Attributes:
-    attention: `attention(x, context, replay, *static) -> (y, state, replay)`
-      maps x [B, T, D] to y [B, T, D]. The context is a pytree of arrays, as is
-      the state; what is drawn or decided once and has to be the same where the
-      layer is computed anew is the replay, None the first time.
+    attention: The mixer, a `slim.models.mixers.mixer.Mixer`.
     mlp: Maps [B, T, D] to [B, T, D], token by token.
-    mlp_chunk_size: Tokens that the MLP sees at once, and a norm that is not
-      "post"; None: all.
-    norm: One of `NORMS`.
+    mlp_chunk_size: Tokens that the MLP processes at a time, and so does a norm
+      that is not "post"; None: all.
+    norm: One of `slim.models.settings.NORMS`.
     dtype: Of the computation.
   """
 
@@ -44,33 +41,39 @@ class Block(nn.Module):
   def __call__(
     self,
     x: jax.Array,
+    state: State,
+    site: Site,
     drop: Callable[[jax.Array, int], jax.Array],
-    context: Any,
-    *static: Any,
-  ) -> tuple[jax.Array, Any]:
-    """Maps x [B, T, D] to [B, T, D] and to the state of its attention.
+  ) -> tuple[jax.Array, State, State]:
+    """Applies the layer to x [B, T, D].
 
-    `drop(x, sublayer)` drops elements of what sublayer 0 or 1 adds.
+    Args:
+      x: [B, T, D].
+      state: The state of the mixer.
+      site: Where and how the mixer is called.
+      drop: `drop(y, sublayer)` drops elements of what sublayer 0 or 1 adds.
+
+    Returns:
+      [B, T, D], the state before the tokens, and the state after them.
     """
-    y, state, _ = self.attend(x, context, None, *static)
-    x = x + drop(y, 0)
+    mixed = self.mix(x, state, site)
+    x = x + drop(mixed.y, 0)
     if self.norm == "post":
       x = self.attention_norm(x)
     x = x + drop(self.feed(x), 1)
     if self.norm == "post":
       x = self.mlp_norm(x)
-    return x, state
+    return x, mixed.before, mixed.after
 
-  def attend(
-    self, x: jax.Array, context: Any, replay: Any, *static: Any
-  ) -> tuple[jax.Array, Any, Any]:
-    """Computes what attention adds to x [B, T, D], its state and its replay."""
+  def mix(self, x: jax.Array, state: State, site: Site) -> Mixed:
+    """Computes what the mixer adds to x [B, T, D], and its states."""
     if self.norm == "pre":
       x = self._in_chunks([self.attention_norm], x)
-    y, state, replay = self.attention(x, context, replay, *static)
+    mixed = self.attention(x, state, site)
     if self.norm == "output":
-      y = self._in_chunks([self.attention_norm], y)
-    return y, state, replay
+      y = self._in_chunks([self.attention_norm], mixed.y)
+      mixed = mixed._replace(y=y)
+    return mixed
 
   def feed(self, x: jax.Array) -> jax.Array:
     """Computes what the MLP adds to x [B, T, D]."""
@@ -82,7 +85,7 @@ class Block(nn.Module):
     return self._in_chunks(layers[self.norm], x)
 
   def _in_chunks(self, layers, x):
-    """Applies layers in turn, all of them to one chunk after the other."""
+    """Applies layers in turn to one chunk of tokens after the other."""
     if self.mlp_chunk_size is None or self.is_initializing():
       for layer in layers:
         x = layer(x)
@@ -90,8 +93,8 @@ class Block(nn.Module):
     unbound, params = zip(*(layer.unbind() for layer in layers), strict=True)
 
     def apply(params, x):
-      for layer, its_params in zip(unbound, params, strict=True):
-        x = layer.apply(its_params, x)
+      for layer, variables in zip(unbound, params, strict=True):
+        x = layer.apply(variables, x)
       return x
 
     return chunked_map(apply, params, x, chunk_size=self.mlp_chunk_size)

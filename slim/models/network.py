@@ -1,32 +1,49 @@
-"""A language model layer by layer, whatever its attention is.
+"""A language model layer by layer, whatever its mixers are.
 
 The layers are Linen modules; the network is plain functions over them, so that
 a transformation such as `jax.checkpoint` is applied from outside.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from slim.kernels import reversible
+from slim.kernels import reversible, reversible_scan
 from slim.kernels.support.dtypes import at_least_float32
-from slim.kernels.support.random_bits import (
-  fold_in,
-  split,
-)
+from slim.kernels.support.random_bits import fold_in, split
 from slim.models.block import Block
 from slim.models.layers import Embedding, Logits, dropout
+from slim.models.mixers.mixer import Site
 from slim.models.norms import LayerNorm
-from slim.types import Params
+from slim.models.stacking import join_layers, split_layers
+from slim.types import Params, State
+
+
+class Call(NamedTuple):
+  """What all layers of one call share.
+
+  Attributes:
+    position: [], int32, of the first token.
+    keys: [B], PRNG keys, or None where nothing is random.
+    rewind: Whether the states are those after the tokens.
+    remat: Whether the backward pass recomputes each layer from its input.
+  """
+
+  position: jax.Array
+  keys: jax.Array | None
+  rewind: bool
+  remat: bool
 
 
 class Network(NamedTuple):
-  """The modules of a language model; `create_model` makes a model of it.
+  """The modules of a language model.
 
   Attributes:
     embedding: Of the tokens and their positions.
-    blocks: The layers.
+    blocks: The layers; or, if they are stacked, those that are repeated.
+    num_layers: L, a multiple of the number of blocks.
     is_reversible: Whether the layers are on two streams, which both start as
       the embedding and end as their mean; see `slim.kernels.reversible`.
     final_norm: Of what the last layer returns, or None.
@@ -38,6 +55,7 @@ class Network(NamedTuple):
 
   embedding: Embedding
   blocks: tuple[Block, ...]
+  num_layers: int
   is_reversible: bool
   final_norm: LayerNorm | None
   logits: Logits
@@ -45,27 +63,36 @@ class Network(NamedTuple):
   dropout: float
   dtype: Any
 
-  def init(self, key: jax.Array, contexts: list[Any], *static: Any) -> Params:
+  @property
+  def is_stacked(self) -> bool:
+    """Whether equal layers are stacked and scanned."""
+    return len(self.blocks) < self.num_layers
+
+  def init(
+    self, key: jax.Array, states: Sequence[State], constants: Sequence[Any]
+  ) -> Params:
     """Samples the parameters.
 
     Args:
       key: PRNG key.
-      contexts: As of `apply`, of one sequence.
-      *static: As of `apply`.
+      states: Of each layer, for one sequence.
+      constants: Of each layer.
 
     Returns:
-      A dict of dicts: "embedding", "layer_0" …, "final_norm" if there is one,
-      "logits".
+      A dict of dicts: "embedding", those of `join_layers`, "final_norm" if
+      there is one, "logits".
     """
-    first, last, *keys = split(key, 2 + len(self.blocks))
+    first, last, *keys = split(key, 2 + self.num_layers)
     tokens, positions = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
     x, variables = self.embedding.init_with_output(first, tokens, positions)
+    layers = []
+    for i, key in enumerate(keys):
+      site = Site(jnp.int32(0), constants[i], None, False, None)
+      block = self.blocks[i % len(self.blocks)]
+      variables_of_layer = block.init(key, x, states[i], site, lambda y, _: y)
+      layers.append(variables_of_layer["params"])
     params = {"embedding": variables["params"]}
-    for i, (block, key, context) in enumerate(
-      zip(self.blocks, keys, contexts, strict=True)
-    ):
-      variables = block.init(key, x, lambda x, _: x, context, *static)
-      params[f"layer_{i}"] = variables["params"]
+    params |= join_layers(layers, len(self.blocks))
     if self.final_norm is not None:
       params["final_norm"] = self.final_norm.init(key, x)["params"]
     variables = self.logits.init(last, x, self._table(params))
@@ -75,105 +102,148 @@ class Network(NamedTuple):
     self,
     params: Params,
     tokens: jax.Array,
-    position: jax.Array,
-    keys: jax.Array | None,
-    contexts: list[Any],
-    *static: Any,
-    remat: bool,
-  ) -> tuple[jax.Array, list[Any]]:
+    states: Sequence[State],
+    constants: Sequence[Any],
+    call: Call,
+  ) -> tuple[jax.Array, Sequence[State], Sequence[State]]:
     """Predicts the token that follows each.
 
     Args:
       params: As `init` returns them.
       tokens: [B, T], int32.
-      position: [], int32, of the first of the tokens.
-      keys: [B], PRNG keys for dropout, or None for no dropout.
-      contexts: A pytree of arrays for each layer: what its attention takes
-        besides x.
-      *static: What the attention of each layer takes last; no arrays.
-      remat: Whether the backward pass recomputes each layer from its input.
+      states: Of each block; if layers are stacked, with an axis of repeats.
+      constants: Likewise.
+      call: What all layers share.
 
     Returns:
       logits: [B, T, vocab_size], float32 or wider.
-      states: What the attention of each layer returns as its state.
+      before: The states before the tokens, as `states`.
+      after: The states after them.
 
     Raises:
       ValueError: If `remat` is asked of reversible layers.
     """
-    positions = position + jnp.arange(tokens.shape[1])
+    positions = call.position + jnp.arange(tokens.shape[1])
 
-    def drop(x, site):
-      if keys is None:
+    def drop(x, index):
+      if call.keys is None:
         return x
-      return dropout(x, self.dropout, fold_in(keys, site), positions)
+      keys = fold_in(call.keys, index)
+      return dropout(x, self.dropout, keys, positions)
 
     x = self.embedding.apply({"params": params["embedding"]}, tokens, positions)
     x = drop(x, 0)
+    layers = split_layers(params, len(self.blocks), self.is_stacked)
     if self.is_reversible:
-      if remat:
+      if call.remat:
         raise ValueError(
           "remat must be False for reversible layers, which keep no activations"
         )
-      x, states = self._on_two_streams(params, x, drop, contexts, static)
+      run = self._on_two_streams
     else:
-      x, states = self._on_one(params, x, drop, contexts, static, remat)
+      run = self._on_one_stream
+    x, before, after = run(layers, x, states, constants, call, drop)
     if self.final_norm is not None:
       x = self.final_norm.apply({"params": params["final_norm"]}, x)
-    table = self._table(params)
-    return self.logits.apply({"params": params["logits"]}, x, table), states
+    logits = self.logits.apply(
+      {"params": params["logits"]}, x, self._table(params)
+    )
+    return logits, before, after
 
-  def _on_one(self, params, x, drop, contexts, static, remat):
+  def _site(self, call, layer, constants, is_random, replay):
+    """Where the mixer of a layer is called; `layer` is its number."""
+    keys = None
+    if call.keys is not None and is_random:
+      # Dropout has the numbers from 0 to 2 L.
+      keys = fold_in(call.keys, 1 + 2 * self.num_layers + layer)
+    return Site(call.position, constants, keys, call.rewind, replay)
+
+  def _on_one_stream(self, layers, x, states, constants, call, drop):
     """Adds the sublayers to one stream."""
-    states = []
-    for i, (block, context) in enumerate(
-      zip(self.blocks, contexts, strict=True)
-    ):
 
-      def layer(params, x, context, i=i, block=block):
-        def drop_added(x, sublayer):
-          return drop(x, 1 + 2 * i + sublayer)
+    def apply_block(block, params, x, state, constants, layer):
+      site = self._site(call, layer, constants, block.attention.is_random, None)
+      return block.apply(
+        {"params": params},
+        x,
+        state,
+        site,
+        lambda y, sublayer: drop(y, 1 + 2 * layer + sublayer),
+      )
 
-        return block.apply({"params": params}, x, drop_added, context, *static)
+    def apply_blocks(x, arrays, first_layer):
+      before, after = [], []
+      for j, (block, *of_block) in enumerate(
+        zip(self.blocks, *arrays, strict=True)
+      ):
 
-      layer = jax.checkpoint(layer) if remat else layer
-      x, state = layer(params[f"layer_{i}"], x, context)
-      states.append(state)
-    return x, states
+        def run(params, x, state, constants, block=block, j=j):
+          layer = first_layer + j
+          return apply_block(block, params, x, state, constants, layer)
 
-  def _on_two_streams(self, params, x, drop, contexts, static):
+        if call.remat:
+          # A scan hides its body from common subexpression elimination.
+          run = jax.checkpoint(run, prevent_cse=not self.is_stacked)
+        params, state, constant = of_block
+        x, *found = run(params, x, state, constant)
+        before.append(found[0])
+        after.append(found[1])
+      return x, (tuple(before), tuple(after))
+
+    arrays = layers, states, constants
+    if not self.is_stacked:
+      x, (before, after) = apply_blocks(x, arrays, 0)
+    else:
+      x, (before, after) = jax.lax.scan(
+        lambda x, of_turn: apply_blocks(x, *of_turn),
+        x,
+        (arrays, self._first_layers()),
+      )
+    return x, before, after
+
+  def _on_two_streams(self, layers, x, states, constants, call, drop):
     """Adds each sublayer of one stream to the other."""
-    sublayers, its_params = [], []
-    for i, block in enumerate(self.blocks):
 
-      def attend(params, x, context, replay, i=i, block=block):
-        y, state, replay = block.apply(
-          {"params": params},
-          x.astype(self.dtype),
-          context,
-          replay,
-          *static,
-          method="attend",
+    def make_sublayers(block: Block) -> list[Callable[..., Any]]:
+      def mix(params, x, context, replay):
+        state, constants, layer = context
+        site = self._site(
+          call, layer, constants, block.attention.is_random, replay
         )
-        return drop(y, 1 + 2 * i), state, replay
+        mixed = block.apply(
+          {"params": params}, x.astype(self.dtype), state, site, method="mix"
+        )
+        y = drop(mixed.y, 1 + 2 * layer)
+        return y, (mixed.before, mixed.after), mixed.replay
 
-      def feed(params, x, context, replay, i=i, block=block):
-        del context, replay
+      def feed(params, x, layer, replay):
+        del replay
         x = x.astype(self.dtype)
         y = block.apply({"params": params}, x, method="feed")
-        return drop(y, 2 + 2 * i), (), ()
+        return drop(y, 2 + 2 * layer), (), ()
 
-      sublayers += [attend, feed]
+      return [mix, feed]
+
+    numbers = list(range(self.num_layers))
+    if self.is_stacked:
+      numbers = [self._first_layers() + j for j in range(len(self.blocks))]
+    sublayers, params, contexts = [], [], []
+    for block, of_block, *context in zip(
+      self.blocks, layers, states, constants, numbers, strict=True
+    ):
+      sublayers += make_sublayers(block)
       for name in ("attention", "mlp"):
-        of_layer = params[f"layer_{i}"]
-        its_params.append({k: of_layer[k] for k in (name, f"{name}_norm")})
+        params.append({k: of_block[k] for k in (name, f"{name}_norm")})
+      contexts += [tuple(context), context[-1]]
     x = x.astype(at_least_float32(self.dtype))
-    (one, two), outs = reversible(
-      sublayers,
-      its_params,
-      (x, x),
-      [c for context in contexts for c in (context, ())],
-    )
-    return ((one + two) / 2).astype(self.dtype), outs[::2]
+    apply = reversible_scan if self.is_stacked else reversible
+    (one, two), outs = apply(sublayers, params, (x, x), contexts)
+    before, after = zip(*outs[::2], strict=True)
+    return ((one + two) / 2).astype(self.dtype), before, after
+
+  def _first_layers(self):
+    """The number of the first layer of each turn of the scan."""
+    return jnp.arange(0, self.num_layers, len(self.blocks), dtype=jnp.int32)
 
   def _table(self, params):
     return params["embedding"]["table"] if self.tied_output else None

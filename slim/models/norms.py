@@ -55,7 +55,7 @@ def _standardise(x):
   return (centred * inverse_deviation).astype(x.dtype), inverse_deviation
 
 
-def to_fixed_length(x, name, *, use_scale):
+def normalize_heads(x, name, *, use_scale):
   """Scales heads [..., K] to length K^¼, and if asked by learned factors.
 
   Returns float32 or wider, as the exponential of "favor" makes of an absolute

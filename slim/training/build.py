@@ -85,11 +85,11 @@ def create_model(config: ml_collections.ConfigDict) -> LanguageModel:
   Raises:
     ValueError: If its settings do not fit.
   """
-  *_, constant_key = _keys(config)
+  *_, frozen_key = _keys(config)
   with config_lib.naming("model"):
     return models.create_model(
       vocab_size=config.data.vocab_size,
-      constant_key=constant_key,
+      frozen_key=frozen_key,
       max_positions=config.data.sequence_length,
       **config.model,
     )

@@ -34,8 +34,8 @@ KEYS = jax.random.split(jax.random.key(5), 2)
 @_share
 def create(**settings):
   """Creates a model of one layer in float64, unless others are asked for."""
-  constant_key = jax.random.key(settings.pop("constant_seed", 7))
-  defaults = SIZES | {"dtype": "float64", "constant_key": constant_key}
+  frozen_key = jax.random.key(settings.pop("frozen_seed", 7))
+  defaults = SIZES | {"dtype": "float64", "frozen_key": frozen_key}
   return create_model(**defaults | settings)
 
 

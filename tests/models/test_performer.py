@@ -126,12 +126,12 @@ def favor(seed=7, **settings):
   return create_model(
     **SIZES,
     feature_map="favor",
-    constant_key=jax.random.key(seed),
+    frozen_key=jax.random.key(seed),
     **settings,
   )
 
 
-def test_the_constant_key_decides_the_features():
+def test_the_frozen_key_decides_the_features():
   """An evaluation would be of another model than was trained."""
 
   def logits_of(model):
@@ -149,7 +149,7 @@ def test_the_constant_key_decides_the_features():
 
 
 @pytest.mark.slow
-def test_the_constant_key_decides_nothing_else():
+def test_the_frozen_key_decides_nothing_else():
   """Two models could not be compared with the same parameters."""
   one, other = favor(), favor(seed=8, num_features=9)
   jax.tree.map(
@@ -283,13 +283,13 @@ def test_remat_of_reversible_layers_is_refused():
     ),
     (
       {"feature_map": "favor"},
-      "constant_key must be a PRNG key",
+      "frozen_key must be a PRNG key",
       "None",
     ),
     (
       {
         "feature_map": "favor",
-        "constant_key": jax.random.key(0),
+        "frozen_key": jax.random.key(0),
         "num_features": 0,
       },
       "num_features must be a positive integer",

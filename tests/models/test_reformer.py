@@ -333,7 +333,7 @@ def test_hashes_are_random_in_training_only(x64):
 
   apart, evaluated = distance(model)
   assert apart <= 1e-12
-  other = create(**settings, constant_seed=8)
+  other = create(**settings, frozen_seed=8)
   assert np.abs(distance(other)[1] - evaluated).max() > 1e-3
   same_keys = jnp.stack([KEYS[0], KEYS[0]])
   apart, of_keys = distance(model, KEYS)
@@ -468,7 +468,7 @@ def activations(compiler_options=(), **settings):
     num_heads=4,
     mlp_width=256,
     bucket_size=32,
-    constant_key=jax.random.key(0),
+    frozen_key=jax.random.key(0),
     positions="sinusoidal",
     **settings,
   )

@@ -57,7 +57,7 @@ def test_the_seed_decides_the_random_features(monkeypatch):
   )
   for seed in (1, 1, 2):
     experiment.create_model(make_config(seed=seed, **SMALL))
-  a, b, c = (jax.random.key_data(x["constant_key"]) for x in found)
+  a, b, c = (jax.random.key_data(x["frozen_key"]) for x in found)
   np.testing.assert_array_equal(a, b)
   assert (a != c).any()
 

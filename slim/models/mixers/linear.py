@@ -1,7 +1,7 @@
-"""Attention as a Linen module over the kernels."""
+"""Linear attention: a state of one size, whose sums can be undone."""
 
+import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,131 +15,196 @@ from slim.kernels import (
   init_prefix_sums,
   positive_random_features,
   positive_random_query_features,
+  rewind_prefix_sums,
+  sample_projection,
   token_sums,
 )
-from slim.models.layers import dense, dense_heads
-from slim.models.norms import to_fixed_length
+from slim.kernels.support.dtypes import at_least_float32
+from slim.models.mixers.mixer import (
+  Mixed,
+  MultiHead,
+  Site,
+  multi_head_arguments,
+)
+from slim.models.settings import ModelSettings
+from slim.settings import SettingError, check_settings, setting
 
 
-class AttentionState(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class LinearSettings:
+  """Settings of linear attention alone."""
+
+  feature_map: str = setting(
+    "square",
+    "Features of queries and keys. 'favor': random features, drawn once from "
+    "the seed, which approximate softmax attention.",
+    choices=(*FEATURE_MAPS, "favor"),
+  )
+  num_features: int | None = setting(
+    None, "M, features of a head, for 'favor' alone. None: the head's width."
+  )
+  orthogonal_features: bool = setting(
+    True, "For 'favor': draw orthogonal features, which have less variance."
+  )
+
+  def check(self) -> None:
+    """Raises if a setting cannot work, alone or with another.
+
+    Raises:
+      SettingError: It names the setting, what it must be, and what it is.
+    """
+    check_settings(self)
+    if self.num_features is not None and self.feature_map != "favor":
+      raise SettingError(
+        "num_features",
+        f"must be None for feature_map={self.feature_map!r}, whose features "
+        f"are as many as a head is wide, got {self.num_features}",
+      )
+
+
+class LinearState(NamedTuple):
   """What a layer of linear attention remembers of the tokens so far.
 
   Attributes:
-    sums: PrefixSums of the values less `origin`.
-    origin: [B, H, V], the value of the first token. Attention weighs values
-      with weights that sum to 1, so it may measure them from anywhere; but the
-      gradient of a query is a difference, Σ_s k_s (v_s - y), in which what all
-      values have in common would leave its rounding error behind.
+    sums: PrefixSums of the values less `value_offset`.
+    value_offset: [B, H, V], the value of the first token. Attention weights sum
+      to 1, so values may be measured from anywhere. The gradient of a query is
+      a difference, Σ_s k_s (v_s - y), in which a part that all values share
+      would leave its rounding error behind.
   """
 
   sums: PrefixSums
-  origin: jax.Array
+  value_offset: jax.Array
 
 
-def init_attention_state(
-  batch_size: int,
-  num_heads: int,
-  num_features: int,
-  value_dim: int,
-  *,
-  dtype,
-  compensated: bool,
-) -> AttentionState:
-  """Makes the state before the first token; see `init_prefix_sums`."""
-  sums = init_prefix_sums(
-    batch_size,
-    num_heads,
-    num_features,
-    value_dim,
-    dtype=dtype,
-    compensated=compensated,
-  )
-  origin = jnp.zeros((batch_size, num_heads, value_dim), dtype)
-  return AttentionState(sums, origin)
-
-
-class LinearAttention(nn.Module):
+class LinearAttention(MultiHead):
   """Multi-head causal linear attention, with biases in q, k and v.
 
   Attributes:
-    num_heads: H; divides the width.
     feature_map: A name in `slim.kernels.FEATURE_MAPS`, or "favor".
-    qk_norm: Whether queries and keys are scaled to length K^¼, the queries then
-      by a learned factor for each dimension of a head. (A factor on the keys
-      would do to q · k what one on the queries does, and have no bound.)
-    output_projection: Whether a linear map follows the heads.
-    dtype: Of the computation; sums are formed in float32 or wider.
+    num_features: M.
+    orthogonal_features: For "favor", see `sample_projection`.
   """
 
-  num_heads: int
   feature_map: str
-  qk_norm: bool
-  output_projection: bool
-  dtype: Any
+  num_features: int
+  orthogonal_features: bool
+
+  state_kind = "fixed"
+
+  @property
+  def can_rewind(self) -> bool:
+    """Features of unbounded keys grow by orders of magnitude: no rewinding."""
+    return self.qk_norm or self.feature_map != "favor"
+
+  @property
+  def needs_frozen_key(self) -> bool:
+    """Whether a projection is drawn."""
+    return self.feature_map == "favor"
+
+  @nn.nowrap
+  def init_constants(self, key: jax.Array) -> jax.Array | None:
+    """Draws the projection of "favor", [M, K]."""
+    return sample_projection(
+      key,
+      self.num_features,
+      self.head_dim,
+      orthogonal=self.orthogonal_features,
+    )
+
+  @nn.nowrap
+  def init_state(
+    self, batch_size: int, *, compensated: bool, max_tokens: int | None
+  ) -> LinearState:
+    """Makes sums of no tokens; see `init_prefix_sums`."""
+    del max_tokens  # The sums of any number of tokens have one size.
+    shape = batch_size, self.num_heads
+    dtype = at_least_float32(self.dtype)
+    sums = init_prefix_sums(
+      *shape,
+      self.num_features,
+      self.head_dim,
+      dtype=dtype,
+      compensated=compensated,
+    )
+    return LinearState(sums, jnp.zeros((*shape, self.head_dim), dtype))
 
   @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    context: tuple[AttentionState, jax.Array | None],
-    replay: Any,
-    start: Callable[[PrefixSums, PrefixSums], PrefixSums],
-  ) -> tuple[jax.Array, tuple[AttentionState, AttentionState], tuple[()]]:
+  def __call__(self, x: jax.Array, state: LinearState, site: Site) -> Mixed:
     """Attends from each token to those before it and to itself.
 
     Args:
       x: [B, T, D].
-      context: (state, projection): the sums from which `start` tells those
-        before these tokens; and what the random features of "favor" project
-        on, [M, K], or None for other feature maps.
-      replay: Not used: nothing here is drawn or decided.
-      start: `start(sums, update) -> sums_before`, with the sums of these
-        tokens as the update: keeps the sums, or takes the update out of them.
+      state: LinearState before the tokens, or after them if `site.rewind`.
+      site: Its constants are the projection [M, K] of "favor", else None.
 
     Returns:
-      y: [B, T, D].
-      states: AttentionState of the tokens before these, and with these.
-      replay: ().
+      Mixed, with a LinearState before and one after.
     """
-    del replay
-    state, projection = context
-    width = x.shape[-1]
-    q, k, v = (
-      dense_heads(x, self.num_heads, self.dtype, name)
-      for name in ("q", "k", "v")
-    )
-    if self.qk_norm:
-      q = to_fixed_length(q, "q_norm", use_scale=True)
-      k = to_fixed_length(k, "k_norm", use_scale=False)
+    q, k, v = self.project(x)
     if self.feature_map == "favor":
-      q = positive_random_query_features(q, projection)
-      k = positive_random_features(k, projection)
-      # The normaliser may have any size, and is 0 for keys beyond reason only.
+      q = positive_random_query_features(q, site.constants)
+      k = positive_random_features(k, site.constants)
+      # The normaliser has no bound, and is 0 for absurdly large keys only.
       eps = 0.0
     else:
       feature_map = FEATURE_MAPS[self.feature_map]
       q, k = feature_map(q), feature_map(k)
       eps = 1e-16
     q, k = q.astype(self.dtype), k.astype(self.dtype)
-    # Nothing depends on the origin but the rounding, so it is a constant. Keys
-    # may all have vanished so far, and the first value may be zero: not both.
-    is_first = ~(
-      jnp.any(state.sums.k > 0, -1, keepdims=True)
-      | jnp.any(state.origin != 0, -1, keepdims=True)
-    )
-    origin = jax.lax.stop_gradient(
-      jnp.where(is_first, v[:, 0].astype(state.origin.dtype), state.origin)
-    )
-    v = (v.astype(origin.dtype) - origin[:, None]).astype(self.dtype)
-    # Of scores and of states between blocks there are then equally many.
+    offset = _value_offset(state, v)
+    v = (v.astype(offset.dtype) - offset[:, None]).astype(self.dtype)
+    # Scores and states between blocks then have about the same size.
     block_size = max(64, math.isqrt(k.shape[-1] * v.shape[-1]))
-    before = start(state.sums, token_sums(k, v, block_size=block_size))
+    sums = state.sums
+    if site.rewind:
+      update = token_sums(k, v, block_size=block_size)
+      sums = rewind_prefix_sums(sums, update)
     y, after = chunked_linear_attention(
-      q, k, v, before, block_size=block_size, eps=eps
+      q, k, v, sums, block_size=block_size, eps=eps
     )
-    y = (y.astype(origin.dtype) + origin[:, None]).astype(self.dtype)
-    y = y.reshape(x.shape)
-    if self.output_projection:
-      y = dense(y, width, self.dtype, "out")
-    states = AttentionState(before, origin), AttentionState(after, origin)
-    return y, states, ()
+    y = (y.astype(offset.dtype) + offset[:, None]).astype(self.dtype)
+    return Mixed(
+      self.merge(y), LinearState(sums, offset), LinearState(after, offset), ()
+    )
+
+
+def _value_offset(state, v):
+  """The value of the first token of the sequence, as a constant.
+
+  Nothing but rounding depends on it. All keys so far may have vanished, and the
+  first value may be zero, but not both.
+  """
+  is_first = ~(
+    jnp.any(state.sums.k > 0, -1, keepdims=True)
+    | jnp.any(state.value_offset != 0, -1, keepdims=True)
+  )
+  first = v[:, 0].astype(state.value_offset.dtype)
+  return jax.lax.stop_gradient(jnp.where(is_first, first, state.value_offset))
+
+
+def create_linear(model: ModelSettings, own: LinearSettings) -> Any:
+  """Creates the linear attention of a layer.
+
+  Args:
+    model: The settings of the model.
+    own: Those of linear attention.
+
+  Returns:
+    The module.
+
+  Raises:
+    SettingError: If settings do not fit.
+  """
+  if model.positions == "rotary":
+    raise SettingError(
+      "positions",
+      "'rotary' needs softmax or LSH attention in all layers, as features of "
+      f"rotated keys may be negative, got attention={model.attention!r}",
+    )
+  return LinearAttention(
+    feature_map=own.feature_map,
+    num_features=own.num_features or model.head_dim,
+    orthogonal_features=own.orthogonal_features,
+    **multi_head_arguments(model),
+  )

@@ -1,5 +1,6 @@
-"""LSH attention as a Linen module over the kernels."""
+"""LSH attention: no state, so the sequence has to be given whole."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,66 +8,118 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from slim.kernels import lsh_attention, lsh_buckets
-from slim.models.layers import dense, dense_heads
-from slim.models.norms import to_fixed_length
+from slim.models.layers import dense_heads
+from slim.models.mixers.mixer import (
+  Mixed,
+  MultiHead,
+  Site,
+  multi_head_arguments,
+)
+from slim.models.norms import normalize_heads
 from slim.models.positions import rotate
+from slim.models.settings import ModelSettings
+from slim.settings import SettingError, check_settings, setting
+
+HASH_ROUNDS = ("sequential", "parallel")
 
 
-class LSHAttention(nn.Module):
+@dataclasses.dataclass(frozen=True)
+class LSHSettings:
+  """Settings of LSH attention alone."""
+
+  bucket_size: int = setting(
+    64, "For 'lsh': tokens in a bucket, on average, and in a sorted chunk."
+  )
+  num_hashes: int = setting(2, "For 'lsh': rounds of hashing.")
+  hash_rounds: str = setting(
+    "sequential",
+    "For 'lsh': compute the rounds one after the other, in the memory of one, "
+    "or in parallel.",
+    choices=HASH_ROUNDS,
+  )
+  heads_at_once: int | None = setting(
+    None,
+    "For 'lsh': heads that are computed at once, in the memory of so many; "
+    "divides num_heads. None: all.",
+  )
+
+  def check(self) -> None:
+    """Raises SettingError if a setting cannot work."""
+    check_settings(self)
+
+
+class LSHAttention(MultiHead):
   """Multi-head causal LSH attention, with biases in the queries and values.
 
-  The keys are the queries, at unit length. It remembers nothing of tokens that
-  it was given before: a sequence has to be given whole.
+  The keys are the queries, scaled to unit length.
 
   Attributes:
-    num_heads: H; divides the width.
-    bucket_size: Tokens in a bucket on the average, and in the chunks that the
-      sorted tokens are cut into. From T on, it is full attention.
+    bucket_size: Tokens in a bucket, on average, and in the chunks that the
+      sorted tokens are cut into. From T on, this is full attention.
     num_hashes: Rounds of hashing.
     hash_rounds: "sequential" or "parallel"; see `lsh_attention`.
     heads_at_once: Heads that are computed at once; None: all.
-    qk_norm: Whether queries have a fixed length, as of `LinearAttention`.
     rotary: Whether queries are rotated by their positions.
-    output_projection: Whether a linear map follows the heads.
-    dtype: Of the computation; sums are formed in float32 or wider.
   """
 
-  num_heads: int
   bucket_size: int
   num_hashes: int
   hash_rounds: str
   heads_at_once: int | None
-  qk_norm: bool
   rotary: bool
-  output_projection: bool
-  dtype: Any
+
+  state_kind = "none"
+  can_rewind = False
+  is_random = True
+  needs_frozen_key = True
+
+  @nn.nowrap
+  def init_constants(self, key: jax.Array) -> jax.Array:
+    """Returns the key of the hashes where nothing is random."""
+    return key
+
+  @nn.nowrap
+  def init_state(
+    self, batch_size: int, *, compensated: bool, max_tokens: int | None
+  ) -> None:
+    """Returns None: there is no state.
+
+    Raises:
+      ValueError: If tokens are to be remembered.
+    """
+    del batch_size, compensated
+    if max_tokens is not None:
+      raise ValueError(
+        "max_tokens must be None for LSH attention, which sorts the whole "
+        f"sequence and remembers nothing, got {max_tokens}"
+      )
 
   @nn.compact
-  def __call__(
-    self, x: jax.Array, keys: jax.Array, buckets: jax.Array | None
-  ) -> tuple[jax.Array, None, jax.Array]:
+  def __call__(self, x: jax.Array, state: None, site: Site) -> Mixed:
     """Attends from each token to others before it.
 
     Args:
       x: [B, T, D].
-      keys: [B], PRNG keys: of the rotations that hash a sequence.
-      buckets: [B, H, R, T], the buckets of the tokens where this has been
-        computed before; None: they are hashed.
+      state: None.
+      site: Its keys, or else its constant, are the PRNG keys of the rotations
+        that hash a sequence. Its replay is the buckets [B, H, R, T].
 
     Returns:
-      y: [B, T, D].
-      state: None.
-      buckets: [B, H, R, T].
+      Mixed, whose replay is the buckets.
     """
-    length, width = x.shape[1:]
+    batch_size, length = x.shape[:2]
     qk, v = (
       dense_heads(x, self.num_heads, self.dtype, name) for name in ("qk", "v")
     )
     if self.qk_norm:
-      qk = to_fixed_length(qk, "qk_norm", use_scale=True)
+      qk = normalize_heads(qk, "qk_norm", use_scale=True)
     if self.rotary:
       qk = rotate(qk, jnp.arange(length, dtype=jnp.int32))
     qk = qk.astype(self.dtype)
+    keys = site.keys
+    if keys is None:
+      keys = jnp.broadcast_to(site.constants, batch_size)
+    buckets = site.replay
     if buckets is None:
 
       def hashed(key, qk):
@@ -87,7 +140,32 @@ class LSHAttention(nn.Module):
       rounds=self.hash_rounds,
       heads_at_once=self.heads_at_once,
     )
-    y = y.reshape(x.shape)
-    if self.output_projection:
-      y = dense(y, width, self.dtype, "out")
-    return y, None, buckets
+    return Mixed(self.merge(y), None, None, buckets)
+
+
+def create_lsh(model: ModelSettings, own: LSHSettings) -> Any:
+  """Creates the LSH attention of a layer.
+
+  Args:
+    model: The settings of the model.
+    own: Those of LSH attention.
+
+  Returns:
+    The module.
+
+  Raises:
+    SettingError: If settings do not fit.
+  """
+  if own.heads_at_once is not None and model.num_heads % own.heads_at_once:
+    raise SettingError(
+      "heads_at_once",
+      f"must divide num_heads={model.num_heads}, got {own.heads_at_once}",
+    )
+  return LSHAttention(
+    bucket_size=own.bucket_size,
+    num_hashes=own.num_hashes,
+    hash_rounds=own.hash_rounds,
+    heads_at_once=own.heads_at_once,
+    rotary=model.positions == "rotary",
+    **multi_head_arguments(model),
+  )

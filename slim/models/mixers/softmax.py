@@ -1,5 +1,6 @@
-"""Softmax attention as a Linen module over the kernels, with its cache."""
+"""Softmax attention: at once, by blocks, or to a window; with its cache."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -7,15 +8,34 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from slim.kernels import chunked_softmax_attention, softmax_attention
-from slim.models.layers import dense, dense_heads
-from slim.models.norms import to_fixed_length
+from slim.models.mixers.mixer import (
+  Mixed,
+  MultiHead,
+  Site,
+  multi_head_arguments,
+)
 from slim.models.positions import rotate
+from slim.models.settings import ModelSettings
+from slim.settings import check_settings, setting
 
 ATTENTIONS = {
   "softmax": softmax_attention,
   "chunked_softmax": chunked_softmax_attention,
-  "local": chunked_softmax_attention,  # Which skips what is out of sight.
+  "local": chunked_softmax_attention,  # Skips the blocks beyond the window.
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftmaxSettings:
+  """Settings of softmax attention alone."""
+
+  window: int = setting(
+    128, "For 'local': tokens that a token attends to, including itself."
+  )
+
+  def check(self) -> None:
+    """Raises SettingError if a setting cannot work."""
+    check_settings(self)
 
 
 class KVCache(NamedTuple):
@@ -30,70 +50,66 @@ class KVCache(NamedTuple):
   v: jax.Array
 
 
-class SoftmaxAttention(nn.Module):
+class SoftmaxAttention(MultiHead):
   """Multi-head causal softmax attention, with biases in q, k and v.
 
   Attributes:
-    num_heads: H; divides the width.
     attention: A name in `ATTENTIONS`.
-    window: Of "local": tokens that a token sees, itself among them.
-    qk_norm: As of `LinearAttention`.
+    window: For "local": tokens that a token attends to, including itself.
     rotary: Whether queries and keys are rotated by their positions.
-    output_projection: Whether a linear map follows the heads.
-    dtype: Of the computation; sums are formed in float32 or wider.
   """
 
-  num_heads: int
   attention: str
-  window: int | None
-  qk_norm: bool
+  window: int
   rotary: bool
-  output_projection: bool
-  dtype: Any
+
+  state_kind = "growing"
+  can_rewind = False
+
+  @nn.nowrap
+  def init_constants(self, key: jax.Array) -> None:
+    """There are none."""
+    del key
+
+  @nn.nowrap
+  def init_state(
+    self, batch_size: int, *, compensated: bool, max_tokens: int | None
+  ) -> KVCache | None:
+    """Makes an empty cache, or None without `max_tokens`."""
+    del compensated  # Nothing is summed.
+    if max_tokens is None:
+      return None
+    shape = (batch_size, max_tokens, self.num_heads, self.head_dim)
+    return KVCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
   @nn.compact
-  def __call__(
-    self,
-    x: jax.Array,
-    context: tuple[KVCache | None, jax.Array],
-    replay: Any,
-  ) -> tuple[jax.Array, KVCache | None, tuple[()]]:
+  def __call__(self, x: jax.Array, state: KVCache | None, site: Site) -> Mixed:
     """Attends from each token to those before it and to itself.
 
     Args:
       x: [B, T, D].
-      context: (cache, position): KVCache of the tokens before these, with room
-        for these, or None if there are none and these need not be remembered;
-        and how many there were, [], int32.
-      replay: Not used: nothing here is drawn or decided.
+      state: KVCache with room for these tokens; None if the sequence starts
+        with them and nothing has to be remembered.
+      site: Where the tokens are.
 
     Returns:
-      y: [B, T, D].
-      cache: The same with these tokens.
-      replay: ().
+      Mixed, with the cache before and after.
 
     Raises:
       ValueError: If T is more than the cache has room for.
     """
-    del replay
-    cache, position = context
-    length, width = x.shape[1:]
-    if cache is not None and length > cache.k.shape[1]:
+    length, position = x.shape[1], site.position
+    if state is not None and length > state.k.shape[1]:
       raise ValueError(
         f"state must have room for the {length} tokens given, got one for "
-        f"{cache.k.shape[1]}; see max_tokens of init_state"
+        f"{state.k.shape[1]}; see max_tokens of init_state"
       )
-    q, k, v = (
-      dense_heads(x, self.num_heads, self.dtype, name)
-      for name in ("q", "k", "v")
-    )
-    if self.qk_norm:
-      q = to_fixed_length(q, "q_norm", use_scale=True)
-      k = to_fixed_length(k, "k_norm", use_scale=False)
+    q, k, v = self.project(x)
     if self.rotary:
       positions = position + jnp.arange(length, dtype=jnp.int32)
       q, k = rotate(q, positions), rotate(k, positions)
     q, k = q.astype(self.dtype), k.astype(self.dtype)
+    cache = state
     if cache is not None:
       k, v = cache = KVCache(
         *(
@@ -110,7 +126,25 @@ class SoftmaxAttention(nn.Module):
       local_window_size=window,
       query_offset=position,
     )
-    y = y.reshape(x.shape)
-    if self.output_projection:
-      y = dense(y, width, self.dtype, "out")
-    return y, cache, ()
+    return Mixed(self.merge(y), state, cache, ())
+
+
+def create_softmax(
+  attention: str, model: ModelSettings, own: SoftmaxSettings
+) -> Any:
+  """Creates the softmax attention of a layer.
+
+  Args:
+    attention: A name in `ATTENTIONS`.
+    model: The settings of the model.
+    own: Those of softmax attention.
+
+  Returns:
+    The module.
+  """
+  return SoftmaxAttention(
+    attention=attention,
+    window=own.window,
+    rotary=model.positions == "rotary",
+    **multi_head_arguments(model),
+  )

@@ -1,0 +1,152 @@
+"""A language model of any list of layers, as plain functions."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from slim.models.network import Call, Network
+from slim.types import LanguageModel, Params, State, StateKind
+
+
+class ModelState(NamedTuple):
+  """What the model remembers of the tokens so far.
+
+  Attributes:
+    position: [], int32, number of tokens so far.
+    layers: The state of each layer. If equal layers are stacked, their states
+      are, too.
+  """
+
+  position: jax.Array
+  layers: tuple[State, ...]
+
+
+def make_language_model(
+  network: Network, frozen_keys: list[jax.Array] | None
+) -> LanguageModel:
+  """Makes a language model of a network.
+
+  Args:
+    network: The modules.
+    frozen_keys: One PRNG key a layer, for mixers with random constants; None if
+      there are none.
+
+  Returns:
+    LanguageModel.
+  """
+  mixers = [block.attention for block in network.blocks]
+  num_blocks = len(mixers)
+  constants = _make_constants(network, frozen_keys)
+
+  def init_layers(batch_size, compensated=False, max_tokens=None):
+    states = [
+      mixer.init_state(
+        batch_size, compensated=compensated, max_tokens=max_tokens
+      )
+      for mixer in mixers
+    ]
+    return tuple(states)
+
+  def stacked(states):
+    if not network.is_stacked:
+      return states
+    repeats = network.num_layers // num_blocks
+    return jax.tree.map(
+      lambda x: jnp.broadcast_to(x, (repeats, *x.shape)), states
+    )
+
+  def init(key: jax.Array) -> Params:
+    states = init_layers(1) * (network.num_layers // num_blocks)
+    return network.init(key, states, constants)
+
+  def init_state(
+    batch_size: int,
+    *,
+    compensated: bool = False,
+    max_tokens: int | None = None,
+  ) -> ModelState | None:
+    layers = init_layers(batch_size, compensated, max_tokens)
+    if any(layer is None for layer in layers):
+      return None
+    return ModelState(jnp.int32(0), stacked(layers))
+
+  constants_of_blocks = _of_blocks(network, constants)
+
+  def run(params, tokens, state, call):
+    logits, before, after = network.apply(
+      params, tokens, state.layers, constants_of_blocks, call
+    )
+    end = call.position + tokens.shape[1]
+    return (
+      ModelState(call.position, tuple(before)),
+      logits,
+      ModelState(end, tuple(after)),
+    )
+
+  def apply(
+    params: Params,
+    tokens: jax.Array,
+    state: ModelState | None,
+    keys: jax.Array | None = None,
+    *,
+    remat: bool = False,
+  ) -> tuple[jax.Array, ModelState | None]:
+    start = state
+    if start is None:
+      layers = stacked(init_layers(tokens.shape[0]))
+      start = ModelState(jnp.int32(0), layers)
+    call = Call(start.position, keys, rewind=False, remat=remat)
+    _, logits, after = run(params, tokens, start, call)
+    return logits, None if state is None else after
+
+  def rewind(
+    params: Params,
+    tokens: jax.Array,
+    state_after: ModelState,
+    keys: jax.Array | None = None,
+  ) -> tuple[ModelState, jax.Array, ModelState]:
+    position = state_after.position - tokens.shape[1]
+    call = Call(position, keys, rewind=True, remat=False)
+    return run(params, tokens, state_after, call)
+
+  can_rewind = all(mixer.can_rewind for mixer in mixers)
+  return LanguageModel(
+    init,
+    init_state,
+    apply,
+    rewind if can_rewind else None,
+    state_kind=_state_kind(mixers),
+    is_random=network.dropout > 0 or any(mixer.is_random for mixer in mixers),
+  )
+
+
+def _state_kind(mixers: list[Any]) -> StateKind:
+  """The kind of the whole state: "none" if any layer remembers nothing."""
+  kinds = {mixer.state_kind for mixer in mixers}
+  if "none" in kinds:
+    return "none"
+  return "growing" if "growing" in kinds else "fixed"
+
+
+def _make_constants(network, frozen_keys):
+  """The constants of each layer, or None."""
+  constants = []
+  for i in range(network.num_layers):
+    mixer = network.blocks[i % len(network.blocks)].attention
+    constant = None
+    if mixer.needs_frozen_key:
+      constant = mixer.init_constants(frozen_keys[i])
+    constants.append(constant)
+  return constants
+
+
+def _of_blocks(network, constants):
+  """The constants of each block, stacked if layers are."""
+  if not network.is_stacked:
+    return tuple(constants)
+  num_blocks = len(network.blocks)
+  return tuple(
+    jax.tree.map(lambda *x: jnp.stack(x), *constants[j::num_blocks])
+    for j in range(num_blocks)
+  )
