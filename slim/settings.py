@@ -89,7 +89,7 @@ class Setting(NamedTuple):
     if not self._has_type(value):
       return f"of type {self.kind.__name__}"
     if self.choices:
-      return None if value in self.choices else f"in {self.choices}"
+      return None if value in self.choices else f"one of {self.choices}"
     if self.kind not in (int, float):
       return None
     if self.minimum is not None and self.below is not None:

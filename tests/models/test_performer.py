@@ -292,7 +292,7 @@ def test_remat_of_reversible_layers_is_refused():
         "frozen_key": jax.random.key(0),
         "num_features": 0,
       },
-      "num_features must be a positive integer",
+      "num_features must be > 0",
       "0",
     ),
     ({"dropout": 1.0}, "dropout must be in [0, 1)", "1.0"),

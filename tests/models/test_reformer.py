@@ -19,6 +19,7 @@ from slim.models.block import Block
 from slim.models.layers import MLP, Embedding, Logits, dropout
 from slim.models.mixers import lsh
 from slim.models.mixers.lsh import LSHAttention
+from slim.models.mixers.mixer import Site
 from slim.models.mixers.softmax import (
   ATTENTIONS,
   SoftmaxAttention,
@@ -66,13 +67,14 @@ def plain_model(
   """The network written out: all heads, rounds and tokens at once."""
   dtype = jnp.dtype("float64")
   of_heads = {
+    "width": SIZES["width"],
     "num_heads": SIZES["num_heads"],
     "qk_norm": qk_norm,
     "rotary": positions == "rotary",
     "output_projection": output_projection,
     "dtype": dtype,
   }
-  softmax = SoftmaxAttention(attention="plain", window=None, **of_heads)
+  softmax = SoftmaxAttention(attention="plain", window=1, **of_heads)
   local = SoftmaxAttention(
     attention="local", window=SIZES["window"], **of_heads
   )
@@ -109,15 +111,16 @@ def plain_model(
       mlp = MLP(SIZES["mlp_width"], dtype)
       block = Block(modules.get(name, softmax), mlp, None, norm, dtype)
       block = block.bind({"params": params[f"layer_{i}"]})
-      context = fold(1 + 2 * len(names) + i) if name == "lsh" else (None, 0)
-      y, *_ = block.attend(two, context, None)
+      hash_keys = fold(1 + 2 * len(names) + i) if name == "lsh" else None
+      site = Site(0, None, hash_keys, False, None)
+      y = block.mix(two, None, site).y
       one, two = add(one, two, drop(y, 1 + 2 * i))
       one, two = add(one, two, drop(block.feed(two), 2 + 2 * i))
     logits = Logits(vocab_size, dtype)
     x = (one + two) / 2
     return logits.apply({"params": params["logits"]}, x), None
 
-  return LanguageModel(None, lambda _: None, apply, None, True)
+  return LanguageModel(None, lambda _: None, apply, None, "none", True)
 
 
 def plain_gradient(params, **settings):
@@ -223,7 +226,7 @@ def in_scan(layers, replays):
       for tree in (params, contexts)
     )
     streams, _ = layers(sublayers[:2], params, streams, contexts)
-    return streams, [None] * len(sublayers)
+    return streams, [((), ())] * len(sublayers)
 
   return apply
 
@@ -286,6 +289,7 @@ def test_hashes_are_the_same_on_the_way_back(monkeypatch):
 def test_lsh_of_one_bucket_is_full_attention(x64):
   """It would be off by what no bucket explains: scale, rotation or self."""
   module = LSHAttention(
+    width=16,
     num_heads=2,
     bucket_size=9,
     num_hashes=2,
@@ -297,11 +301,13 @@ def test_lsh_of_one_bucket_is_full_attention(x64):
     dtype=jnp.dtype("float64"),
   )
   x = jax.random.normal(jax.random.key(0), (2, 9, 16))
-  variables = params_like(jax.eval_shape(module.init, KEYS[0], x, KEYS, None))
-  apply = jax.jit(module.apply)
-  y, state, buckets = apply(variables, x, KEYS, None)
-  assert state is None
-  assert buckets.shape == (2, 2, 2, 9)
+  site = Site(jnp.int32(0), None, KEYS, False, None)
+  variables = params_like(
+    jax.eval_shape(lambda key: module.init(key, x, None, site), KEYS[0])
+  )
+  mixed = jax.jit(lambda x: module.apply(variables, x, None, site))(x)
+  assert mixed.after is None
+  assert mixed.replay.shape == (2, 2, 2, 9)
 
   @jax.jit
   def attend_to_all(params, x):
@@ -315,7 +321,7 @@ def test_lsh_of_one_bucket_is_full_attention(x64):
     return softmax_attention(qk, to_unit_length(qk), v, mask=mask)
 
   right = attend_to_all(variables["params"], x)
-  assert_gradients_close(y.reshape(right.shape), right, 1e-12)
+  assert_gradients_close(mixed.y.reshape(right.shape), right, 1e-12)
 
 
 def test_hashes_are_random_in_training_only(x64):
@@ -384,6 +390,7 @@ def test_known_buckets_are_not_hashed_anew(monkeypatch):
   """Rounding would give tokens gradients of other attention than they had."""
   monkeypatch.setattr(lsh, "lsh_buckets", None)
   module = LSHAttention(
+    width=16,
     num_heads=2,
     bucket_size=4,
     num_hashes=2,
@@ -395,8 +402,11 @@ def test_known_buckets_are_not_hashed_anew(monkeypatch):
     dtype=jnp.dtype("float32"),
   )
   x, buckets = jnp.zeros((2, 8, 16)), jnp.zeros((2, 2, 2, 8), jnp.uint8)
-  args = KEYS[0], x, KEYS, buckets
-  (_, _, found), _ = jax.eval_shape(module.init_with_output, *args)
+  site = Site(jnp.int32(0), None, KEYS, False, buckets)
+  mixed, _ = jax.eval_shape(
+    lambda key: module.init_with_output(key, x, None, site), KEYS[0]
+  )
+  found = mixed.replay
   assert (found.shape, found.dtype) == (buckets.shape, buckets.dtype)
 
 
@@ -406,7 +416,7 @@ def test_streams_are_wide(monkeypatch):
 
   def record(sublayers, params, streams, contexts):
     found.extend(x.dtype for x in streams)
-    return streams, [None] * len(sublayers)
+    return streams, [((), ())] * len(sublayers)
 
   monkeypatch.setattr(network, "reversible", record)
   model = create(attention="softmax", reversible=True, dtype="bfloat16")
@@ -418,17 +428,22 @@ def test_streams_are_wide(monkeypatch):
 def test_layers_have_hashes_of_their_own(monkeypatch):
   """Layers would miss the same, or hash by what drops their elements."""
   model = create(attention="lsh", num_layers=2, dtype="float32")
-  monkeypatch.setattr(
-    network.Network,
-    "apply",
-    lambda self, params, tokens, position, keys, contexts, remat: (
-      jax.random.key_data(jnp.stack(contexts)),
-      None,
-    ),
-  )
+  params = params_of(model)
+  found = []
+
+  def record(position, constants, keys, *others):
+    found.append(jnp.broadcast_to(constants, 2) if keys is None else keys)
+    return Site(position, constants, keys, *others)
+
+  monkeypatch.setattr(network, "Site", record)
   for keys in (None, KEYS):
-    hashing, _ = model.apply(None, tokens_of(2, T), None, keys)
-    one, two = np.asarray(hashing)
+    found.clear()
+
+    def hash_keys(keys=keys):
+      model.apply(params, tokens_of(2, T), None, keys)
+      return jax.random.key_data(jnp.stack(found))
+
+    one, two = hashing = np.asarray(jax.jit(hash_keys)())
     assert (one != two).any(-1).all()
   for site in range(5):
     folded = jax.vmap(jax.random.fold_in, (0, None))(KEYS, site)

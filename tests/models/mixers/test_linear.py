@@ -1,7 +1,5 @@
 """The layer of linear attention, where it differs from its kernel."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +7,9 @@ import pytest
 from flax import linen as nn
 
 from slim.certify.gradient_error import relative_errors
-from slim.models.mixers.linear import (
-  LinearAttention,
-  init_attention_state,
-)
-from slim.models.norms import to_fixed_length
+from slim.models.mixers.linear import LinearAttention
+from slim.models.mixers.mixer import Site
+from slim.models.norms import normalize_heads
 from tests.helpers import assert_gradients_close
 from tests.models.small import params_like
 
@@ -24,18 +20,23 @@ def create(dtype, **settings):
   """A layer of squares, if no others are asked for, and its first state."""
   layer = LinearAttention(
     **{
+      "width": D,
       "num_heads": H,
       "feature_map": "square",
+      "num_features": D // H,
+      "orthogonal_features": True,
       "qk_norm": False,
       "output_projection": False,
       "dtype": jnp.dtype(dtype),
       **settings,
     }
   )
-  state = init_attention_state(
-    B, H, D // H, D // H, dtype=dtype, compensated=False
-  )
-  return layer, state
+  return layer, layer.init_state(B, compensated=False, max_tokens=None)
+
+
+def site(projection=None):
+  """Where a walk forward calls the layer."""
+  return Site(jnp.int32(0), projection, None, False, None)
 
 
 def value_and_gradients(dtype, params, x, pieces=1):
@@ -45,10 +46,8 @@ def value_and_gradients(dtype, params, x, pieces=1):
   def loss(params, x):
     state, total = start, 0.0
     for piece in jnp.split(x, pieces, axis=1):
-      context = state, None
-      y, (_, state), _ = layer.apply(
-        {"params": params}, piece, context, None, keep
-      )
+      mixed = layer.apply({"params": params}, piece, state, site())
+      y, state = mixed.y, mixed.after
       # Not a plain sum, to which what all values share adds a constant.
       total += jnp.sum(jnp.sin(y) * jnp.cos(piece))
     return total
@@ -58,18 +57,22 @@ def value_and_gradients(dtype, params, x, pieces=1):
   return jax.jit(gradient)(*cast)
 
 
-def keep(sums, update):
-  """The `start` of a walk forward."""
-  del update
-  return sums
-
-
 def params_of(layer, x, state, projection):
   """Parameters of a layer, without compiling."""
-  args = jax.random.key(0), x[:, :1], (state, projection), None
-  return params_like(jax.eval_shape(partial(layer.init, start=keep), *args))[
-    "params"
-  ]
+  shapes = jax.eval_shape(
+    lambda key: layer.init(key, x[:, :1], state, site(projection)),
+    jax.random.key(0),
+  )
+  return params_like(shapes)["params"]
+
+
+def jit_apply(layer, projection):
+  """The compiled layer, `apply(params, x, state) -> Mixed`."""
+  return jax.jit(
+    lambda params, x, state: layer.apply(
+      {"params": params}, x, state, site(projection)
+    )
+  )
 
 
 def setup(common):
@@ -105,19 +108,18 @@ def test_qk_norm_fixes_the_length(x64, feature_map):
   random = np.random.default_rng(0)
   x = random.normal(size=(B, T, D))
   projection = random.normal(size=(D // H, D // H))
-  args = ((state, projection), None, keep)
   params = params_of(layer, x, state, projection)
-  apply = jax.jit(layer.apply, static_argnums=4)
+  apply = jit_apply(layer, projection)
   # So large that the epsilon of the norm does not count.
   for name in ("q", "k"):
     params[name] = jax.tree.map(lambda a: 1e6 * a, params[name])
-  y, (_, after), _ = apply({"params": params}, x, *args)
+  right = apply(params, x, state)
   longer = params | {
     name: jax.tree.map(lambda a: 10 * a, params[name]) for name in ("q", "k")
   }
-  found, (_, found_after), _ = apply({"params": longer}, x, *args)
-  np.testing.assert_allclose(found, y, rtol=1e-9)
-  assert_gradients_close(found_after.sums[:2], after.sums[:2], 1e-9)
+  found = apply(longer, x, state)
+  np.testing.assert_allclose(found.y, right.y, rtol=1e-9)
+  assert_gradients_close(found.after.sums[:2], right.after.sums[:2], 1e-9)
   # The queries have a scale of their own, which is learned; keys need none.
   assert params["q_norm"]["scale"].shape == (D // H,)
   assert "k_norm" not in params
@@ -130,7 +132,7 @@ def test_the_fixed_length_is_that_of_a_unit_score(x64):
   class Norm(nn.Module):
     @nn.compact
     def __call__(self, x):
-      return to_fixed_length(x, "norm", use_scale=False)
+      return normalize_heads(x, "norm", use_scale=False)
 
   found = Norm().apply({}, 1e6 * x)
   np.testing.assert_allclose(
@@ -145,7 +147,7 @@ def test_what_vanishes_does_not_move_the_origin(x64, vanishing):
   x = np.random.default_rng(0).normal(size=(B, 6, D))
   projection = np.random.default_rng(1).normal(size=(D // H, D // H))
   params = params_of(layer, x, start, projection)
-  apply = jax.jit(layer.apply, static_argnums=4)
+  apply = jit_apply(layer, projection)
   if vanishing == "keys":  # The features of the first 3 tokens' keys are 0.
     x[:, :3] *= 1e4
   else:  # The first value is, so that an origin of 0 is one to be kept.
@@ -155,9 +157,7 @@ def test_what_vanishes_does_not_move_the_origin(x64, vanishing):
   def run(pieces):
     state, ys = start, []
     for piece in np.split(x, pieces, axis=1):
-      y, (_, state), _ = apply(
-        {"params": params}, piece, (state, projection), None, keep
-      )
+      y, _, state, _ = apply(params, piece, state)
       ys.append(y)
       counts.append(bool(state.sums.k.any()))
     return jnp.concatenate(ys, 1), state
@@ -174,6 +174,5 @@ def test_long_queries_still_attend(x64):
   projection = np.random.default_rng(1).normal(size=(D // H, D // H))
   params = params_of(layer, x, start, projection)
   params["q"] = jax.tree.map(lambda a: 1e3 * a, params["q"])
-  apply = jax.jit(layer.apply, static_argnums=4)
-  y, _, _ = apply({"params": params}, x, (start, projection), None, keep)
+  y = jit_apply(layer, projection)(params, x, start).y
   assert (np.abs(y[:, 1:] - y[:, :1]).max(-1) > 1e-3).all()
