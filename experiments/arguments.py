@@ -1,4 +1,4 @@
-"""Flags of several experiments, checked when they are parsed."""
+"""Flags that several experiments have, checked when they are parsed."""
 
 import os
 import pathlib
@@ -11,21 +11,21 @@ from slim.files import local_path
 
 CONFIGS = sorted(
   path.stem
-  for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*")
+  for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
 )
 
-flags.disclaim_key_flags()  # They are those of the script.
+flags.disclaim_key_flags()  # `--help` lists them as those of the script.
 
 
 class _Names(flags.ArgumentParser):
-  """Reads names with commas between."""
+  """Reads names separated by commas."""
 
   def __init__(self, known):
     super().__init__()
     self._known = known
 
   def parse(self, argument):
-    """Returns the names; a default is a list already."""
+    """Returns the names; the default is already a list."""
     names = argument if isinstance(argument, list) else argument.split(",")
     if not set(names) <= set(self._known) or len(set(names)) < len(names):
       raise ValueError(
@@ -43,7 +43,7 @@ class _Path(flags.ArgumentParser):
 
 
 class _Text(_Path):
-  """Reads the path of a text."""
+  """Reads the path of a text file."""
 
   def parse(self, argument):
     """Returns the path."""
@@ -53,7 +53,7 @@ class _Text(_Path):
 
 
 class _Data(_Path):
-  """Reads the path of what `config.data.path` may be."""
+  """Reads a path for `config.data.path`."""
 
   def parse(self, argument):
     """Returns the path."""
@@ -71,19 +71,19 @@ def define_names(
 
 
 def define_text(about: str, required: bool = False) -> flags.FlagHolder:
-  """Defines `--text`, the path of a file."""
+  """Defines `--text`, the path of a text file."""
   return flags.DEFINE(_Text(), "text", None, about, required=required)
 
 
 def define_data() -> flags.FlagHolder:
-  """Defines `--text`, the path of the data of a config."""
-  about = "config.data.path, if it needs one."
+  """Defines `--text`, the path of a config's data."""
+  about = "Sets config.data.path."
   return flags.DEFINE(_Data(), "text", None, about)
 
 
 def define_workdir(default: str) -> flags.FlagHolder:
-  """Defines `--workdir`, where runs are kept."""
-  return flags.DEFINE(_Path(), "workdir", default, "Where runs are kept.")
+  """Defines `--workdir`, the folder of runs."""
+  return flags.DEFINE(_Path(), "workdir", default, "Folder of the runs.")
 
 
 def define_count(
@@ -91,3 +91,8 @@ def define_count(
 ) -> flags.FlagHolder:
   """Defines a flag of a number, at least 1."""
   return flags.DEFINE_integer(name, default, about, lower_bound=1)
+
+
+def define_quick(about: str) -> flags.FlagHolder:
+  """Defines `--quick`, which makes an experiment small."""
+  return flags.DEFINE_bool("quick", False, about)

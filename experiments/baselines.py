@@ -1,4 +1,4 @@
-"""What is compared: every policy, `full`, and what one writes without slim."""
+"""What experiments compare: every policy, `full`, and code without slim."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,13 @@ from slim.types import Batch, LanguageModel, Sums
 def gradient_methods(
   model: LanguageModel, sequence_length: int, chunk_sizes: tuple[int, ...]
 ) -> dict[tuple[str, int], Callable[..., tuple[Sums, Any]]]:
-  """Makes the gradient of a model in all ways, `full` first.
+  """Makes the gradient of a model by each method, `full` first.
 
   Args:
     model: The model.
     sequence_length: T.
-    chunk_sizes: The C of all methods but `full`; they divide T. Those that are
-      not below T are left out.
+    chunk_sizes: The values of C for all methods except `full`. They divide T.
+      Values that are not below T are left out.
 
   Returns:
     `value_and_grad(params, batch)` by method and C: ("full", T), and for each C
@@ -50,7 +50,7 @@ def scan_checkpoint_value_and_grad(
 
   Args:
     model: The model.
-    chunk_size: C; divides T here, as padding is the user's to write.
+    chunk_size: C, a divisor of T.
 
   Returns:
     `value_and_grad(params, batch) -> (Sums, gradients of Sums.nll)`.
@@ -87,11 +87,11 @@ def probabilities_attention(
   local_window_size: None = None,
   query_offset: jax.Array | int = 0,
 ) -> jax.Array:
-  """Causal softmax attention that keeps its probabilities alone.
+  """Computes causal softmax attention and keeps only its probabilities.
 
-  One array of T² a head is the least that a backward pass can be given which
-  does not recompute scores. Differentiated as written, the exponentials are
-  kept as well. It stands where `slim.kernels.softmax_attention` does.
+  A backward pass that does not recompute scores needs at least one array of T²
+  per head. Automatic differentiation also keeps the exponentials. The arguments
+  are those of `slim.kernels.softmax_attention`.
 
   Args:
     q: [B, T, H, K], float.
@@ -99,18 +99,36 @@ def probabilities_attention(
     v: [B, T, H, V], float.
     is_causal: True.
     local_window_size: None.
-    query_offset: 0.
+    query_offset: Not used, because the whole sequence is given.
 
   Returns:
     [B, T, H, V].
 
   Raises:
-    ValueError: If it is not causal, or for a window.
+    ValueError: If `is_causal` is False or there is a window.
   """
-  del query_offset  # Of a sequence that is given whole.
+  del query_offset
   if not is_causal or local_window_size is not None:
     raise ValueError("is_causal must be True and local_window_size None")
   return _attend(q / q.shape[-1] ** 0.5, k, v)
+
+
+def gradient_of(attend: Callable[..., jax.Array]) -> Callable[..., Any]:
+  """Makes `run(*inputs, y_ct)`, the gradient of an attention function.
+
+  Args:
+    attend: A function of arrays.
+
+  Returns:
+    A function of the same arrays and of the cotangent of the result. It returns
+    the cotangents of the arrays.
+  """
+
+  def run(*args):
+    *inputs, y_ct = args
+    return jax.vjp(attend, *inputs)[1](y_ct)
+
+  return run
 
 
 @jax.custom_vjp

@@ -1,6 +1,5 @@
-"""What experiments are of: configs/, and the paper's four configurations."""
+"""What experiments measure: configs/, and the SLiM paper's configurations."""
 
-import importlib.util
 import pathlib
 from typing import Any, NamedTuple
 
@@ -9,29 +8,27 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from slim.config import config_file
 from slim.data import create_dataset
 from slim.models import create_model
 from slim.types import Batch, LanguageModel
 
 
-def load_config(name: str, arg: str = "") -> ml_collections.ConfigDict:
-  """Loads the settings of a file of `configs/`, by its name."""
+def load_config(name: str, quick: bool = False) -> ml_collections.ConfigDict:
+  """Loads a file of `configs/` by its name, or its smoke variant."""
   path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.py"
-  spec = importlib.util.spec_from_file_location(name, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(arg)
+  return config_file.load_config(f"{path}:smoke" if quick else str(path))
 
 
 class Configuration(NamedTuple):
-  """The size of a model and the length of its sequence; the batch size is 1."""
+  """Sizes of a model and length of its sequences; the batch size is 1."""
 
   sequence_length: int
   num_layers: int
   width: int
 
   def model_settings(self) -> dict[str, Any]:
-    """The arguments of `create_model`; the others are the paper's already."""
+    """Returns arguments of `create_model`; its defaults are the paper's."""
     return dict(
       vocab_size=256,
       width=self.width,
@@ -51,19 +48,19 @@ CONFIGURATIONS = {
 
 
 def make_model(name: str, dtype: str = "float32") -> LanguageModel:
-  """Builds the model of a configuration, by its name."""
+  """Creates the model of a configuration, by its name."""
   return create_model(**CONFIGURATIONS[name].model_settings(), dtype=dtype)
 
 
 def make_batch(sequence_length: int, path: str | None = None) -> Batch:
-  """Takes the first sequence of a text, or random bytes where none is given.
+  """Returns a batch of one sequence.
 
   Args:
     sequence_length: T.
-    path: Of a file, or None.
+    path: A text file, whose first bytes are taken, or None for random bytes.
 
   Returns:
-    Batch of one sequence.
+    The batch.
   """
   if path is None:
     data = np.random.default_rng(0).integers(0, 256, (1, sequence_length + 1))
@@ -84,10 +81,18 @@ def make_batch(sequence_length: int, path: str | None = None) -> Batch:
 
 
 def abstract_batch(sequence_length: int) -> Batch:
-  """The shapes of a batch of one sequence, to compile without data."""
+  """Returns the shapes of a batch of one sequence, to compile without data."""
   shape = (1, sequence_length)
   return Batch(
     jax.ShapeDtypeStruct(shape, jnp.int32),
     jax.ShapeDtypeStruct(shape, jnp.int32),
     jax.ShapeDtypeStruct(shape, jnp.float32),
   )
+
+
+def random_arrays(count: int, shape: tuple[int, ...]) -> list[jax.Array]:
+  """Returns normally distributed float32 arrays of one shape."""
+  random = np.random.default_rng(0)
+  return [
+    jnp.asarray(random.normal(size=shape), jnp.float32) for _ in range(count)
+  ]

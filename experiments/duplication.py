@@ -1,8 +1,8 @@
 """The duplication task of the Reformer paper, its Table 2, in minutes.
 
-Trains `configs/duplication.py` with each number of rounds of hashing, and with
-all pairs ("full": buckets of T tokens), and evaluates what was learned with the
-others. Runs are kept in --workdir and resumed.
+Trains `configs/duplication.py` with each number of rounds of hashing and with
+attention to all pairs ("full": one bucket of T tokens), and evaluates the
+trained weights with each of them. Runs stay in --workdir and are resumed.
 
   python experiments/duplication.py [--quick]
 """
@@ -11,23 +11,18 @@ import pathlib
 
 import jax
 import ml_collections
-from absl import flags
-from arguments import define_count, define_workdir
+from arguments import define_count, define_quick, define_workdir
 from configurations import load_config
 from record import print_table, save
+from runs import train
 
 from slim import command_line
 from slim.evaluate import sum_batches
-from slim.train import train_and_evaluate
-from slim.training.build import (
-  create_experiment,
-  create_split,
-  restore_run,
-)
+from slim.training.build import create_experiment, create_split
 from slim.training.steps import make_evaluation_step
 
-_QUICK = flags.DEFINE_bool("quick", False, "The config's smoke form.")
-_STEPS = define_count("steps", None, "Training steps; None: config's.")
+_QUICK = define_quick("Train the config's smoke variant.")
+_STEPS = define_count("steps", None, "Training steps; default: the config's.")
 _WORKDIR = define_workdir("runs/duplication")
 
 TRAINED = ("full", "lsh-4", "lsh-2", "lsh-1")
@@ -39,26 +34,25 @@ def main() -> None:
   rows = []
   for trained in TRAINED:
     config = make_config(trained)
-    folder = pathlib.Path(_WORKDIR.value) / (
-      f"{trained}-{config.train.num_steps}"
-    )
-    train_and_evaluate(config, str(folder))
-    state, _ = restore_run(str(folder), create_experiment(config))
-    row = {"trained": trained, "steps": config.train.num_steps}
+    steps = config.train.num_steps
+    folder = pathlib.Path(_WORKDIR.value) / f"{trained}-{steps}"
+    params, _ = train(config, folder)
+    row = {"trained": trained, "steps": steps}
     for evaluated in EVALUATED:
-      row[evaluated] = accuracy(make_config(evaluated), state.params)
+      row[evaluated] = accuracy(make_config(evaluated), params)
     rows.append(row)
     print_table(rows)
   save(
-    f"duplication{'_quick' if _QUICK.value else ''}",
+    "duplication",
     rows,
+    quick=_QUICK.value,
     unit="accuracy, %, of the second w, 16 batches of validation",
   )
 
 
 def make_config(attention: str) -> ml_collections.ConfigDict:
-  """Makes the settings of "full" or of "lsh-R"."""
-  config = load_config("duplication", "smoke" if _QUICK.value else "")
+  """Makes the settings for "full" or for "lsh-R", R rounds of hashing."""
+  config = load_config("duplication", _QUICK.value)
   if attention == "full":
     config.model.bucket_size = config.data.sequence_length
     config.model.num_hashes = 1

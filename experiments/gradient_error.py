@@ -1,8 +1,8 @@
-"""How far slim's gradient is from the dense one, and both from float64.
+"""Distance of slim's gradient from the dense one, and of both from float64.
 
-For the configurations of the SLiM paper, at initialisation and on weights that
-were trained on the text before (500 steps of the paper's Adam on consecutive
-slices of 1,024 tokens; the runs are kept in --workdir and resumed).
+For the configurations of the SLiM paper, with initial weights and with weights
+trained on the text (500 steps of the paper's Adam on consecutive slices of
+1,024 tokens; runs stay in --workdir and are resumed).
 `slim.certify.gradient_error` defines the error. With --dtype=bfloat16 the
 computation is in bfloat16; parameters, states and gradients are in float32.
 
@@ -14,8 +14,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import runs
 from absl import flags
-from arguments import define_count, define_names, define_text, define_workdir
+from arguments import (
+  define_count,
+  define_names,
+  define_quick,
+  define_text,
+  define_workdir,
+)
 from configurations import CONFIGURATIONS, make_batch, make_model
 from record import print_table, save
 
@@ -23,24 +30,20 @@ from slim import command_line
 from slim.certify.gradient_error import largest_error
 from slim.config import base
 from slim.kernels import POLICIES
-from slim.train import train_and_evaluate
-from slim.training.gradients import (
-  COMPILER_OPTIONS,
-  make_value_and_grad,
-)
+from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad
 
 _TEXT = define_text("File to train and measure on.", required=True)
 _WORKDIR = define_workdir("runs/gradient_error")
 _STEPS = define_count("steps", 500, "Training steps.")
 _NAMES = define_names(
-  "configurations", list(CONFIGURATIONS), CONFIGURATIONS, "Which."
+  "configurations", list(CONFIGURATIONS), CONFIGURATIONS, "What to measure."
 )
 _DTYPE = flags.DEFINE_enum(
-  "dtype", "float32", ["float32", "bfloat16"], "Of the gradients compared."
+  "dtype", "float32", ["float32", "bfloat16"], "Of the computation."
 )
-_CHUNK_SIZES = {"IV": (512,)}  # Of the others (64, 256, 1024).
-_QUICK = flags.DEFINE_bool("quick", False, "II alone, 20 steps: a minute.")
+_QUICK = define_quick("Configuration II only, 20 steps: a minute.")
 _TRAIN_ONLY = flags.DEFINE_bool("train_only", False, "Only train the weights.")
+_CHUNK_SIZES = {"IV": (512,)}  # The others have (64, 256, 1024).
 
 
 def main() -> None:
@@ -62,13 +65,12 @@ def main() -> None:
         )
     print_table(rows)
     suffix = "" if dtype == "float32" else f"_{dtype}"
-    suffix += "_quick" if _QUICK.value else ""
-    save(f"gradient_error_{name}{suffix}", rows)
+    save(f"gradient_error_{name}{suffix}", rows, quick=_QUICK.value)
 
 
 def train(name: str, steps: int) -> Any:
-  """Trains a configuration on the text; resumes what was begun."""
-  name = "III" if name == "IV" else name  # They differ in length alone.
+  """Returns the weights of a configuration after training on the text."""
+  name = "III" if name == "IV" else name  # They differ only in length.
   configuration = CONFIGURATIONS[name]
   config = base()
   config.model.width = configuration.width
@@ -88,7 +90,8 @@ def train(name: str, steps: int) -> Any:
   config.train.checkpoint_every = 100
   config.train.keep_checkpoints = 1
   folder = pathlib.Path(_WORKDIR.value) / f"{name}-{steps}"
-  return train_and_evaluate(config, str(folder)).params
+  params, _ = runs.train(config, folder)
+  return params
 
 
 def measure(name: str, params: Any, dtype: str) -> list[dict[str, Any]]:
@@ -124,7 +127,7 @@ def measure(name: str, params: Any, dtype: str) -> list[dict[str, Any]]:
 
 
 def gradient(name, dtype, params, batch, **method):
-  """The gradient as a list of float64 arrays of NumPy."""
+  """Returns the gradient as float64 arrays of NumPy."""
   with (
     jax.enable_x64(dtype == "float64"),
     jax.default_matmul_precision("highest"),

@@ -1,12 +1,11 @@
-"""Training curves beside each other, from one seed.
+"""Training curves side by side, from one seed.
 
-Trains a file of `configs/` once for each of --runs and compares the losses that
-were logged with those of the first. A run is a gradient method with a chunk
-size, as in slim:256, or with that of the config; or an attention, softmax or
-chunked_softmax. Training magnifies rounding errors once it learns: how much,
-"full_in_parts" shows, which is `full` over each half of the batch after the
-other, the same gradient but for rounding. Runs are kept in --workdir and
-resumed.
+Trains a file of `configs/` once for each of --runs and compares the logged
+losses with those of the first run. A run is a gradient method, optionally with
+a chunk size as in slim:256, or an attention, softmax or chunked_softmax.
+Training amplifies rounding errors. "full_in_parts" shows by how much: it is
+`full` over one half of the batch after the other, the same gradient except for
+rounding. Runs stay in --workdir and are resumed.
 
   python experiments/learning_curves.py --text=input.txt [--paper]
   python experiments/learning_curves.py --config=ptb_slim --text=FOLDER \
@@ -26,32 +25,31 @@ import ml_collections
 from absl import flags
 from arguments import CONFIGS, define_count, define_data, define_workdir
 from configurations import load_config
-from record import RESULTS, print_table, save
+from figures import new_figure
+from record import print_table, save
+from runs import describe_data, shorten, train
 
 from slim import command_line
 from slim.config import validate
 from slim.models.mixers.softmax import ATTENTIONS
-from slim.runs.metrics import read_records
-from slim.train import train_and_evaluate
-from slim.training.build import create_split
 
 _CONFIG = flags.DEFINE_enum(
-  "config", "shakespeare_slim", CONFIGS, "Of configs/."
+  "config", "shakespeare_slim", CONFIGS, "File of configs/."
 )
 _TEXT = define_data()
 _RUNS = flags.DEFINE_list(
   "runs",
   ["full", "slim", "full_then_slim", "full_in_parts"],
-  "The first is what the others are compared with.",
+  "Methods or attentions; the others are compared with the first.",
 )
 _STEPS = define_count("steps", 1000, "Training steps.")
-_EVAL_BATCHES = define_count("eval_batches", None, "None: config's.")
-_PAPER = flags.DEFINE_bool("paper", False, "With the SLiM paper's model.")
+_EVAL_BATCHES = define_count("eval_batches", None, "Default: the config's.")
+_PAPER = flags.DEFINE_bool("paper", False, "Use the SLiM paper's model.")
 _WORKDIR = define_workdir("runs/learning_curves")
 
 
 def main() -> None:
-  """Trains, compares, prints, draws and saves."""
+  """Trains, compares, prints, saves and draws."""
   name = f"learning_curves_{_CONFIG.value}{'_paper' if _PAPER.value else ''}"
   curves = {}
   configs = {run: make_config(run) for run in _RUNS.value}
@@ -62,8 +60,7 @@ def main() -> None:
   for run, config in configs.items():
     folder = f"{name}-{run.replace(':', '-')}-{_STEPS.value}"
     folder = pathlib.Path(_WORKDIR.value) / folder
-    train_and_evaluate(config, str(folder))
-    curves[run] = read_records(str(folder / "metrics.jsonl"))
+    _, curves[run] = train(config, folder)
   rows = []
   for records in zip(*curves.values(), strict=True):
     rows.append(compare(dict(zip(curves, records, strict=True))))
@@ -73,9 +70,10 @@ def main() -> None:
     for run in _RUNS.value[1:]
   }
   print(f"largest relative difference from {_RUNS.value[0]}:", worst)
-  data = create_split(config, "train", config.train.batch_size).description
-  save(name, rows, data=data, largest_relative_difference=worst)
-  draw(rows, _RUNS.value, RESULTS / f"{name}.svg")
+  path = save(
+    name, rows, data=describe_data(config), largest_relative_difference=worst
+  )
+  draw(rows, _RUNS.value, path.with_suffix(".svg"))
 
 
 def make_config(run: str) -> ml_collections.ConfigDict:
@@ -101,18 +99,14 @@ def make_config(run: str) -> ml_collections.ConfigDict:
       raise ValueError(f"--runs: the chunk size of {run!r} must be a number")
     config.gradient.chunk_size = int(chunk_size)
   config.data.path = _TEXT.value
-  config.train.num_steps = _STEPS.value
-  config.train.log_every = max(1, _STEPS.value // 100)
-  config.train.eval_every = max(1, _STEPS.value // 4)
-  config.train.checkpoint_every = max(1, _STEPS.value // 10)
-  config.train.keep_checkpoints = 1
+  shorten(config, _STEPS.value, num_logs=100)
   if _EVAL_BATCHES.value:
     config.train.eval_batches = _EVAL_BATCHES.value
   return config
 
 
 def compare(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-  """Compares the runs at one step, by their records."""
+  """Compares the records that the runs have of one step."""
   first, *others = records
   key = "train/bpc" if "train/bpc" in records[first] else "eval/bpc"
   row = {"step": records[first]["step"], "metric": key}
@@ -125,34 +119,27 @@ def compare(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def draw(
   rows: list[dict[str, Any]], runs: list[str], path: pathlib.Path
 ) -> None:
-  """Draws the losses, and below how far they are from the first ones."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
+  """Draws the losses, and below them how far they are from the first run's."""
   rows = [row for row in rows if row["metric"] == "train/bpc"]
   steps = [row["step"] for row in rows]
-  figure, (losses, differences) = pyplot.subplots(
-    2, 1, figsize=(6, 5), sharex=True, height_ratios=(2, 1)
-  )
-  # The curves lie on each other: each thinner than the one below it.
-  for number, run in enumerate(runs):
-    width = 1 + 1.5 * (len(runs) - number - 1)
-    color = f"C{number}"
-    losses.plot(
-      steps, [row[run] for row in rows], color, linewidth=width, label=run
-    )
-    if number:
-      found = [row[f"{run}_relative_difference"] or None for row in rows]
-      differences.plot(steps, found, f"{color}.", markersize=4)
-  losses.set_ylabel("training loss, bits a byte")
-  losses.legend()
-  differences.set_ylabel(f"difference from {runs[0]}\n(relative)")
-  differences.set_yscale("log")
-  differences.set_xlabel("step")
-  figure.tight_layout()
-  figure.savefig(path, metadata={"Date": None})
+  with new_figure(
+    path, 2, 1, size=(6, 5), sharex=True, height_ratios=(2, 1)
+  ) as (_, (losses, differences)):
+    # The curves lie on each other, so each is thinner than the one below it.
+    for number, run in enumerate(runs):
+      width = 1 + 1.5 * (len(runs) - number - 1)
+      color = f"C{number}"
+      losses.plot(
+        steps, [row[run] for row in rows], color, linewidth=width, label=run
+      )
+      if number:
+        found = [row[f"{run}_relative_difference"] or None for row in rows]
+        differences.plot(steps, found, f"{color}.")
+    losses.set_ylabel("training loss, bits per byte")
+    losses.legend()
+    differences.set_ylabel(f"difference from {runs[0]}\n(relative)")
+    differences.set_yscale("log")
+    differences.set_xlabel("step")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Time of LSH attention beside softmax attention by blocks, against the length.
+"""Time of LSH attention beside softmax attention by blocks, by length.
 
-Gradients of 8 heads of 64, batch 1, float32; of LSH with its hashing and
-sorting, buckets of 64 tokens on the average, rounds one after the other.
-Medians over rounds in which all have their turn, in one process; softmax is
-left out where a turn would take minutes.
+Gradients of 8 heads of width 64, batch 1, float32. LSH attention includes
+hashing and sorting; its buckets hold 64 tokens on average, and its rounds run
+one after the other. Medians over rounds in which every program has its turn, in
+one process. Softmax is left out where one turn would take minutes.
 
   python experiments/lsh_time.py [--quick]
 """
@@ -12,11 +12,12 @@ import functools
 from typing import Any
 
 import jax
-import numpy as np
-from absl import flags
-from arguments import define_count
-from record import RESULTS, print_table, save
-from timing import median_seconds
+from arguments import define_count, define_quick
+from baselines import gradient_of
+from configurations import random_arrays
+from figures import new_figure, set_log_ticks
+from measurements import median_seconds
+from record import print_table, save
 
 from slim import command_line
 from slim.kernels import (
@@ -25,8 +26,8 @@ from slim.kernels import (
   lsh_buckets,
 )
 
-_QUICK = flags.DEFINE_bool("quick", False, "Up to 2,048 tokens.")
-_ROUNDS = define_count("rounds", 3, "Timings of each.")
+_QUICK = define_quick("Lengths up to 2,048.")
+_ROUNDS = define_count("rounds", 3, "Timings of each program.")
 _LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 _LONGEST_SOFTMAX = 32768
 _NUM_HASHES = (1, 2, 4)
@@ -34,25 +35,20 @@ _BUCKET_SIZE = 64
 
 
 def main() -> None:
-  """Measures, prints, draws and saves."""
+  """Measures, prints, saves and draws."""
   rows = []
   for length in _LENGTHS[:4] if _QUICK.value else _LENGTHS:
     for is_causal in (False, True):
       rows.append(measure(length, is_causal))
     print_table(rows)
   device = jax.devices()[0].platform
-  name = f"lsh_time_{device}{'_quick' if _QUICK.value else ''}"
-  save(name, rows)
-  draw(rows, RESULTS / f"{name}.svg")
+  path = save(f"lsh_time_{device}", rows, quick=_QUICK.value)
+  draw(rows, path.with_suffix(".svg"))
 
 
 def measure(length: int, is_causal: bool) -> dict[str, Any]:
-  """Times all forms at one length."""
-  random = np.random.default_rng(0)
-  q, k, v, y_ct = (
-    jax.numpy.asarray(random.normal(size=(1, length, 8, 64)), "float32")
-    for _ in range(4)
-  )
+  """Times all programs at one length."""
+  q, k, v, y_ct = random_arrays(4, (1, length, 8, 64))
 
   def lsh(qk, v, num_hashes):
     buckets = lsh_buckets(
@@ -65,26 +61,19 @@ def measure(length: int, is_causal: bool) -> dict[str, Any]:
       qk, v, buckets, chunk_size=_BUCKET_SIZE, is_causal=is_causal
     )
 
-  def gradient(attend, *inputs):
-    def run(y_ct, *inputs):
-      return jax.vjp(attend, *inputs)[1](y_ct)
-
-    return functools.partial(jax.jit(run), y_ct, *inputs)
+  def program(attend, *inputs):
+    return functools.partial(jax.jit(gradient_of(attend)), *inputs, y_ct)
 
   softmax = functools.partial(chunked_softmax_attention, is_causal=is_causal)
   programs = {
-    "softmax": gradient(softmax, q, k, v)
-    if length <= _LONGEST_SOFTMAX
-    else None
+    "softmax": program(softmax, q, k, v) if length <= _LONGEST_SOFTMAX else None
   } | {
-    f"lsh_{n}": gradient(functools.partial(lsh, num_hashes=n), q, v)
+    f"lsh_{n}": program(functools.partial(lsh, num_hashes=n), q, v)
     for n in _NUM_HASHES
   }
-  # One turn of softmax takes a minute and more where it is longest.
+  # At its longest, one turn of softmax takes more than a minute.
   rounds = 1 if length == _LONGEST_SOFTMAX else _ROUNDS.value
-  seconds = dict(
-    zip(programs, median_seconds(list(programs.values()), rounds), strict=True)
-  )
+  seconds = median_seconds(programs, rounds)
   row = {"tokens": length, "is_causal": is_causal}
   row |= {f"{name}_seconds": x for name, x in seconds.items()}
   row["lsh_2_microseconds_per_token"] = 1e6 * seconds["lsh_2"] / length
@@ -95,29 +84,22 @@ def measure(length: int, is_causal: bool) -> dict[str, Any]:
 
 
 def draw(rows: list[dict[str, Any]], path) -> None:
-  """Draws the time of a token against the length, of what is not causal."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
+  """Draws the time per token against the length, without causal masks."""
   rows = [row for row in rows if not row["is_causal"]]
-  figure, axes = pyplot.subplots(figsize=(6, 4))
-  for name in ("softmax", *(f"lsh_{n}" for n in _NUM_HASHES)):
-    found = [row for row in rows if row[f"{name}_seconds"] is not None]
-    axes.plot(
-      [row["tokens"] for row in found],
-      [1e6 * row[f"{name}_seconds"] / row["tokens"] for row in found],
-      "o-",
-      label=name.replace("_", "-").replace("lsh", "LSH"),
-    )
-  axes.set_xscale("log", base=2)
-  axes.set_yscale("log")
-  axes.set_xlabel("tokens")
-  axes.set_ylabel("gradient, microseconds a token")
-  axes.legend()
-  figure.tight_layout()
-  figure.savefig(path, metadata={"Date": None})
+  with new_figure(path, size=(6, 4)) as (_, axis):
+    for name in ("softmax", *(f"lsh_{n}" for n in _NUM_HASHES)):
+      found = [row for row in rows if row[f"{name}_seconds"] is not None]
+      axis.plot(
+        [row["tokens"] for row in found],
+        [1e6 * row[f"{name}_seconds"] / row["tokens"] for row in found],
+        "o-",
+        label=name.replace("_", "-").replace("lsh", "LSH"),
+      )
+    set_log_ticks(axis, (row["tokens"] for row in rows))
+    axis.set_yscale("log")
+    axis.set_xlabel("tokens")
+    axis.set_ylabel("gradient, microseconds per token")
+    axis.legend()
 
 
 if __name__ == "__main__":

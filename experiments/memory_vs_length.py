@@ -12,15 +12,18 @@ import os
 from typing import Any
 
 import jax
-from absl import flags
+from arguments import define_quick
 from baselines import gradient_methods
 from configurations import abstract_batch, make_model
-from record import RESULTS, print_table, save
+from figures import new_figure, set_log_ticks
+from measurements import memory_columns
+from record import print_table, save
 
 from slim import command_line
+from slim.memory import memory_report
 
-_QUICK = flags.DEFINE_bool("quick", False, "Two lengths, one chunk size.")
-_CHUNK_SIZE = 64  # Of the figure.
+_QUICK = define_quick("Two lengths, one chunk size.")
+_CHUNK_SIZE = 64  # In the figure.
 # Method, label, color. Each color has a contrast of at least 3.9 with white and
 # with GitHub's dark background, as the figure has no background of its own.
 _LINES = (
@@ -33,7 +36,6 @@ _LINES = (
   ("slim, sqrt", "policy sqrt: any step", "#3f8f5b"),
   ("slim, rewind", "policy rewind: steps that can be undone", "#3b82d6"),
 )
-_GRAY = "#797979"
 
 
 def main() -> None:
@@ -48,24 +50,16 @@ def main() -> None:
     for (name, chunk_size), value_and_grad in methods.items():
       rows.append(measure(model, value_and_grad, length, name, chunk_size))
   print_table(rows)
-  name = "memory_vs_length_quick" if quick else "memory_vs_length"
-  save(name, rows)
-  draw(rows, RESULTS / f"{name}.svg")
+  path = save("memory_vs_length", rows, quick=quick)
+  draw(rows, path.with_suffix(".svg"))
 
 
 def measure(model, value_and_grad, length, name, chunk_size):
-  """Compiles one gradient and reads what it needs."""
+  """Compiles one gradient and returns its memory."""
   params = jax.eval_shape(model.init, jax.random.key(0))
-  lowered = jax.jit(value_and_grad).lower(params, abstract_batch(length))
-  memory = lowered.compile().memory_analysis()
-  return {
-    "tokens": length,
-    "method": name,
-    "chunk_size": chunk_size,
-    "activation_MiB": memory.temp_size_in_bytes / 2**20,
-    "arguments_MiB": memory.argument_size_in_bytes / 2**20,
-    "outputs_MiB": memory.output_size_in_bytes / 2**20,
-  }
+  report = memory_report(value_and_grad, params, abstract_batch(length))
+  row = {"tokens": length, "method": name, "chunk_size": chunk_size}
+  return row | memory_columns(report)
 
 
 def draw(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -75,23 +69,8 @@ def draw(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
     rows: As `measure` returns them, of two lengths or more.
     path: The SVG file.
   """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
-  style = {
-    "axes.edgecolor": _GRAY,
-    "axes.labelcolor": _GRAY,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 11,
-    "svg.hashsalt": "slim",  # The same rows make the same file.
-    "xtick.color": _GRAY,
-    "ytick.color": _GRAY,
-  }
-  with pyplot.rc_context(style):
-    figure, axis = pyplot.subplots(figsize=(8.6, 4.2))
+  lengths = sorted({row["tokens"] for row in rows})
+  with new_figure(path, size=(8.6, 4.2), layout=None) as (figure, axis):
     for method, label, color in _LINES:
       points = [
         (row["tokens"], row["activation_MiB"])
@@ -99,19 +78,18 @@ def draw(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
         if row["method"] == method
         and (method == "full" or row["chunk_size"] == _CHUNK_SIZE)
       ]
-      axis.plot(*zip(*points, strict=True), "o-", color=color, markersize=4)
+      axis.plot(*zip(*points, strict=True), "o-", color=color)
       axis.annotate(
         f"{_size(points[-1][1])}\n{label}",
         points[-1],
         (10, 0),
         textcoords="offset points",
         color=color,
+        fontsize=11,
         va="center",
         annotation_clip=False,
       )
-    axis.set_xscale("log", base=2)
-    lengths = sorted({row["tokens"] for row in rows})
-    axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    set_log_ticks(axis, lengths)
     axis.set_yscale("log")
     decades = [10, 100, 1024, 10 * 1024, 100 * 1024]
     axis.set_yticks(decades, map(_size, decades))
@@ -119,15 +97,10 @@ def draw(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
     axis.set_ylim(bottom=10)
     axis.set_xlabel("tokens in the sequence")
     axis.set_title(
-      f"activations of one gradient, C = {_CHUNK_SIZE} tokens",
-      loc="left",
-      color=_GRAY,
-      fontsize=11,
+      f"activations of one gradient, C = {_CHUNK_SIZE} tokens", loc="left"
     )
-    axis.grid(axis="y", color=_GRAY, alpha=0.3, linewidth=0.5)
+    axis.grid(axis="x", visible=False)
     figure.subplots_adjust(left=0.1, right=0.6, bottom=0.13, top=0.91)
-    figure.savefig(path, transparent=True, metadata={"Date": None})
-    pyplot.close(figure)
 
 
 def _size(mebibytes):

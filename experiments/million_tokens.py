@@ -1,15 +1,14 @@
 """The exact gradient over a million bytes of text, in less than 1 GB.
 
-Trains a model of width 256 with 2 layers on one sequence of 1,048,576 bytes:
-nothing is truncated, the last byte's loss reaches back to the first. The figure
-is the largest resident size of this process, with Python and JAX in it. When it
+Trains a model of width 256 with 2 layers on one sequence of 1,048,576 bytes.
+Nothing is truncated: the last byte's loss reaches back to the first. Memory is
+the largest resident size of this process, including Python and JAX. After it
 has been read, the last gradient is computed again with all states stored, and
 compared.
 
   python experiments/million_tokens.py --text=FILE
 """
 
-import resource
 import time
 
 import jax
@@ -17,6 +16,7 @@ import numpy as np
 import optax
 from arguments import define_count, define_text
 from configurations import make_batch
+from measurements import process_bytes
 from record import print_table, save
 
 from slim import command_line
@@ -24,9 +24,9 @@ from slim.certify.gradient_error import largest_error
 from slim.models import create_model
 from slim.training.gradients import make_value_and_grad
 
-_TEXT = define_text("File of at least 1.2 MB.", required=True)
-_TOKENS = define_count("tokens", 2**20, "T.")
-_CHUNK_SIZE = define_count("chunk_size", 512, "C.")
+_TEXT = define_text("Text file of at least 1.2 MB.", required=True)
+_TOKENS = define_count("tokens", 2**20, "T, the length of the sequence.")
+_CHUNK_SIZE = define_count("chunk_size", 512, "C, tokens in a chunk.")
 _STEPS = define_count("steps", 2, "Updates by Adam.")
 
 
@@ -65,7 +65,7 @@ def main() -> None:
         "bits_per_byte": float(sums.nll / sums.weight) / np.log(2),
         "seconds": seconds,
         "tokens_per_second": _TOKENS.value / seconds,
-        "largest_resident_MiB": _largest_resident_bytes() / 2**20,
+        "largest_resident_MiB": process_bytes("VmHWM") / 2**20,
       }
     )
     print_table(rows[-1:])
@@ -88,11 +88,6 @@ def main() -> None:
     activation_MiB=activations,
     rewind_to_store=error,
   )
-
-
-def _largest_resident_bytes():
-  """The most memory this process has had; Linux counts it in KiB."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

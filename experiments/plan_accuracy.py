@@ -1,9 +1,9 @@
-"""What `slim.plan` predicts, beside what is measured.
+"""The predictions of `slim.plan`, beside measurements.
 
-For some ways to compute the gradient of a config: the activations by its
-formula, as XLA assigns them and as the resident size of this process grows by
-them in one gradient; and the predicted and the measured time over that of
-`full`, in turns. On CPUs, and Linux.
+For several gradient methods and chunk sizes of a config: activations by the
+plan's formula, as XLA assigns them, and as the growth of this process during
+one gradient; and the time over that of `full`, predicted and measured in turns.
+It needs Linux, and measures growth on CPUs.
 
   python experiments/plan_accuracy.py [--config=enwik8_slim] [--rounds=3]
 """
@@ -16,21 +16,18 @@ import jax.numpy as jnp
 from absl import flags
 from arguments import CONFIGS, define_count
 from configurations import load_config, make_batch
+from measurements import median_seconds, process_bytes
 from record import print_table, save
-from timing import median_seconds
 
 from slim import command_line
 from slim.plan.candidates import with_option
 from slim.plan.from_config import list_rows
-from slim.training import (
-  build as experiment,
-)
-from slim.training import (
-  steps,
-)
+from slim.training import build, steps
 
-_CONFIG = flags.DEFINE_enum("config", "enwik8_slim", CONFIGS, "Of configs/.")
-_ROUNDS = define_count("rounds", 3, "Timings of each.")
+_CONFIG = flags.DEFINE_enum(
+  "config", "enwik8_slim", CONFIGS, "File of configs/."
+)
+_ROUNDS = define_count("rounds", 3, "Timings of each program.")
 _CHUNK_SIZES = (None, 64, 256)
 
 
@@ -40,12 +37,12 @@ def main() -> None:
   planned = [
     row for row in list_rows(config) if row.option.chunk_size in _CHUNK_SIZES
   ]
-  # The largest first, as it brings the workspace that all of them use.
+  # The largest goes first: it allocates the workspace that all of them use.
   planned.sort(key=lambda row: -row.formula_bytes)
-  rows, programs = [], []
-  for row in planned:
+  rows, programs = [], {}
+  for index, row in enumerate(planned):
     program, activations = make_program(config, row.option)
-    programs.append(program)
+    programs[index] = program
     rows.append(
       {
         "gradient": row.option.name,
@@ -59,20 +56,20 @@ def main() -> None:
     print_table(rows)
   seconds = median_seconds(programs, _ROUNDS.value)
   full = next(
-    time
-    for row, time in zip(rows, seconds, strict=True)
+    seconds[index]
+    for index, row in enumerate(rows)
     if row["gradient"] == "full"
   )
-  for row, time in zip(rows, seconds, strict=True):
-    row.update(time=time / full, seconds=time)
+  for index, row in enumerate(rows):
+    row.update(time=seconds[index] / full, seconds=seconds[index])
   print_table(rows)
   save(f"plan_accuracy_{_CONFIG.value}", rows)
 
 
 def make_program(config, option):
-  """A gradient to call, and its activations in bytes as they are compiled."""
+  """Returns a compiled gradient, and its activations in bytes."""
   config = with_option(config, option)
-  parts = experiment.create_experiment(config)
+  parts = build.create_experiment(config)
   params = jax.jit(parts.model.init)(parts.init_key)
   batch = jax.tree.map(
     lambda x: jnp.tile(x, (config.train.batch_size, 1)),
@@ -86,20 +83,12 @@ def make_program(config, option):
 
 
 def growth(program):
-  """By how much this process grows in a gradient, less the results; bytes."""
-  before = status("VmRSS")
-  pathlib.Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak.
+  """Returns the bytes this process grows by in a gradient, without results."""
+  before = process_bytes("VmRSS")
+  pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets VmHWM.
   results = jax.block_until_ready(program())
   outputs = sum(x.nbytes for x in jax.tree.leaves(results))
-  return status("VmHWM") - before - outputs
-
-
-def status(name):
-  """A size of this process, in bytes."""
-  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-    if line.startswith(name):
-      return int(line.split()[1]) * 1024
-  raise ValueError(f"/proc/self/status must have a line {name}, and has none")
+  return process_bytes("VmHWM") - before - outputs
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What each result carries: command, machine, versions and date."""
+"""Tables on the screen, and result files with command, machine and date."""
 
 import datetime
 import importlib.metadata
@@ -14,13 +14,19 @@ import jax
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
-def save(name: str, rows: list[dict[str, Any]], **notes: Any) -> None:
+def save(
+  name: str, rows: list[dict[str, Any]], *, quick: bool = False, **notes: Any
+) -> pathlib.Path:
   """Writes rows of results to `experiments/results/<name>.json`.
 
   Args:
-    name: Of the file.
-    rows: One flat dict a measurement, with units in the names.
+    name: Name of the file, without its ending.
+    rows: One flat dict for each measurement, with units in the names.
+    quick: Whether this is a small run; its file is `<name>_quick.json`.
     **notes: Anything that holds for all rows.
+
+  Returns:
+    The file. Figures of the same rows are written beside it.
   """
   record = {
     "command": " ".join(["python", *_relative(sys.argv)]),
@@ -37,13 +43,14 @@ def save(name: str, rows: list[dict[str, Any]], **notes: Any) -> None:
     "rows": rows,
   }
   RESULTS.mkdir(exist_ok=True)
-  path = RESULTS / f"{name}.json"
+  path = RESULTS / f"{name}{'_quick' if quick else ''}.json"
   path.write_text(json.dumps(record, indent=1) + "\n")
   print(f"wrote {path.relative_to(RESULTS.parents[1])}")
+  return path
 
 
 def hardware() -> str:
-  """Describes the device, or the processor and the cores this process has."""
+  """Describes the devices, or the processor and the cores of this process."""
   device = jax.devices()[0]
   if device.platform != "cpu":
     return f"{jax.device_count()} x {device.device_kind}"
@@ -71,7 +78,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _relative(argv):
-  """The command without the folders of this machine."""
+  """Returns the command without the folders of this machine."""
   script = pathlib.Path(argv[0]).resolve()
   if script.is_relative_to(RESULTS.parents[1]):
     script = script.relative_to(RESULTS.parents[1])

@@ -1,11 +1,12 @@
 """Memory of a Reformer and its relatives: the report of reformer_fastai.
 
-Its three figures, of Transformer, LSH, reversible and Reformer models: the
-memory over a training step, against the rounds of hashing and against the
-layers. And Table 3 of Kitaev et al.: the exponents at which activations grow.
-Activations are the temporary memory of value_and_grad as XLA assigns it,
-compiled only. The published peaks are of a GPU in half precision with dropout,
-and have weights and gradients in them; see `reformer_models` for the settings.
+The report has three figures of Transformer, LSH, reversible and Reformer
+models: memory during a training step, against the rounds of hashing, and
+against the number of layers. This script adds Table 3 of Kitaev et al.: the
+exponents with which activations grow. Activations are the temporary memory of
+value_and_grad as XLA assigns it; programs are compiled and not run. The
+published peaks are from a GPU in half precision with dropout, and include
+weights and gradients. `reformer_models` has the settings.
 
   python experiments/reformer_memory.py [--quick]
 """
@@ -15,22 +16,22 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
-from absl import flags
-from record import RESULTS, print_table, save
+from arguments import define_quick
+from measurements import memory_columns
+from record import print_table, save
 from reformer_figures import draw, draw_timelines, select
 from reformer_models import (
   FORMULAS,
   MODELS,
   QUICK_SIZES,
   SIZES,
-  formula,
   measure,
 )
 
 from slim import command_line
 from slim.memory.rendering import describe_peak
 
-_QUICK = flags.DEFINE_bool("quick", False, "Small models: two minutes.")
+_QUICK = define_quick("Small models: two minutes.")
 
 # MiB, read off the charts of the report, to 20, 6 and 4 MiB.
 _PUBLISHED = {
@@ -53,7 +54,7 @@ _LAST = "SLiM × reversible"
 
 
 def plan(quick: bool) -> list[dict[str, Any]]:
-  """Lists what is compiled: figure, model, sizes and the published peak."""
+  """Lists the programs: figure, model, sizes and published peak."""
   base = QUICK_SIZES if quick else SIZES
   rows = []
 
@@ -76,11 +77,12 @@ def plan(quick: bool) -> list[dict[str, Any]]:
   for size, values in _GROWTH.items():
     if quick and size != "length":
       continue
-    for model, terms in FORMULAS.items():
-      # Its other form is measured at all rounds of hashing, and costs minutes.
+    for model, formula in FORMULAS.items():
+      # The published form is measured only for rounds of hashing: it compiles
+      # for minutes.
       if size != "hashes" and model == "Reformer, published form":
         continue
-      if size == "hashes" and "hashes" not in terms:
+      if size == "hashes" and not formula.depends_on("hashes"):
         continue
       for value in (256, 512) if quick else values:
         add(f"growth in {size}", model, **{size: value})
@@ -90,18 +92,17 @@ def plan(quick: bool) -> list[dict[str, Any]]:
     add("slim", _LAST, layers=1 if quick else 3, length=length)
   for layers in () if quick else (3, 24):
     add("slim", "SLiM", layers=layers)
-  if quick:  # They are not at the settings of those.
+  if quick:  # The published peaks are for other sizes.
     rows = [row | {"published_MiB": None} for row in rows]
   return rows
 
 
 def main() -> None:
   """Compiles, prints, saves and draws."""
-  name = "reformer_memory_quick" if _QUICK.value else "reformer_memory"
   rows = plan(_QUICK.value)
   keys = [(row["model"], *(row[size] for size in SIZES)) for row in rows]
   found = {}
-  # Tracing is Python's, so that threads would wait for each other.
+  # Tracing holds Python's lock, so threads would not run in parallel.
   with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
     for key, row in zip(keys, rows, strict=True):
       if key not in found:
@@ -112,9 +113,7 @@ def main() -> None:
     timelines = {}
     for key, row in zip(keys, rows, strict=True):
       report, timeline = found[key].result()
-      row["activation_MiB"] = report.temporary_bytes / 2**20
-      row["arguments_MiB"] = report.argument_bytes / 2**20
-      row["outputs_MiB"] = report.output_bytes / 2**20
+      row |= memory_columns(report)
       if row["figure"] == "models":
         timelines[row["model"]] = timeline
       print(*key, f"{row['activation_MiB']:,.1f} MiB", flush=True)
@@ -124,28 +123,35 @@ def main() -> None:
   for table in (rows, exponents, compared):
     if table:
       print_table(table)
-  save(name, rows, growth=exponents, marks=compared, largest_at_peak=peaks)
-  draw(rows, RESULTS / f"{name}.svg")
-  draw_timelines(rows, timelines, RESULTS / f"{name}_timelines.svg")
+  path = save(
+    "reformer_memory",
+    rows,
+    quick=_QUICK.value,
+    growth=exponents,
+    marks=compared,
+    largest_at_peak=peaks,
+  )
+  draw(rows, path.with_suffix(".svg"))
+  draw_timelines(rows, timelines, path.with_name(f"{path.stem}_timelines.svg"))
 
 
 def growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Fits the exponents at which activations grow, by least squares of logs."""
+  """Fits the exponents of growth by least squares of logarithms."""
   found = []
   for size in _GROWTH:
-    for model in FORMULAS:
+    for model, formula in FORMULAS.items():
       points = select(rows, f"growth in {size}", model)
       if not points:
         continue
       x = [row[size] for row in points]
-      terms = [formula(model, {k: row[k] for k in SIZES}) for row in points]
+      predicted = [formula(row) for row in points]
       found.append(
         {
           "model": model,
           "in": size,
           "exponent": exponent(x, [row["activation_MiB"] for row in points]),
-          "of_formula": exponent(x, terms),
-          "formula": FORMULAS[model],
+          "of_formula": exponent(x, predicted),
+          "formula": str(formula),
         }
       )
   return found
@@ -154,13 +160,13 @@ def growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def exponent(x: list[float], y: list[float]) -> float:
   """Fits p in y ∝ x ** p."""
   slope = np.polyfit(np.log(x), np.log(y), 1)[0]
-  return round(float(slope), 4) + 0.0  # Of a constant 0, and not -1e-17.
+  return round(float(slope), 4) + 0.0  # Turns -0.0 into 0.0.
 
 
 def marks(
   rows: list[dict[str, Any]], exponents: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-  """Sets what was found beside what was aimed at."""
+  """Compares the results with their goals."""
   if not select(rows, "slim", "SLiM"):  # A quick run.
     return []
 

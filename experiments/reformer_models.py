@@ -1,14 +1,14 @@
 """The models that `reformer_memory` compares, and the memory of a gradient.
 
-Width 512, 8 heads, bytes, axial positions, norm "pre", the embedding's table as
-the output layer, buckets of 64 tokens, one sequence, float32, no dropout; 4,096
-tokens, 6 layers, an MLP of 2,048 and 8 rounds of hashing where nothing else is
-said. Compiled only: nothing runs.
+Width 512, 8 heads, bytes, axial positions, norm "pre", tied output layer,
+buckets of 64 tokens, one sequence, float32, no dropout. By default 4,096
+tokens, 6 layers, an MLP of width 2,048 and 8 rounds of hashing. Programs are
+compiled and not run.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
-from unittest import mock
+from typing import Any, NamedTuple
 
 import jax
 from baselines import probabilities_attention
@@ -47,36 +47,68 @@ MODELS = {
   "SLiM": _SLIM,
   "SLiM × reversible": _SLIM | _REVERSIBLE,
 }
-# The largest terms that Table 3 of Kitaev et al. has, in activations of one
-# sequence; and what SLiM's one chunk of 256 tokens has. A query meets two
-# chunks of 64 keys, which is the 128 here.
-_SCORES = "8 * length**2"
-_PAIRS = "8 * length * hashes * 128"
+# Models find an attention by its name; slim has none that keeps probabilities.
+ATTENTIONS["probabilities"] = probabilities_attention
+
+
+class Formula(NamedTuple):
+  """How activations grow: the largest of some products, times a factor.
+
+  Attributes:
+    products: Each a tuple of numbers and of names in `SIZES`.
+    factor: A tuple likewise.
+  """
+
+  products: tuple[tuple[int | str, ...], ...]
+  factor: tuple[int | str, ...] = ()
+
+  def __call__(self, sizes: dict[str, int]) -> int:
+    """Returns the number of activations for a model's sizes."""
+
+    def multiply(factors):
+      return math.prod(sizes[x] if isinstance(x, str) else x for x in factors)
+
+    return max(map(multiply, self.products)) * multiply(self.factor)
+
+  def __str__(self) -> str:
+    """Returns the formula as in "max(length * 512, 256 * mlp_width)"."""
+
+    def join(factors):
+      return " * ".join(map(str, factors))
+
+    largest = ", ".join(map(join, self.products))
+    if len(self.products) > 1:
+      largest = f"max({largest})"
+    return " * ".join([largest, *map(str, self.factor)])
+
+  def depends_on(self, size: str) -> bool:
+    """Returns whether a size is in the formula."""
+    return any(size in factors for factors in (*self.products, self.factor))
+
+
+# Table 3 of Kitaev et al., in activations of one sequence, and SLiM's one chunk
+# of 256 tokens. A query meets two chunks of 64 keys, hence 128.
+_SCORES = (8, "length", "length")
+_PAIRS = (8, "length", "hashes", 128)
+_MLP, _CHUNKED_MLP = ("length", "mlp_width"), ("length", 512)
 FORMULAS = {
-  "Transformer": f"max(length * mlp_width, {_SCORES}) * layers",
-  "Reversible": f"max(length * mlp_width, {_SCORES})",
-  "Chunked reversible": f"max(length * 512, {_SCORES})",
-  "LSH Transformer, published form": (
-    f"max(length * mlp_width, {_PAIRS}) * layers"
-  ),
-  "Reformer, published form": f"max(length * 512, {_PAIRS})",
-  "Reformer": f"max(length * 512, {_PAIRS})",
-  "SLiM × reversible": "256 * mlp_width",
+  "Transformer": Formula((_MLP, _SCORES), ("layers",)),
+  "Reversible": Formula((_MLP, _SCORES)),
+  "Chunked reversible": Formula((_CHUNKED_MLP, _SCORES)),
+  "LSH Transformer, published form": Formula((_MLP, _PAIRS), ("layers",)),
+  "Reformer, published form": Formula((_CHUNKED_MLP, _PAIRS)),
+  "Reformer": Formula((_CHUNKED_MLP, _PAIRS)),
+  "SLiM × reversible": Formula(((256, "mlp_width"),)),
 }
 
-# The second option leaves buffers as they are, and compiles in a third.
+# The second option compiles in a third of the time and changes no buffers.
 _OPTIONS = COMPILER_OPTIONS | {"xla_backend_optimization_level": 0}
-
-
-def formula(name: str, sizes: dict[str, int]) -> int:
-  """Evaluates a model's row of Table 3, in numbers."""
-  return eval(FORMULAS[name], {"max": max}, sizes)
 
 
 def make_gradient(
   name: str, sizes: dict[str, int]
 ) -> tuple[LanguageModel, ValueAndGrad]:
-  """Makes a model, and its gradient by the method of that row."""
+  """Creates a model of `MODELS`, and its gradient."""
   settings = dict(MODELS[name])
   method = {
     key: settings.pop(key)
@@ -105,26 +137,21 @@ def make_gradient(
 def compile_with(
   look: Callable[..., Any], name: str, sizes: dict[str, int]
 ) -> Any:
-  """Gives the gradient of a model to a function of `slim.memory`."""
-  # The model finds its attention by name: for one that slim does not have, the
-  # name is there for as long as it is compiled.
-  with mock.patch.dict(ATTENTIONS, probabilities=probabilities_attention):
-    model, program = make_gradient(name, sizes)
-    args = [
-      jax.eval_shape(model.init, jax.random.key(0)),
-      abstract_batch(sizes["length"]),
-    ]
-    if model.is_random:
-      args.append(
-        jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-      )
-    return look(program, *args, compiler_options=_OPTIONS)
+  """Applies a function of `slim.memory` to the gradient of a model."""
+  model, program = make_gradient(name, sizes)
+  args = [
+    jax.eval_shape(model.init, jax.random.key(0)),
+    abstract_batch(sizes["length"]),
+  ]
+  if model.is_random:
+    args.append(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
+  return look(program, *args, compiler_options=_OPTIONS)
 
 
 def measure(
   name: str, sizes: dict[str, int], with_timeline: bool
 ) -> tuple[MemoryReport, MemoryTimeline | None]:
-  """Compiles a model's gradient: its memory, and when it is needed if asked."""
+  """Compiles a model's gradient; returns its memory, and over time if asked."""
   if with_timeline:
     return compile_with(analyse, name, sizes)
   return compile_with(memory_report, name, sizes), None

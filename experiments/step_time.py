@@ -1,10 +1,10 @@
 """Time of one gradient: full and slim, side by side in one process.
 
-Each repetition times a matrix product and every method in turn, so that all see
-the same machine; medians are quoted. Efficiency is the floating-point
-operations of the matrix products in the model, 3 F for full, 5 F for sqrt and
-4 F for the others, over the time, as a share of the rate of that matrix product
-alone.
+Each round times a matrix product and every method in turn, so that all of them
+see the same machine; the table has medians. Efficiency is the rate of the
+model's matrix products, as a share of the rate of that matrix product alone.
+The gradient has 3 F floating-point operations for full, 5 F for sqrt and 4 F
+for the other methods, where F is the forward pass.
 
   python experiments/step_time.py --configurations=II,III,IV
 """
@@ -13,35 +13,34 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from absl import flags
-from arguments import define_count, define_names
+from arguments import define_count, define_names, define_quick
 from baselines import gradient_methods
 from configurations import CONFIGURATIONS, make_batch, make_model
+from measurements import median_seconds
 from record import print_table, save
-from timing import median_seconds
 
 from slim import command_line
 from slim.runs.metrics import count_matmul_flops
 
 _NAMES = define_names(
-  "configurations", ["II", "III", "IV"], CONFIGURATIONS, "Which."
+  "configurations", ["II", "III", "IV"], CONFIGURATIONS, "What to measure."
 )
-_REPETITIONS = define_count("repetitions", 5, "Timings of each.")
-_QUICK = flags.DEFINE_bool("quick", False, "II alone, 3 repetitions.")
+_REPETITIONS = define_count("repetitions", 5, "Timings of each program.")
+_QUICK = define_quick("Configuration II only, 3 repetitions.")
 _CHUNK_SIZES = (512, 128)
 
 
 def main() -> None:
   """Measures, prints and saves."""
   quick = _QUICK.value
-  repetitions = 3 if quick else _REPETITIONS.value
+  rounds = 3 if quick else _REPETITIONS.value
   for name in ["II"] if quick else _NAMES.value:
-    rows = measure(name, repetitions)
+    rows = measure(name, rounds)
     print_table(rows)
-    save(f"step_time_{name}{'_quick' if quick else ''}", rows)
+    save(f"step_time_{name}", rows, quick=quick)
 
 
-def measure(name: str, repetitions: int) -> list[dict[str, object]]:
+def measure(name: str, rounds: int) -> list[dict[str, object]]:
   """Times all methods of one configuration."""
   model = make_model(name)
   params = model.init(jax.random.key(0))
@@ -56,8 +55,7 @@ def measure(name: str, repetitions: int) -> list[dict[str, object]]:
     for key, program in programs.items()
   }
   calls["matmul"], matmul_flops = matrix_product(CONFIGURATIONS[name].width)
-  seconds = median_seconds(list(calls.values()), repetitions)
-  median = dict(zip(calls, seconds, strict=True))
+  median = median_seconds(calls, rounds)
   rate = matmul_flops / median.pop("matmul")
   rows = []
   for (method, chunk_size), value in median.items():
@@ -77,7 +75,7 @@ def measure(name: str, repetitions: int) -> list[dict[str, object]]:
 
 
 def matrix_product(width):
-  """The product of the MLP over 1,024 tokens, ten times."""
+  """Returns ten products of the MLP over 1,024 tokens, and their operations."""
   x, w = jnp.ones((1024, width)), jnp.ones((width, 4 * width))
   product = jax.jit(jnp.matmul)
 

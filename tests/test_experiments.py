@@ -141,7 +141,7 @@ def test_the_figure_of_the_curves(beside, tmp_path):
     for step in (1, 2)
   ]
   learning_curves.draw(rows, ["full", "slim:2"], tmp_path / "figure.svg")
-  assert "bits a byte" in (tmp_path / "figure.svg").read_text()
+  assert "bits per byte" in (tmp_path / "figure.svg").read_text()
 
 
 def test_the_figure_of_softmax(beside, tmp_path):
@@ -192,7 +192,7 @@ def test_the_figures_of_the_reformer(beside, tmp_path):
   from slim.memory import MemoryTimeline
 
   rows = [
-    row | {"activation_MiB": float(reformer_memory.formula(row["model"], row))}
+    row | {"activation_MiB": float(reformer_memory.FORMULAS[row["model"]](row))}
     if row["model"] in reformer_memory.FORMULAS
     else row | {"activation_MiB": 1.0}
     for row in reformer_memory.plan(quick=False)

@@ -1,0 +1,52 @@
+"""Trains configs to compare them; interrupted runs are resumed."""
+
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from slim.runs.metrics import read_records
+from slim.train import train_and_evaluate
+from slim.training.build import create_split
+
+
+def shorten(
+  config: ml_collections.ConfigDict, num_steps: int, num_logs: int
+) -> None:
+  """Sets the number of steps, and how often to log, evaluate and save.
+
+  Args:
+    config: All settings. They are changed in place.
+    num_steps: Training steps.
+    num_logs: How many points a curve has.
+  """
+  config.train.update(
+    num_steps=num_steps,
+    log_every=max(1, num_steps // num_logs),
+    eval_every=max(1, num_steps // 4),
+    checkpoint_every=max(1, num_steps // 10),
+    keep_checkpoints=1,
+  )
+
+
+def train(
+  config: ml_collections.ConfigDict, folder: str | os.PathLike[str]
+) -> tuple[Any, list[dict[str, Any]]]:
+  """Trains a config, or resumes its run.
+
+  Args:
+    config: All settings.
+    folder: The run's folder.
+
+  Returns:
+    The parameters, and the records of metrics.jsonl.
+  """
+  folder = pathlib.Path(folder)
+  params = train_and_evaluate(config, str(folder)).params
+  return params, read_records(str(folder / "metrics.jsonl"))
+
+
+def describe_data(config: ml_collections.ConfigDict) -> str:
+  """Describes the training data of a config."""
+  return create_split(config, "train", config.train.batch_size).description
