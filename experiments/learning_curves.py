@@ -2,7 +2,7 @@
 
 Trains a file of `configs/` once for each of --runs and compares the logged
 losses with those of the first run. A run is a gradient method, optionally with
-a chunk size as in slim:256, or an attention, softmax or chunked_softmax.
+a chunk size as in slim:256, or an attention such as chunked_softmax.
 Training amplifies rounding errors. "full_in_parts" shows by how much: it is
 `full` over one half of the batch after the other, the same gradient except for
 rounding. Runs stay in --workdir and are resumed.
@@ -31,7 +31,7 @@ from runs import describe_data, shorten, train
 
 from slim import command_line
 from slim.config import validate
-from slim.models.mixers.softmax import ATTENTIONS
+from slim.models.mixers import MIXERS
 
 _CONFIG = flags.DEFINE_enum(
   "config", "shakespeare_slim", CONFIGS, "File of configs/."
@@ -90,7 +90,7 @@ def make_config(run: str) -> ml_collections.ConfigDict:
   method, _, chunk_size = run.partition(":")
   if method == "full_in_parts":
     method, config.train.accumulation_steps = "full", 2
-  if method in ATTENTIONS:
+  if method in MIXERS:
     config.model.attention = method
   else:
     config.gradient.method = method

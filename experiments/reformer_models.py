@@ -6,6 +6,7 @@ tokens, 6 layers, an MLP of width 2,048 and 8 rounds of hashing. Programs are
 compiled and not run.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +18,13 @@ from configurations import abstract_batch
 from slim.memory import MemoryReport, MemoryTimeline, memory_report
 from slim.memory.timeline import analyse
 from slim.models import create_model
-from slim.models.mixers.softmax import ATTENTIONS
+from slim.models.mixers import MIXERS
+from slim.models.mixers.mixer import MixerKind
+from slim.models.mixers.softmax import (
+  ATTENTIONS,
+  SoftmaxSettings,
+  create_softmax,
+)
 from slim.training.gradients import (
   COMPILER_OPTIONS,
   ValueAndGrad,
@@ -47,8 +54,11 @@ MODELS = {
   "SLiM": _SLIM,
   "SLiM × reversible": _SLIM | _REVERSIBLE,
 }
-# Models find an attention by its name; slim has none that keeps probabilities.
+# A mixer that slim does not have: softmax attention with this function.
 ATTENTIONS["probabilities"] = probabilities_attention
+MIXERS["probabilities"] = MixerKind(
+  SoftmaxSettings, functools.partial(create_softmax, "probabilities")
+)
 
 
 class Formula(NamedTuple):
