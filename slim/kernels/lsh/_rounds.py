@@ -31,7 +31,7 @@ class Round(NamedTuple):
   """A round's order of the tokens, cut into n chunks of c.
 
   Attributes:
-    places: [B, H, T], int32: where in the order each token stands.
+    ranks: [B, H, T], int32: where in the order each token stands.
     order: [B, H, n, c], int32: the token of each place; T where there is none.
     seen: [B, H·n, c, 2c], which keys a query sees: the chunk before, then its
       own.
@@ -39,7 +39,7 @@ class Round(NamedTuple):
       many rounds the two meet; None: not asked for.
   """
 
-  places: jax.Array
+  ranks: jax.Array
   order: jax.Array
   seen: jax.Array
   count: jax.Array | None
@@ -63,7 +63,7 @@ class Round(NamedTuple):
     """Undoes `queries`: [B, H·n, c, X] to [B, H, T, X]."""
     batch, num_heads, num_chunks, size = self.order.shape
     x = x.reshape(batch, num_heads, num_chunks * size, x.shape[-1])
-    return jnp.take_along_axis(x, self.places[..., None], 2)
+    return jnp.take_along_axis(x, self.ranks[..., None], 2)
 
   def unsort_keys(self, x: jax.Array) -> jax.Array:
     """Sums over the two chunks that see a key: transposes `keys`."""
@@ -124,7 +124,7 @@ def by_heads(
   return jax.tree.map(lambda x: x.reshape(*heads, *x.shape[3:]), found)
 
 
-def sort_places(buckets: jax.Array) -> jax.Array:
+def rank_by_bucket(buckets: jax.Array) -> jax.Array:
   """Sorts by (bucket, position).
 
   Args:
@@ -137,18 +137,18 @@ def sort_places(buckets: jax.Array) -> jax.Array:
   return _inverse(order, order.shape[-1])
 
 
-def make_round(settings: Settings, places: jax.Array, r: jax.Array) -> Round:
+def make_round(settings: Settings, ranks: jax.Array, r: jax.Array) -> Round:
   """Makes round r.
 
   Args:
     settings: The settings.
-    places: [B, H, R, T], from `sort_places`.
+    ranks: [B, H, R, T], from `rank_by_bucket`.
     r: Which round.
 
   Returns:
     Round.
   """
-  *heads, num_rounds, length = places.shape
+  *heads, num_rounds, length = ranks.shape
   size = settings.chunk_size
   num_chunks = -(-length // size)
 
@@ -158,7 +158,7 @@ def make_round(settings: Settings, places: jax.Array, r: jax.Array) -> Round:
     return of_token[..., :, None], keys[..., None, :]
 
   def of_round(r):
-    return jax.lax.dynamic_index_in_dim(places, r, 2, keepdims=False)
+    return jax.lax.dynamic_index_in_dim(ranks, r, 2, keepdims=False)
 
   order = _inverse(of_round(r), num_chunks * size)
   order = order.reshape(*heads, num_chunks, size)
@@ -195,7 +195,7 @@ def _inverse(permutation, length):
 
 
 def _sorted(x, order):
-  """[B, H, T, X] as [B, H·n, c, X]; places without a token hold the last."""
+  """[B, H, T, X] as [B, H·n, c, X]; ranks without a token hold the last."""
   batch, num_heads, num_chunks, size = order.shape
   flat = order.reshape(batch, num_heads, num_chunks * size, 1)
   x = jnp.take_along_axis(x, flat, 2, mode="clip")

@@ -12,8 +12,6 @@ goes through the rounds again: memory does not grow with their number but by one
 integer a token.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
@@ -23,28 +21,27 @@ from slim.kernels.lsh._rounds import (
   make_round,
   queries_and_keys,
 )
-from slim.kernels.support.cotangents import (
-  cotangent,
-  first_order_only,
+from slim.kernels.support.cotangents import cotangent
+from slim.kernels.support.custom_derivative import (
+  add_to_sum,
+  first_order_vjp,
 )
 from slim.kernels.support.dtypes import at_least_float32
-from slim.kernels.support.log_sum_exp import (
-  finish_softmax,
-  from_residual,
-  to_residual,
-  zero_if_neg_inf,
-)
 from slim.kernels.support.mesh_axes import (
   varying_full,
   zeros_like,
 )
+from slim.kernels.support.online_softmax import (
+  Partial,
+  from_residual,
+  to_residual,
+)
 from slim.kernels.support.products import matmul_f32
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(
+def attend_in_turn(
   settings: Settings,
-  places: jax.Array,
+  ranks: jax.Array,
   scale: jax.Array,
   qk: jax.Array,
   v: jax.Array,
@@ -52,8 +49,8 @@ def attend(
   """Attends round by round.
 
   Args:
-    settings: The settings.
-    places: [B, H, R, T], from `sort_places`.
+    settings: Static arguments of `lsh_attention`.
+    ranks: [B, H, R, T], from `rank_by_bucket`.
     scale: [B, H, 1, 1], float32 or wider.
     qk: [B, H, T, K].
     v: [B, H, T, V].
@@ -61,75 +58,54 @@ def attend(
   Returns:
     [B, H, T, V], dtype of `v`.
   """
-  return _attend_fwd(settings, places, scale, qk, v)[0]
+  return _attend(settings, ranks, scale, qk, v)
 
 
-def _forward(settings, places, scale, qk, v):
+def _forward(settings, ranks, scale, qk, v):
+  """Returns y, and what the backward pass needs."""
+  y, lse = by_heads(_forward_of_heads, settings, ranks, scale, qk, v)
+  return y, (ranks, scale, qk, v, y, to_residual(lse))
+
+
+def _forward_of_heads(settings, ranks, scale, qk, v):
   q, k = queries_and_keys(scale, qk)
   dtype = at_least_float32(q.dtype, v.dtype)
 
-  def one_round(r, carry):
-    top, total, num = carry
-    this = make_round(settings, places, r)
+  def one_round(r, so_far):
+    this = make_round(settings, ranks, r)
     scores = this.scores(this.queries(q), this.keys(k)).astype(dtype)
-    round_top = scores.max(-1, keepdims=True)
-    p = jnp.exp(scores - zero_if_neg_inf(round_top))
-    round_num = matmul_f32(p.astype(v.dtype), this.keys(v), (-1, -2))
-    round_num = round_num.astype(dtype)
-    round_top, round_total, round_num = (
-      this.unsort(x) for x in (round_top, p.sum(-1, keepdims=True), round_num)
-    )
-    new_top = jnp.maximum(top, round_top)
-    shrink, round_shrink = (
-      jnp.exp(x - zero_if_neg_inf(new_top)) for x in (top, round_top)
-    )
-    return (
-      new_top,
-      total * shrink + round_total * round_shrink,
-      num * shrink + round_num * round_shrink,
-    )
+
+    def weigh(weights):
+      y = matmul_f32(weights.astype(v.dtype), this.keys(v), (-1, -2))
+      return y.astype(dtype)
+
+    of_round = Partial.of(scores, weigh)
+    return so_far.join(Partial(*map(this.unsort, of_round)))
 
   shape = (*v.shape[:3], 1)
-  top, total, num = jax.lax.fori_loop(
-    0,
-    places.shape[2],
-    one_round,
-    (
-      varying_full(shape, -jnp.inf, dtype, like=q),
-      varying_full(shape, 0, dtype, like=q),
-      varying_full(v.shape, 0, dtype, like=q),
-    ),
+  nothing = Partial(
+    varying_full(shape, -jnp.inf, dtype, like=q),
+    varying_full(shape, 0, dtype, like=q),
+    varying_full(v.shape, 0, dtype, like=q),
   )
-  total, lse = finish_softmax(top, total)
-  y = jnp.where(lse == -jnp.inf, v, (num / total).astype(v.dtype))
-  return y, lse
+  y, lse = jax.lax.fori_loop(0, ranks.shape[2], one_round, nothing).finish()
+  return jnp.where(lse == -jnp.inf, v, y.astype(v.dtype)), lse
 
 
-def _attend_fwd(settings, places, scale, qk, v):
-  y, lse = by_heads(_forward, settings, places, scale, qk, v)
-  return y, (places, scale, qk, v, y, to_residual(lse))
+def _backward(settings, residuals, y_ct):
+  return None, *by_heads(_backward_of_heads, settings, *residuals, y_ct)
 
 
-def _attend_bwd(settings, residuals, y_ct):
-  places, *_ = inputs = first_order_only(
-    residuals,
-    "lsh_attention has first derivatives only; for a second derivative take "
-    "rounds='parallel'",
-  )
-  cts = by_heads(_backward, settings, *inputs, y_ct)
-  return cotangent(places, []), *cts
-
-
-def _backward(settings, places, scale, qk, v, y, lse, y_ct):
+def _backward_of_heads(settings, ranks, scale, qk, v, y, lse, y_ct):
   (q, k), vjp = jax.vjp(queries_and_keys, scale, qk)
   lse = from_residual(lse)
   alone = lse == -jnp.inf
-  # Of a query that sees nothing, all exp(score - lse) have to be 0.
+  # A query that sees nothing has exp(score - lse) = 0 for every key.
   lse = jnp.where(alone, jnp.inf, lse)
   shift = (y_ct.astype(lse.dtype) * y.astype(lse.dtype)).sum(-1, keepdims=True)
 
   def one_round(r, totals):
-    this = make_round(settings, places, r)
+    this = make_round(settings, ranks, r)
     q_sorted, y_ct_sorted = this.queries(q), this.queries(y_ct)
     k_sorted, v_sorted = this.keys(k), this.keys(v)
     scores = this.scores(q_sorted, k_sorted).astype(lse.dtype)
@@ -142,20 +118,21 @@ def _backward(settings, places, scale, qk, v, y, lse, y_ct):
       this.unsort_keys(matmul_f32(scores_ct, q_sorted, (-2, -2))),
       this.unsort_keys(matmul_f32(p, y_ct_sorted, (-2, -2))),
     )
-    return tuple(
-      total + ct.astype(total.dtype)
-      for total, ct in zip(totals, cts, strict=True)
-    )
+    return add_to_sum(totals, cts)
 
-  def zeros_of(x):
-    return zeros_like(x, lse.dtype, like=q)
-
-  q_ct, k_ct, v_ct = jax.lax.fori_loop(
-    0, places.shape[2], one_round, tuple(map(zeros_of, (q, k, v)))
-  )
+  # All in the dtype of lse, which is at least that of q, k and v.
+  zeros = tuple(zeros_like(x, lse.dtype, like=q) for x in (q, k, v))
+  q_ct, k_ct, v_ct = jax.lax.fori_loop(0, ranks.shape[2], one_round, zeros)
   v_ct += jnp.where(alone, y_ct, 0).astype(v_ct.dtype)
   scale_ct, qk_ct = vjp(cotangent((q, k), [q_ct, k_ct]))
   return scale_ct, qk_ct, v_ct.astype(v.dtype)
 
 
-attend.defvjp(_attend_fwd, _attend_bwd)
+_attend = first_order_vjp(
+  _forward,
+  _backward,
+  lambda settings: (
+    "lsh_attention has first derivatives only; for a second derivative take "
+    "rounds='parallel'"
+  ),
+)

@@ -11,14 +11,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-from slim.kernels.lsh import _sequential as lsh_sequential
 from slim.kernels.lsh._rounds import (
   Settings,
   by_heads,
   make_round,
   queries_and_keys,
-  sort_places,
+  rank_by_bucket,
 )
+from slim.kernels.lsh._sequential import attend_in_turn
 from slim.kernels.softmax.definition import merge_attention
 from slim.kernels.support.dtypes import at_least_float32
 from slim.kernels.support.explicit_meshes import (
@@ -27,12 +27,9 @@ from slim.kernels.support.explicit_meshes import (
   shard_alike,
 )
 from slim.kernels.support.head_rows import to_head_rows
-from slim.kernels.support.log_sum_exp import (
-  finish_softmax,
-  zero_if_neg_inf,
-)
 from slim.kernels.support.mesh_axes import match_varying_axes
 from slim.kernels.support.not_inlined import checked_as_one
+from slim.kernels.support.online_softmax import softmax_and_lse
 from slim.kernels.support.products import matmul_f32
 from slim.kernels.support.shapes import (
   check_float,
@@ -127,9 +124,9 @@ def lsh_attention(
   settings = Settings(chunk_size, is_causal, count_once, heads_at_once)
 
   def attend(buckets, scale, qk, v):
-    return _ROUNDS[rounds](settings, sort_places(buckets), scale, qk, v)
+    return _ROUNDS[rounds](settings, rank_by_bucket(buckets), scale, qk, v)
 
-  y = by_shards(attend, 2, buckets, scale, to_head_rows(qk), to_head_rows(v))
+  y = by_shards(attend, 2, buckets, scale, *(to_head_rows(x, x.shape[2]) for x in (qk, v)))
   return jnp.swapaxes(y, 1, 2)
 
 
@@ -138,22 +135,19 @@ def _parallel(settings, *arrays):
   return by_heads(_all_rounds, settings, *arrays)
 
 
-def _all_rounds(settings, places, scale, qk, v):
+def _all_rounds(settings, ranks, scale, qk, v):
   q, k = queries_and_keys(scale, qk)
 
   def one_round(r):
-    this = make_round(settings, places, r)
+    this = make_round(settings, ranks, r)
     scores = this.scores(this.queries(q), this.keys(k))
-    top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-    exponentials = jnp.exp(scores - zero_if_neg_inf(top))
-    total, lse = finish_softmax(top, exponentials.sum(-1, keepdims=True))
-    p = (exponentials / total).astype(v.dtype)
-    y = matmul_f32(p, this.keys(v), (-1, -2))
+    p, lse = softmax_and_lse(scores)
+    y = matmul_f32(p.astype(v.dtype), this.keys(v), (-1, -2))
     return this.unsort(y), this.unsort(lse)[..., 0]
 
-  num_rounds = places.shape[2]
+  num_rounds = ranks.shape[2]
   y, lse = merge_attention([one_round(r) for r in range(num_rounds)])
   return jnp.where(lse[..., None] == -jnp.inf, v, y.astype(v.dtype))
 
 
-_ROUNDS = {"sequential": lsh_sequential.attend, "parallel": _parallel}
+_ROUNDS = {"sequential": attend_in_turn, "parallel": _parallel}

@@ -1,12 +1,23 @@
-"""The blocks that chunked softmax attention is computed by."""
+"""Blocks of queries and keys, by which chunked softmax attention computes."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from slim.kernels.softmax._arguments import Attention
-from slim.kernels.softmax._slices import take
+from slim.kernels.softmax._axis import (
+  Axis,
+  Index,
+)
+from slim.kernels.softmax._finite import (
+  finite_or_zero,
+  nan_if_not_finite,
+  query_key_products,
+)
+from slim.kernels.softmax._slices import slice_or_broadcast
+from slim.kernels.softmax._window import Window
 from slim.kernels.support.closures import (
   ClosureConverted,
   closure_to_arguments,
@@ -17,157 +28,187 @@ from slim.kernels.support.mesh_axes import match_varying_axes
 from slim.kernels.support.products import matmul_f32
 
 
-class Axis(NamedTuple):
-  """A cut of `length` tokens into blocks of `size`.
+class Inputs(NamedTuple):
+  """The arrays of an attention that is cut into blocks.
 
-  The last block does not reach beyond the end but back into the one before it;
-  tokens that it shares are the other's, not `counted_here`.
+  Attributes:
+    q: [B, T, H, K].
+    k: [B, S, G, K].
+    v: [B, S, G, V].
+    bias: [B or 1, H or 1, T or 1, S or 1], or None.
+    scale: [], multiplied with q · k; or None.
+    window: Which keys a query sees by their distance.
+    score_consts: The arrays that `Blocks.score` closed over.
+    dropout_consts: Those of `Blocks.dropout_scale`; none has a gradient.
   """
 
-  length: int
-  size: int
-
-  @property
-  def num_blocks(self) -> int:
-    """How many there are."""
-    return -(-self.length // self.size)
-
-  def start(self, i):
-    """The first token of block i."""
-    start = jnp.minimum(i * self.size, self.length - self.size)
-    return start.astype(jnp.int32)
-
-  def index(self, i):
-    """The tokens of block i, [size], int32."""
-    return self.start(i) + jnp.arange(self.size, dtype=jnp.int32)
-
-  def counted_here(self, i):
-    """Which of them are in no earlier block, [size]; None: all."""
-    if self.length % self.size == 0:
-      return None
-    return self.index(i) >= i * self.size
-
-  def blocks(self, first, last):
-    """The range of blocks that have tokens from `first` to `last`."""
-    begin, end = 0, self.num_blocks
-    if first is not None:
-      begin = jnp.clip(first // self.size, 0, end)
-    if last is not None:
-      end = jnp.clip(last // self.size + 1, 0, end)
-    return begin, end
+  q: jax.Array
+  k: jax.Array
+  v: jax.Array
+  bias: jax.Array | None
+  scale: jax.Array | None
+  window: Window
+  score_consts: list[jax.Array]
+  dropout_consts: list[jax.Array]
 
 
 class Blocks(NamedTuple):
-  """What has to be known of an attention's blocks that is not an array.
+  """The static part of an attention that is cut into blocks.
 
   Attributes:
-    rows: The queries.
-    columns: The keys.
-    q_scale: What q is to be multiplied with before it is used.
+    rows: The cut of the queries.
+    columns: The cut of the keys.
+    q_scale: Multiplied with q before it is used.
     precision: Of the matrix products.
-    score: The function `make_score` makes, with its arrays as an argument.
-    dropout_scale: The function `make_dropout_scale` makes, likewise; or None.
+    score: The function of `make_score`. It takes its arrays first.
+    dropout_scale: The function of `make_dropout_scale`, likewise; or None.
   """
 
   rows: Axis
   columns: Axis
   q_scale: float
-  precision: Any
+  precision: jax.lax.PrecisionLike
   score: ClosureConverted
   dropout_scale: ClosureConverted | None
 
-  def queries(self, x: jax.Array, k: jax.Array, i: Any) -> jax.Array:
-    """Cuts out block i of queries, or of what there is one of a query.
+  def queries(self, x: jax.Array, num_groups: int, i: Index) -> jax.Array:
+    """Slices block i out of any per-query array.
 
     Args:
       x: [B, T, H, X].
-      k: [B, S, N, K]; only N counts.
-      i: Which block.
+      num_groups: G.
+      i: Which block of queries.
 
     Returns:
-      [B, N, G·s, X].
+      [B, G, H/G·s, X].
     """
-    heads = k.shape[2], x.shape[2] // k.shape[2]
-    return to_head_rows(take(x, self.rows.start(i), self.rows.size, 1), heads)
+    x = slice_or_broadcast(x, self.rows.start(i), self.rows.size, 1)
+    return to_head_rows(x, num_groups)
 
-  def keys(self, x: jax.Array, j: Any) -> jax.Array:
-    """Cuts block j, [B, N, t, X], out of keys or values [B, S, N, X]."""
-    return to_head_rows(take(x, self.columns.start(j), self.columns.size, 1))
+  def keys(self, x: jax.Array, j: Index) -> jax.Array:
+    """Slices block j out of keys or values: [B, S, G, X] to [B, G, t, X]."""
+    x = slice_or_broadcast(x, self.columns.start(j), self.columns.size, 1)
+    return to_head_rows(x, x.shape[2])
 
-  def bias(self, bias: jax.Array | None, i: Any, j: Any) -> jax.Array | None:
-    """Cuts out what is added to the scores of block i, j."""
+  def bias(self, bias: jax.Array | None, i: Index, j: Index):
+    """Slices the bias of block (i, j)."""
     if bias is None:
       return None
-    bias = take(bias, self.rows.start(i), self.rows.size, 2)
-    return take(bias, self.columns.start(j), self.columns.size, 3)
+    bias = slice_or_broadcast(bias, self.rows.start(i), self.rows.size, 2)
+    return slice_or_broadcast(bias, self.columns.start(j), self.columns.size, 3)
 
   def scores(
     self,
     consts: list[jax.Array],
     products: jax.Array,
     bias: jax.Array | None,
-    i: Any,
-    j: Any,
+    i: Index,
+    j: Index,
   ) -> jax.Array:
-    """Computes the scores of block i, j.
+    """Computes the scores of block (i, j).
 
     Args:
-      consts: What `score` once closed over.
-      products: [B, N, G·s, t], of scaled queries and keys.
-      bias: As `self.bias` cuts it.
+      consts: `Inputs.score_consts`.
+      products: [B, G, H/G·s, t], of scaled queries and keys.
+      bias: From `self.bias`.
       i: Which block of queries.
       j: Which block of keys.
 
     Returns:
-      [B, N, G·s, t]; -inf for keys that another block has counted.
+      [B, G, H/G·s, t]; -inf for keys that an earlier block counts.
     """
     scores = self.score(consts, products, bias, *self._index(products, i, j))
     counted = self.columns.counted_here(j)
     return scores if counted is None else jnp.where(counted, scores, -jnp.inf)
 
+  def scores_and_weigh(
+    self, inputs: Inputs, q_block: jax.Array, i: Index, j: Index
+  ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Returns what `Partial` needs of block (i, j).
+
+    Args:
+      inputs: The arrays.
+      q_block: [B, G, H/G·s, K], block i of the scaled queries.
+      i: Which block of queries.
+      j: Which block of keys.
+
+    Returns:
+      scores: [B, G, H/G·s, t].
+      weigh: Maps weights like `scores` to their sums of values,
+        [B, G, H/G·s, V], after dropout.
+    """
+    k_block, v_block = (self.keys(x, j) for x in (inputs.k, inputs.v))
+    k_block = nan_if_not_finite(k_block, v_block)
+    v_block = finite_or_zero(v_block)
+    scores = self.scores(
+      inputs.score_consts,
+      query_key_products(self.precision, q_block, k_block, inputs.scale),
+      self.bias(inputs.bias, i, j),
+      i,
+      j,
+    )
+
+    def weigh(weights):
+      kept = self.drop(inputs.dropout_consts, weights, i, j)
+      kept = kept.astype(v_block.dtype)
+      return matmul_f32(kept, v_block, (-1, -2), self.precision)
+
+    return scores, weigh
+
   def drop(
-    self, consts: list[jax.Array], x: jax.Array, i: Any, j: Any
+    self, consts: list[jax.Array], weights: jax.Array, i: Index, j: Index
   ) -> jax.Array:
-    """Multiplies [B, N, G·s, t] by what dropout makes of probabilities."""
+    """Applies dropout to the attention weights of a block.
+
+    Args:
+      consts: `Inputs.dropout_consts`.
+      weights: [B, G, H/G·s, t].
+      i: Which block of queries.
+      j: Which block of keys.
+
+    Returns:
+      Array like `weights`.
+    """
     if self.dropout_scale is None:
-      return x
-    dropout_scale = self.dropout_scale(consts, *self._index(x, i, j))
-    return x * dropout_scale.reshape(x.shape).astype(x.dtype)
+      return weights
+    scale = self.dropout_scale(consts, *self._index(weights, i, j))
+    return weights * scale.reshape(weights.shape).astype(weights.dtype)
 
   def _index(self, like, i, j):
-    """The tokens of block i, j; in `shard_map` they vary as `like` does."""
+    """The tokens of block (i, j); in `shard_map` they vary as `like` does."""
     index = self.rows.index(i), self.columns.index(j)
     return match_varying_axes((like, *index))[1:]
 
 
-def cut(
+def split_into_blocks(
   attention: Attention, q_block_size: int, k_block_size: int
-) -> tuple[Blocks, tuple[Any, ...]]:
-  """Cuts an attention into blocks.
+) -> tuple[Blocks, Inputs]:
+  """Splits an attention into blocks.
 
   Args:
-    attention: The checked arguments.
-    q_block_size: Queries in a block, if there are so many.
-    k_block_size: Keys in a block, likewise.
+    attention: The attention.
+    q_block_size: Queries in a block. Larger than T means T.
+    k_block_size: Keys in a block. Larger than S means S.
 
   Returns:
-    The blocks, and the arrays that their functions take first: those of
-    `score`, those of `dropout_scale`, the window and the scale.
+    The static part and the arrays.
   """
-  q, k, _, bias, scale, q_scale, window, score, dropout_scale, precision = (
-    attention
-  )
+  q, k, bias = attention.q, attention.k, attention.bias
+  score, dropout_scale = attention.score, attention.dropout_scale
   rows = Axis(q.shape[1], min(q_block_size, q.shape[1]))
   columns = Axis(k.shape[1], min(k_block_size, k.shape[1]))
-  blocks = Blocks(rows, columns, q_scale, precision, score, dropout_scale)
+  blocks = Blocks(
+    rows, columns, attention.q_scale, attention.precision, score, dropout_scale
+  )
 
-  def first_product(q, k):
-    return matmul_f32(blocks.queries(q, k, 0), blocks.keys(k, 0), (-1, -1))
+  def first_products(q, k):
+    q_block = blocks.queries(q, k.shape[2], 0)
+    return matmul_f32(q_block, blocks.keys(k, 0), (-1, -1))
 
-  if is_sharded(q):  # `eval_shape` forgets it if other axes are not explicit.
-    products = first_product(q, k)
+  if is_sharded(q):  # `eval_shape` loses it if not all axes are explicit.
+    products = first_products(q, k)
   else:
-    products = jax.eval_shape(first_product, q, k)
+    products = jax.eval_shape(first_products, q, k)
   index = match_varying_axes((q, rows.index(0), columns.index(0)))[1:]
   score, score_consts = closure_to_arguments(
     score, products, blocks.bias(bias, 0, 0), *index
@@ -175,5 +216,16 @@ def cut(
   dropout_consts = []
   if dropout_scale is not None:
     dropout_scale, dropout_consts = closure_to_arguments(dropout_scale, *index)
-  blocks = blocks._replace(score=score, dropout_scale=dropout_scale)
-  return blocks, (score_consts, dropout_consts, window, scale)
+  return (
+    blocks._replace(score=score, dropout_scale=dropout_scale),
+    Inputs(
+      q,
+      k,
+      attention.v,
+      bias,
+      attention.scale,
+      attention.window,
+      score_consts,
+      dropout_consts,
+    ),
+  )

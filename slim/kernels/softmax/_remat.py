@@ -1,92 +1,65 @@
-"""Softmax attention by blocks as Rabe & Staats wrote it: `jax.checkpoint`.
+"""Chunked softmax attention with `jax.checkpoint`, as in Rabe & Staats.
 
-A block of queries meets all blocks of keys, each of which is summarised by its
-largest score m, Σ exp(score - m) and Σ exp(score - m) v; the summaries are then
-joined. The backward pass is that of JAX, which recomputes each block.
+Each block of queries meets all blocks of keys, and the results are joined by
+their log-sum-exps. JAX differentiates it and recomputes each block.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from slim.kernels.softmax._blocks import Blocks
-from slim.kernels.softmax._products import (
-  finite_or_zero,
-  mark,
-  products,
-  spread,
+from slim.kernels.softmax._blocks import (
+  Blocks,
+  Inputs,
 )
+from slim.kernels.softmax._finite import stop_gradient_if_nan
 from slim.kernels.support.head_rows import from_head_rows
-from slim.kernels.support.log_sum_exp import (
-  finish_softmax,
-  zero_if_neg_inf,
-)
-from slim.kernels.support.products import matmul_f32
+from slim.kernels.support.online_softmax import Partial
 
 
-def attend(
-  blocks: Blocks,
-  consts: tuple[Any, ...],
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  bias: jax.Array | None,
+def attend_with_remat(
+  blocks: Blocks, inputs: Inputs
 ) -> tuple[jax.Array, jax.Array]:
-  """Computes y and lse of `chunked_softmax_attention_and_lse`.
+  """Computes chunked attention, differentiable to any order.
 
-  Args, Returns: as of `softmax_from_lse.attend`.
+  Args:
+    blocks: The static part.
+    inputs: The arrays.
+
+  Returns:
+    y: [B, T, H, V], dtype of `v`.
+    lse: [B, T, H], float32 or wider.
 
   References:
     Rabe & Staats, 2021, https://arxiv.org/abs/2112.05682, Figure 1.
   """
-  rows, columns = blocks.rows, blocks.columns
+  num_heads, num_groups = inputs.q.shape[2], inputs.k.shape[2]
 
   def query_block(i):
-    q_block = blocks.q_scale * blocks.queries(q, k, i)
+    q_block = blocks.q_scale * blocks.queries(inputs.q, num_groups, i)
 
-    def summarise(j):
-      k_block, v_block = (blocks.keys(x, j) for x in (k, v))
-      k_block, v_block = mark(k_block, v_block), finite_or_zero(v_block)
-      scores = blocks.scores(
-        consts[0],
-        products(blocks.precision, q_block, k_block, consts[3]),
-        blocks.bias(bias, i, j),
-        i,
-        j,
-      )
-      top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-      p = jnp.exp(scores - zero_if_neg_inf(top))
-      kept = blocks.drop(consts[1], p, i, j).astype(v.dtype)
-      num = matmul_f32(kept, v_block, (-1, -2), blocks.precision)
-      return top, p.sum(-1, keepdims=True), num
+    def key_block(j):
+      return Partial.of(*blocks.scores_and_weigh(inputs, q_block, i, j))
 
-    summarise = jax.checkpoint(summarise, prevent_cse=False)
-    tops, totals, nums = jax.lax.map(summarise, _count(columns))
-    top = tops.max(0)
-    # What is NaN of a query would be NaN for all keys of a block, backward.
-    shrink = jnp.where(
-      top < jnp.inf, jnp.exp(tops - zero_if_neg_inf(top)[None]), 0
-    )
-    num = (shrink * nums).sum(0)
-    total, lse = finish_softmax(top, (shrink * totals).sum(0))
-    y_and_lse = spread(num / total, lse)
-    return tuple(from_head_rows(x, q.shape[2]) for x in y_and_lse)
+    key_block = jax.checkpoint(key_block, prevent_cse=False)
+    partials = jax.lax.map(key_block, _block_indices(blocks.columns))
+    y, lse = stop_gradient_if_nan(*partials.join_stacked().finish())
+    return from_head_rows(y, num_heads), from_head_rows(lse, num_heads)
 
-  y, lse = jax.lax.map(query_block, _count(rows))
-
-  def join(x):
-    """[n, B, s, H, X] as [B, T, H, X]; the last block reaches back."""
-    num_full = rows.length // rows.size
-    full = jnp.moveaxis(x[:num_full], 0, 1)
-    shape = (full.shape[0], num_full * rows.size, *full.shape[3:])
-    full = full.reshape(shape)
-    rest = rows.length - num_full * rows.size
-    return jnp.concatenate([full, x[-1, :, rows.size - rest :]], 1)
-
-  return join(y).astype(v.dtype), join(lse)[..., 0]
+  y, lse = jax.lax.map(query_block, _block_indices(blocks.rows))
+  y, lse = _join_blocks(y, blocks.rows), _join_blocks(lse, blocks.rows)
+  return y.astype(inputs.v.dtype), lse[..., 0]
 
 
-def _count(axis):
-  """The numbers of the blocks, of the dtype of their indices."""
+def _join_blocks(x, axis):
+  """[n, B, s, H, X] to [B, T, H, X]; the last block may overlap."""
+  num_full = axis.length // axis.size
+  full = jnp.moveaxis(x[:num_full], 0, 1)
+  shape = (full.shape[0], num_full * axis.size, *full.shape[3:])
+  full = full.reshape(shape)
+  rest = axis.length - num_full * axis.size
+  return jnp.concatenate([full, x[-1, :, axis.size - rest :]], 1)
+
+
+def _block_indices(axis):
+  # int32 as the token indices, also in 64-bit mode.
   return jnp.arange(axis.num_blocks, dtype=jnp.int32)

@@ -1,21 +1,21 @@
-"""What the scores of softmax attention are made of, and what is masked out.
+"""The scores of softmax attention, and the scale of its dropout.
 
   score[s, t] = scale · q_s · k_t + bias[s, t] + bias_fn(bias_params, s, t),
 
-and -∞ where causality, the window, `mask` or `mask_fn(s, t)` excludes (s, t).
+and -inf where causality, the window, `mask` or `mask_fn(s, t)` hides t from s.
 
-Scores are formed for some queries and some keys at a time. All of them are a
-block, too, so the quadratic form and the chunked ones have the same scores.
+Scores are computed for a block of queries and keys. The quadratic form is one
+block, so all forms of attention have the same scores.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slim.kernels.softmax._slices import take
+from slim.kernels.softmax._slices import slice_or_broadcast
 from slim.kernels.softmax._window import Window
 from slim.kernels.support.random_bits import (
   fold_in,
@@ -23,7 +23,8 @@ from slim.kernels.support.random_bits import (
 )
 from slim.kernels.support.shapes import to_broadcast
 
-Score = Callable[..., jax.Array]
+Score = Callable[[jax.Array, jax.Array | None, jax.Array, jax.Array], jax.Array]
+DropoutScale = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def make_score(
@@ -39,84 +40,57 @@ def make_score(
 
   Args:
     window: Which keys a query sees by their distance.
-    scale: Of q · k.
+    scale: Multiplied with q · k.
     mask: Boolean, [B or 1, H or 1, T or 1, S or 1]; or None.
-    mask_fn: `mask_fn(q_index, k_index)`, see `softmax_attention_and_lse`; or
+    mask_fn: `mask_fn(q_index, k_index)` of `softmax_attention_and_lse`; or
       None.
     bias_fn: `bias_fn(bias_params, q_index, k_index)`, likewise.
     bias_params: Pytree of arrays.
 
   Returns:
-    `score(products, bias, rows, columns)` for products [B, N, G·s, t] of s
-    queries, of all G heads that share a head of keys, and t keys; the bias of
-    these or None, [B or 1, H or 1, s or 1, t or 1]; and their indices rows [s]
-    and columns [t], which are consecutive. It returns the scores, like
-    products.
+    `score(products, bias, rows, columns)`, which returns scores like products.
+    products: [B, G, H/G·s, t], of s queries in each of the heads that share a
+    key head, and of t keys. bias: [B or 1, H or 1, s or 1, t or 1], or None.
+    rows: [s], and columns: [t], the indices of the tokens, consecutive.
   """
 
   def score(products, bias, rows, columns):
-    batch, num_groups, num_rows, num_columns = products.shape
-    size = num_rows // rows.size
-    scores = products.reshape(batch, num_groups, size, rows.size, num_columns)
-
-    def by_group(x):
-      """[B or 1, H or 1, s or 1, t or 1] as scores are."""
-      heads = (num_groups, size) if x.shape[1] > 1 else (1, 1)
-      return x.reshape(x.shape[0], *heads, *x.shape[2:])
-
-    def returned(name, fn, args, kind, expected):
-      """What a function of the user's returns, checked."""
-      # Indices have two axes, and a mask of sequences or heads has four.
-      with jax.numpy_rank_promotion("allow"):
-        x = fn(*args)
-      x = to_broadcast(
-        f"what {name} returns",
-        x,
-        {
-          "B": batch,
-          "H": num_groups * size,
-          "s": rows.size,
-          "t": num_columns,
-        },
-      )
-      if not jnp.issubdtype(x.dtype, kind):
-        raise ValueError(
-          f"what {name} returns must be {expected}, got {x.dtype}"
-        )
-      return x
-
+    shape = _BlockShape.of(products, rows)
+    scores = products.reshape(shape)
     if scale != 1:
       scores *= scale
     index = rows[:, None], columns[None, :]
     biases = [] if bias is None else [bias]
     if bias_fn is not None:
-      args = bias_params, *index
-      bias = returned("bias_fn", bias_fn, args, jnp.floating, "floating-point")
-      biases.append(bias)
-    for one in biases:
-      one = by_group(one).astype(scores.dtype)
+      added = _call("bias_fn", bias_fn, (bias_params, *index), shape)
+      biases.append(_check_dtype("bias_fn", added, jnp.floating))
+    for bias in biases:
+      bias = shape.split_heads(bias).astype(scores.dtype)
       # A bias of -inf is a mask: it hides a score of NaN, too.
-      scores = jnp.where(one == -jnp.inf, one, scores + one)
-    seen = []
+      scores = jnp.where(bias == -jnp.inf, bias, scores + bias)
+    masks = []
     if window.low is not None or window.high is not None:
-      seen.append(window.sees(*index))
+      masks.append(window.sees(*index))
     if mask is not None:
-      part = take(mask, rows[0], rows.size, 2)
-      seen.append(take(part, columns[0], columns.size, 3))
+      part = slice_or_broadcast(mask, rows[0], rows.size, 2)
+      masks.append(slice_or_broadcast(part, columns[0], columns.size, 3))
     if mask_fn is not None:
-      seen.append(returned("mask_fn", mask_fn, index, bool, "boolean"))
-    for one in seen:
-      scores = jnp.where(by_group(one), scores, -jnp.inf)
+      seen = _call("mask_fn", mask_fn, index, shape)
+      masks.append(_check_dtype("mask_fn", seen, bool))
+    for seen in masks:
+      scores = jnp.where(shape.split_heads(seen), scores, -jnp.inf)
     return scores.reshape(products.shape)
 
   return score
 
 
-def make_dropout_scale(rate: float, keys: jax.Array, num_heads: int) -> Score:
-  """Makes the function that says what dropout keeps of the probabilities.
+def make_dropout_scale(
+  rate: float, keys: jax.Array, num_heads: int
+) -> DropoutScale:
+  """Makes the function that scales or drops attention weights.
 
-  Each is dropped by bits that depend on (key, head, query, key token) alone, so
-  that any blocks, forward and backward, drop the same ones.
+  The random bits of a pair depend only on (key, head, query, key token). So
+  all blocks, forward and backward, drop the same pairs.
 
   Args:
     rate: Probability to drop, in (0, 1).
@@ -126,7 +100,7 @@ def make_dropout_scale(rate: float, keys: jax.Array, num_heads: int) -> Score:
   Returns:
     `dropout_scale(rows, columns)`, [B, H, s, t], float32: 0 or 1 / (1 - rate).
   """
-  # Of 2³² numbers at least one keeps a pair, however near to 1 the rate is.
+  # At least one of 2³² numbers keeps a pair, however near to 1 the rate is.
   dropped = min(round(rate * 2**32), 2**32 - 1)
   kept_scale = np.float32(min(1 / (1 - rate), 2**32))
 
@@ -134,8 +108,51 @@ def make_dropout_scale(rate: float, keys: jax.Array, num_heads: int) -> Score:
     heads = fold_in(keys[:, None], jnp.arange(num_heads)[None])
     queries = fold_in(heads[:, :, None], rows[None, None])
     pairs = queries[..., None], columns[None, None, None]
-    # What folding in makes of a key are random bits already.
+    # Folding in makes random bits already: they need not be drawn from a key.
     bits, _ = hash_words(*pairs)
     return jnp.where(bits >= np.uint32(dropped), kept_scale, np.float32(0))
 
   return dropout_scale
+
+
+class _BlockShape(NamedTuple):
+  """Shape of a block of scores with its heads split in two axes."""
+
+  batch: int
+  num_groups: int
+  heads_per_group: int
+  num_rows: int
+  num_columns: int
+
+  @classmethod
+  def of(cls, products, rows):
+    batch, num_groups, num_rows, num_columns = products.shape
+    return cls(batch, num_groups, num_rows // rows.size, rows.size, num_columns)
+
+  def split_heads(self, x):
+    """[B or 1, H or 1, s or 1, t or 1] to axes that broadcast with scores."""
+    heads = (
+      (self.num_groups, self.heads_per_group) if x.shape[1] > 1 else (1, 1)
+    )
+    return x.reshape(x.shape[0], *heads, *x.shape[2:])
+
+
+def _call(name, fn, args, shape):
+  """Calls a function of the user and gives its result all four axes."""
+  # Indices have two axes, but a mask per sequence or head has four.
+  with jax.numpy_rank_promotion("allow"):
+    x = fn(*args)
+  sizes = {
+    "B": shape.batch,
+    "H": shape.num_groups * shape.heads_per_group,
+    "s": shape.num_rows,
+    "t": shape.num_columns,
+  }
+  return to_broadcast(f"what {name} returns", x, sizes)
+
+
+def _check_dtype(name, x, kind):
+  if not jnp.issubdtype(x.dtype, kind):
+    expected = "boolean" if kind is bool else "floating-point"
+    raise ValueError(f"what {name} returns must be {expected}, got {x.dtype}")
+  return x

@@ -1,11 +1,14 @@
-"""Which keys a query sees by their distance: causality, window and offset."""
+"""Which keys a query sees by distance: causality, local window and offset."""
 
 import operator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+Limit = jax.Array | None  # None: no limit.
 
 _INT32 = np.iinfo(np.int32)
 
@@ -14,15 +17,15 @@ class Window(NamedTuple):
   """Query s sees key t if low <= t - s <= high.
 
   Attributes:
-    low: [] or [B], one a sequence, int32; None: no limit.
+    low: [] or one per sequence, [B], int32; None for no limit.
     high: Likewise.
   """
 
-  low: jax.Array | None
-  high: jax.Array | None
+  low: Limit
+  high: Limit
 
   def sees(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Tell which of queries [s, 1] see which of keys [1, t].
+    """Tells which queries see which keys.
 
     Args:
       rows: [s, 1], int32.
@@ -39,15 +42,15 @@ class Window(NamedTuple):
       seen &= distance <= self.high.reshape(-1, 1, 1, 1)
     return seen
 
-  def columns(self, first: jax.Array, last: jax.Array) -> tuple[Any, Any]:
-    """The first and last key that any of queries `first` … `last` sees."""
+  def columns(self, first: jax.Array, last: jax.Array) -> tuple[Limit, Limit]:
+    """Returns the first and last key that queries `first` … `last` see."""
     return (
       None if self.low is None else first + self.low.min(),
       None if self.high is None else last + self.high.max(),
     )
 
-  def rows(self, first: jax.Array, last: jax.Array) -> tuple[Any, Any]:
-    """The first and last query that sees any of keys `first` … `last`."""
+  def rows(self, first: jax.Array, last: jax.Array) -> tuple[Limit, Limit]:
+    """Returns the first and last query that see keys `first` … `last`."""
     return (
       None if self.high is None else first - self.high.max(),
       None if self.low is None else last - self.low.min(),
@@ -55,24 +58,24 @@ class Window(NamedTuple):
 
 
 def make_window(
-  local_window_size: Any,
+  local_window_size: int | tuple[int, int] | None,
   is_causal: bool,
-  query_offset: Any,
+  query_offset: ArrayLike,
   sizes: dict[str, int],
 ) -> Window:
-  """Make the window of an attention from its arguments.
+  """Makes the window of an attention from its arguments.
 
   Args:
-    local_window_size: As of `softmax_attention_and_lse`.
-    is_causal: Likewise.
-    query_offset: Likewise.
-    sizes: Lengths of B, T and S.
+    local_window_size: As in `softmax_attention_and_lse`.
+    is_causal: As in `softmax_attention_and_lse`.
+    query_offset: As in `softmax_attention_and_lse`.
+    sizes: B, T and S.
 
   Returns:
-    The window. Its bounds lie in [-T, S], so that sums with indices fit int32.
+    The window. Its limits are in [-T, S], so that sums with indices fit int32.
 
   Raises:
-    ValueError: If an argument has another shape, type or range.
+    ValueError: If an argument has the wrong shape, dtype or value.
   """
   left, right = _left_and_right(local_window_size)
   is_array = isinstance(is_causal, jax.Array) and is_causal.dtype == bool
@@ -90,7 +93,7 @@ def make_window(
 
 
 def _left_and_right(size):
-  """(left, right), None without a limit; ValueError."""
+  """Returns (left, right), each None for no limit; ValueError."""
   if size is None:
     return None, None
   pair = size if isinstance(size, tuple | list) else (size, size)
@@ -109,7 +112,7 @@ def _left_and_right(size):
 
 
 def _as_int32(offset, batch):
-  """The offset, [] or [B], clipped to what int32 holds; ValueError."""
+  """Returns the offset, [] or [B], clipped to int32; ValueError."""
   if isinstance(offset, int) and not isinstance(offset, bool):
     return jnp.int32(min(max(offset, _INT32.min), _INT32.max))
   is_array = isinstance(offset, jax.Array | np.ndarray | np.generic)
@@ -117,7 +120,7 @@ def _as_int32(offset, batch):
     found = f"{offset.dtype}" if is_array else f"{offset!r}"
   elif offset.shape not in ((), (batch,)):
     found = f"shape {offset.shape}"
-  elif not offset.size:  # No sequence has one.
+  elif not offset.size:  # A batch of 0 sequences.
     return jnp.int32(0)
   else:
     held = jnp.iinfo(offset.dtype)
@@ -128,15 +131,15 @@ def _as_int32(offset, batch):
     return jnp.asarray(offset, jnp.int32)
   raise ValueError(
     "query_offset must be an integer, or integers of shape "
-    f"[B={batch}], one a sequence, got {found}"
+    f"[B={batch}], one per sequence, got {found}"
   )
 
 
 def _bound(offset, shift, sizes):
-  """offset + shift for any integer `shift`; None if it excludes nothing.
+  """Returns offset + shift for any integer `shift`; None if it hides nothing.
 
-  Distances lie in (-T, S): beyond that one bound is as good as another. The
-  sum wraps around to a number between -T and S, which int32 holds.
+  Distances lie in (-T, S), so the limit may be clipped to [-T, S]. The sum of
+  int32 may overflow on the way, but wraps around to that clipped value.
   """
   least, most = -sizes["T"] - shift, sizes["S"] - shift
   if least > _INT32.max or most < _INT32.min:

@@ -1,31 +1,38 @@
-"""Reorder arrays of tokens into one matrix for each head of keys."""
+"""Convert between [B, T, H, X] and one matrix for each key head."""
 
 import jax
 
 
-def to_head_rows(
-  x: jax.Array, heads: tuple[int, int] | None = None
-) -> jax.Array:
-  """[B, s, N, K] as [B, N, s, K], or [B, s, H, K] as [B, N, G·s, K].
+def to_head_rows(x: jax.Array, num_groups: int) -> jax.Array:
+  """Makes one matrix for each of G key heads.
 
-  The queries of all heads that share a head of keys are rows of one matrix.
+  The H/G heads of queries that share a key head become rows of one matrix, so
+  that one matrix product serves them all.
 
   Args:
-    x: Queries, keys, values, or what else there is one of for a token and head.
-    heads: (N, G), if x has H = N·G heads.
+    x: [B, T, H, X], any per-token, per-head array.
+    num_groups: G; divides H.
 
   Returns:
-    As said; an array of one product.
+    [B, G, H/G·T, X].
   """
-  batch, length, _, width = x.shape
-  num_groups, size = heads or (x.shape[2], 1)
+  batch, length, num_heads, width = x.shape
+  size = num_heads // num_groups
   x = x.reshape(batch, length, num_groups, size, width)
   x = x.transpose(0, 2, 3, 1, 4)
   return x.reshape(batch, num_groups, size * length, width)
 
 
 def from_head_rows(x: jax.Array, num_heads: int) -> jax.Array:
-  """[B, N, G·s, K] as [B, s, H, K]: undoes `to_head_rows`."""
+  """Undoes `to_head_rows`.
+
+  Args:
+    x: [B, G, H/G·T, X].
+    num_heads: H.
+
+  Returns:
+    [B, T, H, X].
+  """
   batch, num_groups, num_rows, width = x.shape
   size = num_heads // num_groups
   length = num_rows // size

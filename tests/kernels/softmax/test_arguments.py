@@ -55,7 +55,7 @@ FORMS = {
     ({"k": (2, 6, 3, 8), "v": (2, 6, 3, 8)}, "k must have a number of heads"),
     ({"v": (2, 5, 2, 8)}, r"v must have shape .*S=6.*got \(2, 5, 2, 8\)"),
     ({"bias": (2, 4, 5, 3)}, r"bias must broadcast to \[B=2, H=4, T=5, S=6\]"),
-    ({"mask": (5, 6)}, "mask must be boolean, .* got float32; what is added"),
+    ({"mask": (5, 6)}, "mask must be boolean, .* got float32; pass what is ad"),
     ({"local_window_size": -1}, "local_window_size must be an integer >= 0 or"),
     ({"local_window_size": (1, -2)}, r"got \(1, -2\)"),
     ({"local_window_size": 2.5}, "local_window_size .* got 2.5"),
