@@ -126,7 +126,8 @@ def lsh_attention(
   def attend(buckets, scale, qk, v):
     return _ROUNDS[rounds](settings, rank_by_bucket(buckets), scale, qk, v)
 
-  y = by_shards(attend, 2, buckets, scale, *(to_head_rows(x, x.shape[2]) for x in (qk, v)))
+  qk, v = (to_head_rows(x, sizes["H"]) for x in (qk, v))
+  y = by_shards(attend, 2, buckets, scale, qk, v)
   return jnp.swapaxes(y, 1, 2)
 
 
