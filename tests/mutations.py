@@ -287,14 +287,14 @@ MUTATIONS = [
   ),
   # Models.
   Mutation(
-    "models/performer.py",
+    "models/language_model.py",
     "position = state_after.position - tokens.shape[1]",
     "position = state_after.position",
     MODELS,
   ),
   Mutation(
     "models/mixers/linear.py",
-    "y = (y.astype(origin.dtype) + origin[:, None])",
+    "y = (y.astype(offset.dtype) + offset[:, None])",
     "y = (y)",
     MODELS,
   ),
@@ -366,14 +366,14 @@ MUTATIONS = [
   ),
   Mutation(
     "models/network.py",
-    "layer = jax.checkpoint(layer) if remat else layer",
-    "layer = layer",
+    "run = jax.checkpoint(run, prevent_cse=not self.is_stacked)",
+    "pass",
     MODELS,
   ),
   Mutation(
-    "models/transformer.py",
-    "site = 1 + 2 * num_layers + i",
-    "site = i",
+    "models/network.py",
+    "fold_in(call.keys, 1 + 2 * self.num_layers + layer)",
+    "fold_in(call.keys, layer)",
     MODELS,
   ),
   # Losses, gradients, steps.

@@ -78,7 +78,7 @@ def create_model(
       model.norm,
       dtype,
     )
-    for name in model.attentions
+    for name in model.attentions[: model.num_blocks]
   )
   frozen_keys = None
   if any(block.attention.needs_frozen_key for block in blocks):

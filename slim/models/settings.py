@@ -6,6 +6,8 @@ from slim.settings import SettingError, check_settings, setting
 
 NORMS = ("pre", "post", "output")
 POSITIONS = ("concatenated", "sinusoidal", "learned", "axial", "rotary")
+# Layers from which on equal ones are stacked by default.
+STACKED_FROM = 8
 DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -54,6 +56,13 @@ class ModelSettings:
     "Use reversible layers: the gradient keeps the activations of one sublayer "
     "and recomputes the others. Not with norm='post'.",
   )
+  stack_layers: bool | None = setting(
+    None,
+    "Stack the parameters of equal layers and scan over them: compile time "
+    "does not grow with depth. num_layers must be a multiple of the mixers "
+    f"listed in attention. None: from {STACKED_FROM} layers on, unless they "
+    "are reversible.",
+  )
   mlp_chunk_size: int | None = setting(
     None,
     "Tokens that the MLP, and a norm other than 'post', process at a time. "
@@ -86,6 +95,18 @@ class ModelSettings:
     return (names * self.num_layers)[: self.num_layers]
 
   @property
+  def num_blocks(self) -> int:
+    """How many layers have parameters of their own; others repeat them stacked.
+
+    It is `num_layers` if layers are not stacked.
+    """
+    period = self.attention.count(",") + 1
+    can_stack = period < self.num_layers and self.num_layers % period == 0
+    by_default = self.num_layers >= STACKED_FROM and not self.reversible
+    stack = by_default if self.stack_layers is None else self.stack_layers
+    return period if stack and can_stack else self.num_layers
+
+  @property
   def head_dim(self) -> int:
     """K = V = D / H."""
     return self.width // self.num_heads
@@ -109,6 +130,12 @@ class ModelSettings:
         "positions",
         "'rotary' needs heads of even width, got "
         f"width={self.width}, num_heads={self.num_heads}: choose another",
+      )
+    if self.stack_layers and self.num_blocks == self.num_layers > 1:
+      raise SettingError(
+        "stack_layers",
+        "needs num_layers to be a multiple of the mixers in attention, got "
+        f"num_layers={self.num_layers}, attention={self.attention!r}",
       )
     if self.tied_output and self.positions == "concatenated":
       raise SettingError(

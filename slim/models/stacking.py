@@ -95,6 +95,21 @@ def unstack(tree: Any) -> Any:
   return _convert(tree, "layers_", convert)
 
 
+def match_form(tree: Any, like: Any) -> Any:
+  """Stacks or unstacks layers to the form that they have in another tree.
+
+  Args:
+    tree: Any pytree, with layers in either form.
+    like: Parameters, or their shapes, in the form to be made.
+
+  Returns:
+    `tree` in that form.
+  """
+  num_blocks = sum(name.startswith("layers_") for name in like)
+  tree = unstack(tree)
+  return stack(tree, num_blocks) if num_blocks else tree
+
+
 def is_matrix(path: tuple[Any, ...], x: jax.Array) -> bool:
   """Tells whether a parameter has two axes or more, without that of a stack.
 

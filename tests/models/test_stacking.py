@@ -1,0 +1,124 @@
+"""Stacked layers are the same layers, compiled once."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from slim.models import stacking
+from slim.training.gradients import make_value_and_grad
+from tests.helpers import assert_gradients_close
+from tests.models import small
+
+SLIM = {"method": "slim", "chunk_size": 5}
+CASES = {
+  "favor": (
+    {"feature_map": "favor", "qk_norm": True, "num_layers": 2},
+    SLIM | {"policy": "rewind"},
+  ),
+  "hybrid": (
+    {"attention": "linear,local", "num_layers": 4},
+    {"method": "remat"},
+  ),
+  "lsh_reversible": (
+    {"attention": "lsh", "num_layers": 2, "reversible": True},
+    {"method": "full"},
+  ),
+  "linear_reversible": (
+    {"num_layers": 2, "reversible": True},
+    SLIM | {"policy": "store"},
+  ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stacked_layers_compute_the_same(x64, name):
+  """Fails if a layer gets the parameters, constants or keys of another."""
+  settings, how = CASES[name]
+  settings |= {"dropout": 0.1}
+  model = small.create(stack_layers=False, **settings)
+  params = small.params_of(model)
+  right = small.gradient_of(model, **how)(
+    params, small.batch_of(12), small.KEYS
+  )
+  model = small.create(stack_layers=True, **settings)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  params = stacking.match_form(params, shapes)
+  chex.assert_trees_all_equal_shapes_and_dtypes(params, shapes)
+  sums, gradient = jax.jit(make_value_and_grad(model, **how))(
+    params, small.batch_of(12), small.KEYS
+  )
+  assert_gradients_close((sums, stacking.unstack(gradient)), right, 1e-12)
+
+
+def test_stacked_layers_start_alike():
+  """Fails if the depth at which layers are stacked changes the first loss."""
+  params = [
+    jax.jit(
+      small.create(num_layers=2, dtype="float32", stack_layers=stacked).init
+    )(jax.random.key(3))
+    for stacked in (False, True)
+  ]
+  chex.assert_trees_all_equal(stacking.unstack(params[1]), params[0])
+
+
+def test_a_stacked_state_continues(x64):
+  """Fails if the states of stacked layers are mixed up between two calls."""
+  outputs = []
+  for stacked in (False, True):
+    model = small.create(
+      attention="linear,local", num_layers=4, stack_layers=stacked
+    )
+    params = jax.jit(model.init)(jax.random.key(0))
+    state, pieces = model.init_state(2, max_tokens=12), []
+    apply = jax.jit(model.apply)
+    for piece in np.split(small.tokens_of(2, 12), 2, 1):
+      logits, state = apply(params, piece, state)
+      pieces.append(logits)
+    outputs.append(jnp.concatenate(pieces, 1))
+  chex.assert_trees_all_close(*outputs, rtol=1e-11)
+
+
+def test_layers_are_stacked_from_some_depth_on():
+  """Fails if shallow models change their parameters, or deep ones do not."""
+  shallow, deep, reversible = (
+    jax.eval_shape(
+      small.create(num_layers=n, reversible=r, dtype="float32").init,
+      jax.random.key(0),
+    )
+    for n, r in ((7, False), (8, False), (8, True))
+  )
+  assert "layer_6" in shallow and "layer_7" in reversible
+  assert deep["layers_0"]["mlp"]["in"]["kernel"].shape[0] == 8
+
+
+def test_layers_that_do_not_repeat_are_refused():
+  """Fails if a wish that cannot be met is ignored."""
+  with pytest.raises(ValueError, match="stack_layers needs num_layers to be"):
+    small.create(attention="linear,local", num_layers=3, stack_layers=True)
+
+
+def test_either_form_converts_into_the_other():
+  """Fails if a checkpoint of one form could not be continued in the other."""
+  model = small.create(attention="linear,local", num_layers=4, dtype="float32")
+  params = small.params_of(model)
+  tree = optax.adam(0.1).init(params), params
+  stacked = stacking.stack(tree, 2)
+  assert set(stacked[1]) == {"embedding", "layers_0", "layers_1", "logits"}
+  chex.assert_trees_all_equal(stacking.unstack(stacked), tree)
+  chex.assert_trees_all_equal(stacking.match_form(tree, stacked[1]), stacked)
+  chex.assert_trees_all_equal(stacking.match_form(stacked, params), tree)
+
+
+def test_a_stack_of_vectors_is_no_matrix():
+  """Fails if the biases of stacked layers decay."""
+  model = small.create(num_layers=2, stack_layers=True, dtype="float32")
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  found = jax.tree_util.tree_map_with_path(stacking.is_matrix, shapes)
+  assert (
+    found["embedding"]["table"] and found["layers_0"]["mlp"]["in"]["kernel"]
+  )
+  assert not found["layers_0"]["mlp"]["in"]["bias"]
+  assert not found["layers_0"]["mlp_norm"]["scale"]
