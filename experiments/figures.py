@@ -60,7 +60,7 @@ def new_figure(
 
 
 def set_log_ticks(axis: Any, values: Iterable[int]) -> None:
-  """Makes the x axis logarithmic, with ticks at the values that occur."""
+  """Makes the x axis logarithmic, with ticks at some values."""
   values = sorted(set(values))
   axis.set_xscale("log", base=2)
   axis.set_xticks(values, [f"{value:,}" for value in values])
