@@ -1,4 +1,4 @@
-"""The scripts of experiments/: what can be seen to be wrong in seconds."""
+"""The scripts of experiments/: what a test can check in seconds."""
 
 import functools
 import importlib
@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from tests.helpers import assert_gradients_close
 from tests.models.small import batch_of, create, params_of
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
-# The others are what these share.
+# The other files are modules that scripts share.
 SCRIPTS = sorted(
   path
   for path in FOLDER.glob("*.py")
@@ -29,7 +30,7 @@ SCRIPTS = sorted(
 
 @pytest.fixture
 def beside(monkeypatch):
-  """Imports as a script in experiments/ does; forgets what it defined."""
+  """Imports as a script in experiments/ does; removes its flags and modules."""
   monkeypatch.syspath_prepend(FOLDER)
   names = set(flags.FLAGS)
   yield
@@ -42,7 +43,7 @@ def beside(monkeypatch):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_can_be_imported(beside, path):
-  """A name that was changed in slim would be missed when a day has passed."""
+  """Fails if a script uses a name that slim does not have any more."""
   before = set(flags.FLAGS)
   assert callable(importlib.import_module(path.stem).main)
   assert set(flags.FLAGS) - before
@@ -51,7 +52,7 @@ def test_a_script_can_be_imported(beside, path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_knows_its_flags(path):
-  """As above, of the script as it is run."""
+  """Fails if a script cannot be started from a shell."""
   run = subprocess.run(
     [sys.executable, path, "--helpshort"], capture_output=True, text=True
   )
@@ -59,13 +60,13 @@ def test_a_script_knows_its_flags(path):
   assert not run.stderr.count("Traceback"), run.stderr
 
 
-def test_all_methods_are_the_gradient(x64, beside):
-  """A baseline that computed less would be faster."""
+def test_all_methods_compute_the_gradient(x64, beside):
+  """Fails if a baseline computes something else, and so may be faster."""
   from baselines import gradient_methods
 
   model = create(dtype="float64")
   methods = gradient_methods(model, 12, (4, 12, 20))
-  # full, and for the C that cuts: what one would write, and three policies.
+  # full; and for the only C that is below T, the baseline and three policies.
   assert list(methods) == [
     ("full", 12),
     ("lax.scan(jax.checkpoint)", 4),
@@ -79,8 +80,8 @@ def test_all_methods_are_the_gradient(x64, beside):
   assert_gradients_close(found, full, 1e-12)
 
 
-def test_policies_are_measured_by_their_names(monkeypatch, beside):
-  """A table would give one policy the numbers of another."""
+def test_policies_are_measured_under_their_names(monkeypatch, beside):
+  """Fails if a table gives one policy the numbers of another."""
   import baselines
 
   monkeypatch.setattr(baselines, "make_value_and_grad", lambda _, **how: how)
@@ -107,8 +108,8 @@ def test_the_figure_of_memory_is_that_of_its_results(beside, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_figure_of_the_tradeoff(beside, tmp_path, count):
-  """An hour of measuring would end in an error."""
+def test_the_tradeoff_is_drawn(beside, tmp_path, count):
+  """Fails if measuring for an hour ends in an error."""
   import slim_tradeoff
 
   rows = [
@@ -126,8 +127,8 @@ def test_the_figure_of_the_tradeoff(beside, tmp_path, count):
   assert "C, tokens" in (tmp_path / "figure.svg").read_text()
 
 
-def test_the_figure_of_the_curves(beside, tmp_path):
-  """An hour of training would end in an error, such as that of log(0)."""
+def test_learning_curves_are_drawn(beside, tmp_path):
+  """Fails if training for an hour ends in an error, as for a difference of 0."""
   import learning_curves
 
   rows = [
@@ -144,8 +145,8 @@ def test_the_figure_of_the_curves(beside, tmp_path):
   assert "bits per byte" in (tmp_path / "figure.svg").read_text()
 
 
-def test_the_figure_of_softmax(beside, tmp_path):
-  """An hour of measuring would end in an error: not all that is has a time."""
+def test_softmax_memory_is_drawn(beside, tmp_path):
+  """Fails if measuring for an hour ends in an error, as for a missing time."""
   import softmax_memory
 
   rows = [
@@ -165,8 +166,8 @@ def test_the_figure_of_softmax(beside, tmp_path):
   assert "overhead, MiB" in (tmp_path / "figure.svg").read_text()
 
 
-def test_the_attention_of_probabilities_is_attention(x64, beside):
-  """A baseline that computed less would need less."""
+def test_probabilities_attention_is_attention(x64, beside):
+  """Fails if a baseline computes something else, and so may need less."""
   from baselines import probabilities_attention
 
   def value_and_cotangents(attend, q, k, v, y_ct):
@@ -185,8 +186,8 @@ def test_the_attention_of_probabilities_is_attention(x64, beside):
   assert_gradients_close(found, right, 1e-12)
 
 
-def test_the_figures_of_the_reformer(beside, tmp_path):
-  """Half an hour of compiling would end in an error."""
+def test_reformer_memory_is_drawn(beside, tmp_path):
+  """Fails if half an hour of compiling ends in an error."""
   import reformer_memory
 
   from slim.memory import MemoryTimeline
@@ -203,9 +204,23 @@ def test_the_figures_of_the_reformer(beside, tmp_path):
   found = {row["of"]: row for row in reformer_memory.marks(rows, exponents)}
   assert found["Reformer, 2 to 12 layers, %"]["is_met"]
   assert not found["Reformer, 2 to 16 hashes, %"]["is_met"]
+  formula = reformer_memory.FORMULAS["LSH Transformer, published form"]
+  largest = "max(length * mlp_width, 8 * length * hashes * 128)"
+  assert str(formula) == f"{largest} * layers"
   timeline = MemoryTimeline(np.arange(1, 9) << 20, ())
   timelines = dict.fromkeys(reformer_memory.MODELS, timeline)
   reformer_memory.draw(rows, tmp_path / "figure.svg")
   reformer_memory.draw_timelines(rows, timelines, tmp_path / "timelines.svg")
   assert "rounds of hashing" in (tmp_path / "figure.svg").read_text()
   assert "probabilities only" in (tmp_path / "timelines.svg").read_text()
+
+
+def test_medians_belong_to_their_programs(beside):
+  """Fails if a table gives one program the time of another."""
+  from measurements import median_seconds
+
+  programs = {"slow": lambda: time.sleep(0.02), "none": None, "fast": int}
+  seconds = median_seconds(programs, rounds=3)
+  assert list(seconds) == ["slow", "none", "fast"]
+  assert seconds["none"] is None
+  assert seconds["fast"] < 0.02 <= seconds["slow"]
