@@ -39,7 +39,7 @@ _NAMES = define_names(
   "configurations", list(CONFIGURATIONS), CONFIGURATIONS, "What to measure."
 )
 _DTYPE = flags.DEFINE_enum(
-  "dtype", "float32", ["float32", "bfloat16"], "Of the computation."
+  "dtype", "float32", ["float32", "bfloat16"], "Dtype of the computation."
 )
 _QUICK = define_quick("Configuration II only, 20 steps: a minute.")
 _TRAIN_ONLY = flags.DEFINE_bool("train_only", False, "Only train the weights.")

@@ -145,7 +145,7 @@ def make_gradient(
 
 
 def compile_with(
-  look: Callable[..., Any], name: str, sizes: dict[str, int]
+  tool: Callable[..., Any], name: str, sizes: dict[str, int]
 ) -> Any:
   """Applies a function of `slim.memory` to the gradient of a model."""
   model, program = make_gradient(name, sizes)
@@ -155,7 +155,7 @@ def compile_with(
   ]
   if model.is_random:
     args.append(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
-  return look(program, *args, compiler_options=_OPTIONS)
+  return tool(program, *args, compiler_options=_OPTIONS)
 
 
 def measure(

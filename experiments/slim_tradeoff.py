@@ -77,7 +77,7 @@ def measure(name: str) -> list[dict[str, Any]]:
         "error": largest_error(gradients, right),
       }
     )
-  # A gradient of IV takes a minute, so there is no call to warm up.
+  # One gradient of IV takes 40 s, so each turn is one call.
   seconds = seconds_in_turns(programs, _ROUNDS[name], calls=1)
   for row, found in zip(rows, seconds, strict=True):
     row["seconds"] = float(np.median(found))

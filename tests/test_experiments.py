@@ -128,7 +128,7 @@ def test_the_tradeoff_is_drawn(beside, tmp_path, count):
 
 
 def test_learning_curves_are_drawn(beside, tmp_path):
-  """Fails if training for an hour ends in an error, as for a difference of 0."""
+  """Fails if training for an hour ends in an error, as for no difference."""
   import learning_curves
 
   rows = [
