@@ -35,9 +35,10 @@ test-slow: $(INSTALLED) ## run grids by pairs, processes and memory marks
 test-full: $(INSTALLED) ## run all tests and whole grids: hours
 	$(PYTEST) -m '' $(ARGS)
 
-lint: $(INSTALLED) ## check style and format
+lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 format: $(INSTALLED) ## repair what `make lint` can repair
 	$(BIN)/ruff check --fix

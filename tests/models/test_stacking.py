@@ -12,11 +12,10 @@ from slim.training.gradients import make_value_and_grad
 from tests.helpers import assert_gradients_close
 from tests.models import small
 
-SLIM = {"method": "slim", "chunk_size": 5}
 CASES = {
   "favor": (
     {"feature_map": "favor", "qk_norm": True, "num_layers": 2},
-    SLIM | {"policy": "rewind"},
+    {"method": "slim", "chunk_size": 5, "policy": "rewind"},
   ),
   "hybrid": (
     {"attention": "linear,local", "num_layers": 4},
@@ -28,7 +27,7 @@ CASES = {
   ),
   "linear_reversible": (
     {"num_layers": 2, "reversible": True},
-    SLIM | {"policy": "store"},
+    {"method": "full"},
   ),
 }
 
