@@ -7,6 +7,8 @@ Letters, used in every docstring and shape comment:
   H  attention heads               K  width of a query or key head
   V  width of a value head         M  features of a query or key
   D  width of the model            F  width of the MLP
+  S  keys, if not T                G  key heads, if not H; G divides H
+  R  rounds of LSH
 
 A *chunk* is the unit of the backward pass; a *block* is what a kernel cuts for
 itself. A *state* is all that a model remembers of the tokens it has seen.

@@ -1,1 +1,1 @@
-"""Linear attention, its feature maps and its sums."""
+"""Linear attention, its feature maps and its state."""

@@ -1,12 +1,24 @@
-"""Causal linear attention in three forms, with its state in the open.
+"""Causal linear attention in three forms, with an explicit state.
 
   y_t = (q_t · S_t) / (q_t · z_t + eps),
   S_t = S_{t-1} + k_t ⊗ v_t,   z_t = z_{t-1} + k_t.
 
-`parallel_` forms all pairs (the definition), `recurrent_` walks token by token,
-`chunked_` works by blocks and is the one to use. They share a signature,
-`(q, k, v, state) -> (y, state)`, so any of them may be run on a piece of the
-sequence and continued from the state it returns, by the same form or another.
+`parallel_` computes all pairs (the definition), `recurrent_` steps from token
+to token, and `chunked_`, the one to use, computes block by block. All have the
+signature `(q, k, v, state) -> (y, state)`. You can run any of them on a piece
+of the sequence and continue with any other from the state that it returns.
+
+Accuracy: the gradient of a query is a difference, Σ_s k_s (v_s - y), in which a
+part that all values share leaves only its rounding error. With values from
+N(100, 1) and 500 tokens in float32, its relative error is 8e-5. Subtract a
+constant from all values and add it to y, and it is 3e-6. The weights sum to 1,
+so this changes nothing else:
+
+  offset = jax.lax.stop_gradient(v[:, :1])  # Of the first token: [B, 1, H, V].
+  y, state = chunked_linear_attention(q, k, v - offset, state)
+  y = y + offset
+
+Use the same offset for all pieces of a sequence. It belongs to the state.
 """
 
 import jax
@@ -16,8 +28,8 @@ from slim.kernels.linear.prefix_sums import (
   PrefixSums,
   add_sums,
   block_sums,
-  blocks,
   sum_values,
+  to_blocks,
 )
 from slim.kernels.support.dtypes import (
   at_least_float32,
@@ -46,7 +58,7 @@ def parallel_linear_attention(
   *,
   eps: jax.Array | float = 1e-16,
 ) -> tuple[jax.Array, PrefixSums]:
-  """Causal linear attention by all pairs of tokens: the plain definition.
+  """Computes causal linear attention from all pairs of tokens: the definition.
 
   y_t = (Σ_{s≤t} (q_t·k_s) v_s + q_t·S_0) / (Σ_{s≤t} q_t·k_s + q_t·z_0 + eps).
 
@@ -54,17 +66,17 @@ def parallel_linear_attention(
     q: [B, T, H, M], float. Queries after a feature map that is never negative.
     k: [B, T, H, M], float. Keys after the same feature map.
     v: [B, T, H, V], float. Values.
-    state: PrefixSums (S_0, z_0) of the tokens before these; see
+    state: PrefixSums (S_0, z_0) of the tokens before these, at the start from
       `init_prefix_sums`.
-    eps: [], added to the normaliser, which is zero where all features vanish.
+    eps: [], added to the normaliser, which is zero if all features are.
 
   Returns:
-    y: [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
+    y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
     state: PrefixSums after the last token.
 
   Raises:
-    ValueError: If the shapes of q, k, v and state disagree, or an argument has
-      another type.
+    ValueError: If the shapes of q, k, v and state disagree, or if an argument
+      has the wrong dtype.
 
   Memory beyond inputs and outputs: O(B·H·T²).
 
@@ -94,11 +106,25 @@ def recurrent_linear_attention(
   *,
   eps: jax.Array | float = 1e-16,
 ) -> tuple[jax.Array, PrefixSums]:
-  """Causal linear attention token by token, as it generates.
+  """Computes causal linear attention token by token, as in generation.
 
-  Args, Returns, Raises: as `parallel_linear_attention`.
+  Args:
+    q: [B, T, H, M], float. Queries after a feature map that is never negative.
+    k: [B, T, H, M], float. Keys after the same feature map.
+    v: [B, T, H, V], float. Values.
+    state: PrefixSums of the tokens before these.
+    eps: [], added to the normaliser.
 
-  Memory beyond inputs and outputs: O(B·H·M·V); T steps, one after the other.
+  Returns:
+    y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
+    state: PrefixSums after the last token.
+
+  Raises:
+    ValueError: If the shapes of q, k, v and state disagree, or if an argument
+      has the wrong dtype.
+
+  Memory beyond inputs and outputs: O(B·H·M·V).
+  Work: T sequential steps.
 
   References:
     Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equations
@@ -132,36 +158,38 @@ def chunked_linear_attention(
   block_size: int = 64,
   eps: jax.Array | float = 1e-16,
 ) -> tuple[jax.Array, PrefixSums]:
-  """Causal linear attention by blocks: pairs within, sums between.
+  """Computes causal linear attention block by block.
 
-  All blocks are worked on at once in a few large matrix products; only the
-  running sum over blocks is sequential. Any T; blocks are padded inside.
+  Pairs of tokens are computed within blocks, and sums between blocks. All
+  blocks are computed at once, in a few large matrix products. Only the running
+  sum over blocks is sequential. T need not be a multiple of the block size.
 
   Args:
     q: [B, T, H, M], float. Queries after a feature map that is never negative.
     k: [B, T, H, M], float. Keys after the same feature map.
     v: [B, T, H, V], float. Values.
-    state: PrefixSums of the tokens before these; see `init_prefix_sums`.
-    block_size: Tokens in a block. Work per token grows with
-      `block_size`, memory with M·V / `block_size`; 64 suits M = V = 64.
-    eps: [], added to the normaliser, which is zero where all features vanish.
+    state: PrefixSums of the tokens before these, at the start from
+      `init_prefix_sums`.
+    block_size: Tokens in a block. Work per token grows with `block_size`,
+      memory with M·V / `block_size`. 64 suits M = V = 64.
+    eps: [], added to the normaliser, which is zero if all features are.
 
   Returns:
-    y: [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
+    y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
     state: PrefixSums after the last token.
 
   Raises:
-    ValueError: If the shapes of q, k, v and state disagree, or an argument has
-      another type, or `block_size` is not a positive integer.
+    ValueError: If the shapes of q, k, v and state disagree, if an argument has
+      the wrong dtype, or if `block_size` is not a positive integer.
 
   Memory beyond inputs and outputs: O(B·H·T·(block_size + M·V / block_size)).
 
   References:
-    Hua et al., 2022, https://arxiv.org/abs/2202.10447, section 3.2 (chunks).
+    Hua et al., 2022, https://arxiv.org/abs/2202.10447, section 3.2.
   """
   q, k, v, state, eps = _checked(q, k, v, state, eps)
   num_tokens = v.shape[1]
-  qb, kb, vb = (blocks(x, block_size) for x in (q, k, v))
+  qb, kb, vb = (to_blocks(x, block_size) for x in (q, k, v))
   updates = block_sums(kb, vb)
   after = add_sums(state, jax.tree.map(lambda x: x.sum(0), updates))
 
@@ -185,22 +213,22 @@ def _causal_mask(size):
 
 
 def _normalise(num, den, eps):
-  """num / (den + eps), differentiable where the normaliser is tiny or huge.
+  """Computes num / (den + eps), differentiable for tiny and huge normalisers.
 
-  The derivative of a / b forms b⁻², which overflows for b < 1e-19 and
-  vanishes for b > 1e19 in float32. Scaling both by s = b first leaves the
-  value as it is, and the derivative is taken at b = 1.
+  The derivative of a / b computes b⁻², which overflows float32 for b < 1e-19
+  and vanishes for b > 1e19. Dividing both by the constant s = b first keeps the
+  value and moves the derivative to b = 1.
   """
   den = den + eps
-  # Padded queries are zero; where eps is 0 too, they would divide 0 by 0.
+  # Padded queries are zero. If eps is 0 too, they would divide 0 by 0.
   den = jnp.where(den == 0, 1, den)
   scale = jax.lax.stop_gradient(den)
   return (num / scale[..., None]) / (den / scale)[..., None]
 
 
 def _checked(q, k, v, state, eps):
-  """Refuses shapes and dtypes that do not fit; casts for `shard_map`."""
-  # An array of NumPy may be wider than any of JAX.
+  """Checks and casts the arguments; ValueError if they do not fit."""
+  # First, because NumPy arrays may be wider than JAX allows.
   q, k, v, state = jax.tree.map(jnp.asarray, (q, k, v, state))
   for name, x in (("q", q), ("k", k), ("v", v)):
     check_float(name, x)
@@ -215,12 +243,12 @@ def _checked(q, k, v, state, eps):
   if promote(state.kv.dtype, dtype) != state.kv.dtype:
     raise ValueError(
       f"state must have dtype {dtype} or wider for these q, k and v, got "
-      f"{state.kv.dtype}; see the dtype of init_prefix_sums"
+      f"{state.kv.dtype}; pass the dtype to init_prefix_sums"
     )
   if at_least_float32(q.dtype) != state.kv.dtype:
     q = q.astype(state.kv.dtype)  # A wider state sets the dtype of all sums.
   if is_sharded(q):
     state = jax.tree.map(lambda x: shard_alike(x, q[:, 0, :, 0]), state)
-  # Inside shard_map a state made there is replicated, and the tokens are not.
   eps = jnp.asarray(check_number("eps", eps), state.kv.dtype)
+  # In shard_map, a state that was made there does not vary as the tokens do.
   return match_varying_axes((q, k, v, state, eps))

@@ -1,10 +1,9 @@
-"""Feature maps: what linear attention puts in the place of exp(q · k).
+"""Feature maps of linear attention, which replaces exp(q · k) by φ(q) · φ(k).
 
 Each maps the last axis elementwise, [..., K] -> [..., M] with M = K, to values
-that are never negative, so that the normaliser q · z of linear attention is a
-sum without cancellation. Each is a function of one token alone: a statistic
-over the sequence (a maximum, a mean) would make the value depend on how the
-sequence was cut into chunks.
+that are never negative, so the normaliser q · z is a sum without cancellation.
+Each depends on one token only. A statistic over the sequence, such as a maximum
+or a mean, would make the result depend on the chunks.
 """
 
 import jax
@@ -12,17 +11,17 @@ import jax.numpy as jnp
 
 
 def relu(x: jax.Array) -> jax.Array:
-  """Rectifies, and lifts by a constant: φ(x) = max(x, 0) + 1e-3.
+  """Computes φ(x) = max(x, 0) + 1e-3.
 
-  The constant is Performer's. Without it q · z can be exactly 0 when the sums
-  are built up token by token, and a rounding error when they are taken down
-  again, so that the two divide 0 by different numbers.
+  The constant is Performer's. Without it q · z can be exactly 0 in the forward
+  pass and a rounding error after rewinding, so that the two passes divide 0 by
+  different numbers.
 
   Args:
     x: [..., K], float. Queries or keys.
 
   Returns:
-    [..., K], dtype of `x`; at least 1e-3.
+    [..., K], dtype of `x`, 1e-3 or larger.
 
   References:
     Choromanski et al., 2021 (Performer), https://arxiv.org/abs/2009.14794.
@@ -31,29 +30,29 @@ def relu(x: jax.Array) -> jax.Array:
 
 
 def elu_plus_one(x: jax.Array) -> jax.Array:
-  """The smooth positive map φ(x) = elu(x) + 1: x + 1 above 0, exp(x) below.
+  """Computes φ(x) = elu(x) + 1, which is x + 1 above 0 and exp(x) below.
 
   Args:
     x: [..., K], float. Queries or keys.
 
   Returns:
-    [..., K], dtype of `x`; positive until exp underflows.
+    [..., K], dtype of `x`, positive unless exp underflows.
 
   References:
     Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equation 7.
   """
-  # Not jax.nn.elu(x) + 1, which forms exp(x) - 1 and loses the small values.
+  # jax.nn.elu(x) + 1 would compute exp(x) - 1 first and lose small values.
   return jnp.where(x > 0, x + 1, jnp.exp(jnp.minimum(x, 0)))
 
 
 def square(x: jax.Array) -> jax.Array:
-  """The elementwise square φ(x) = x², which the SLiM experiments use.
+  """Computes φ(x) = x², the feature map of the SLiM experiments.
 
   Args:
     x: [..., K], float. Queries or keys.
 
   Returns:
-    [..., K], dtype of `x`; never negative.
+    [..., K], dtype of `x`, never negative.
 
   References:
     Likhosherstov et al., 2021 (SLiM), https://arxiv.org/abs/2012.11346.

@@ -1,14 +1,15 @@
-"""The state of causal linear attention: sums that can be added to and undone.
+"""The state of causal linear attention: prefix sums that can be rewound.
 
-`rewind_prefix_sums` takes tokens out of the sums again. Plain floating-point
-sums come back with an error that grows with every token, so sums meant for
-rewinding are kept as unevaluated pairs, value + error.
+`rewind_prefix_sums` subtracts tokens from the sums again. Plain floating-point
+sums would come back with an error that grows with every token, so sums that
+will be rewound are stored as unevaluated pairs, value + error.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from slim.kernels.support.dtypes import at_least_float32
 from slim.kernels.support.products import einsum_f32
@@ -20,13 +21,13 @@ from slim.kernels.support.shapes import (
 
 
 class PrefixSums(NamedTuple):
-  """All that causal linear attention remembers of the tokens so far.
+  """State of causal linear attention after the tokens seen so far.
 
   Attributes:
     kv: [B, H, M, V], float32 or wider: the sum of k ⊗ v.
     k: [B, H, M], float32 or wider: the sum of k.
-    error: None, or the rounding errors of the two sums above, themselves a
-      PrefixSums: the exact sum is `kv + error.kv` to about twice the digits.
+    error: The rounding errors of the two sums, as another PrefixSums, or None.
+      The sum is `kv + error.kv`, with about twice the digits of `kv`.
   """
 
   kv: jax.Array
@@ -40,19 +41,19 @@ def init_prefix_sums(
   num_features: int,
   value_dim: int,
   *,
-  dtype=jnp.float32,
+  dtype: DTypeLike = jnp.float32,
   compensated: bool = False,
 ) -> PrefixSums:
-  """Makes the sums over no tokens at all.
+  """Makes the state before the first token.
 
   Args:
     batch_size: B.
     num_heads: H.
     num_features: M.
     value_dim: V.
-    dtype: Of the sums; float32 or wider.
-    compensated: Whether to carry error terms, which `rewind_prefix_sums` needs
-      to be exact. They double the size of the state.
+    dtype: Dtype of the sums, float32 or wider.
+    compensated: Whether to carry error terms, which double the size of the
+      state. Without them `rewind_prefix_sums` is not exact.
 
   Returns:
     PrefixSums of zeros.
@@ -61,7 +62,7 @@ def init_prefix_sums(
     jnp.zeros((batch_size, num_heads, num_features, value_dim), dtype),
     jnp.zeros((batch_size, num_heads, num_features), dtype),
   )
-  # A second set of arrays, not the same one twice: buffers may be donated.
+  # Not the same arrays twice, because a caller may donate their buffers.
   error = jax.tree.map(jnp.zeros_like, zeros) if compensated else None
   return zeros._replace(error=error)
 
@@ -69,33 +70,32 @@ def init_prefix_sums(
 def token_sums(
   k: jax.Array, v: jax.Array, *, block_size: int = 64
 ) -> PrefixSums:
-  """Sums k ⊗ v and k over the tokens given: what they add to the state.
+  """Sums k ⊗ v and k over tokens: what the tokens add to the state.
 
   Args:
     k: [B, T, H, M], float. Keys after the feature map.
     v: [B, T, H, V], float. Values.
-    block_size: The block of the `chunked_linear_attention` beside it: with
-      the same block the same sum is formed in the same order, and XLA forms
-      it once.
+    block_size: Pass that of the `chunked_linear_attention` of the same tokens.
+      Then both compute the same sums, and XLA computes them once.
 
   Returns:
     PrefixSums without error terms.
 
   Raises:
-    ValueError: If k or v has another shape or type, or `block_size` is not a
-      positive integer.
+    ValueError: If k or v has the wrong shape or dtype, or if `block_size` is
+      not a positive integer.
   """
   k, v = jnp.asarray(k), jnp.asarray(v)
   check_shape("k", k, "BTHM", {})
   check_shape("v", v, "BTHV", dict(zip("BTH", k.shape, strict=False)))
   check_float("k", k)
   check_float("v", v)
-  updates = block_sums(blocks(k, block_size), blocks(v, block_size))
+  updates = block_sums(to_blocks(k, block_size), to_blocks(v, block_size))
   return jax.tree.map(lambda x: x.sum(0), updates)
 
 
 def add_sums(state: PrefixSums, update: PrefixSums) -> PrefixSums:
-  """Adds `update` to `state`, exactly where the state carries error terms.
+  """Adds `update` to `state`, exactly if the state carries error terms.
 
   Args:
     state: PrefixSums with or without error terms.
@@ -132,38 +132,37 @@ def add_sums(state: PrefixSums, update: PrefixSums) -> PrefixSums:
     value,
     update,
   )
-  # The error is a constant to the derivative: d(value + error) = d value.
+  # The derivative of value + error is that of the value.
   return total._replace(error=jax.lax.stop_gradient(error))
 
 
 def rewind_prefix_sums(
   state_after: PrefixSums, update: PrefixSums
 ) -> PrefixSums:
-  """Takes tokens out of the sums again: the state before from the state after.
+  """Computes the state before some tokens from the state after them.
 
-  The update is a constant to the derivative. So whoever continues from the
-  returned state, and adds the same tokens again, computes a function of
-  `state_after` whose derivative is the derivative with respect to the state
-  *before* the tokens: one traced forward pass serves to undo and to
-  differentiate.
+  The derivative treats `update` as a constant. If you then add the same tokens
+  to the returned state again, you get a function of `state_after` whose
+  derivative is that with respect to the state *before* the tokens. So one
+  traced forward pass both rewinds and differentiates.
 
   Args:
-    state_after: PrefixSums; with error terms it is undone to rounding, without
-      them an error of about 6e-8 (float32) of the largest sum stays behind.
-    update: `token_sums` of the tokens to take out.
+    state_after: PrefixSums. With error terms the result is exact to rounding.
+      Without them it has an error of about 6e-8 (float32) of the largest sum.
+    update: `token_sums` of the tokens to subtract.
 
   Returns:
     PrefixSums like `state_after`.
 
   References:
-    Likhosherstov et al., 2021 (SLiM), Algorithm 1; the pairs are ours.
+    Likhosherstov et al., 2021 (SLiM), Algorithm 1. It has no error terms.
   """
   minus = jax.tree.map(lambda x: -jax.lax.stop_gradient(x), update)
   return add_sums(state_after, minus)
 
 
 def sum_values(state: PrefixSums) -> PrefixSums:
-  """The sums themselves, with what is known of their rounding error."""
+  """Returns the sums, corrected by their error terms if there are any."""
   value = state._replace(error=None)
   if state.error is None:
     return value
@@ -171,8 +170,8 @@ def sum_values(state: PrefixSums) -> PrefixSums:
   return jax.tree.map(jnp.add, value, error)
 
 
-def blocks(x, block_size):
-  """Cuts [B, T, H, M] into blocks [n, B, H, block_size, M], zero-padded."""
+def to_blocks(x: jax.Array, block_size: int) -> jax.Array:
+  """Splits [B, T, H, M] into blocks [n, B, H, block_size, M], zero-padded."""
   batch, length, heads, dim = x.shape
   size = min(check_positive_int("block_size", block_size), length)
   x = jnp.pad(x, ((0, 0), (0, -length % size), (0, 0), (0, 0)))
@@ -180,7 +179,7 @@ def blocks(x, block_size):
   return x.transpose(1, 0, 3, 2, 4)
 
 
-def block_sums(k, v):
+def block_sums(k: jax.Array, v: jax.Array) -> PrefixSums:
   """Sums k ⊗ v and k over the tokens of each block."""
   dtype = at_least_float32(k.dtype, v.dtype)
   return PrefixSums(
@@ -189,6 +188,6 @@ def block_sums(k, v):
 
 
 def _rounding_error(total, a, b):
-  """The exact error of total = fl(a + b), whichever of a and b is larger."""
+  """Returns the exact error of total = fl(a + b), for any order of a and b."""
   b_part = total - a
   return (a - (total - b_part)) + (b - b_part)

@@ -1,16 +1,16 @@
-"""FAVOR+: positive random features, which make of linear attention softmax's.
+"""FAVOR+: positive random features that approximate softmax attention.
 
-  φ(x) = exp(W x' - |x'|² / 2) / √M   with   x' = x / K^¼,
+  φ(x) = exp(W x' - |x'|² / 2) / √M   with   x' = x / K^¼.
 
-so that φ(q) · φ(k) is exp(q · k / √K) on average over projections W, [M, K],
-whose rows are N(0, I).
+The mean of φ(q) · φ(k) over projections W, [M, K], with rows from N(0, I) is
+exp(q · k / √K).
 
-The features of a token depend on nothing else. Some implementations subtract
-the maximum over all keys from the exponents, and with it look at later tokens.
-It is not needed: w · k' - |k'|² / 2 = |w|² / 2 - |w - k'|² / 2 is bounded, by
-about K / 2. At K = 64 no sum over keys overflows float32; at K = 128 it takes
-keys of |k| > 20 that point along one w. From |k| = 45 or so, all features of a
-key underflow to zero.
+The features of a token depend on that token only. Some implementations subtract
+the maximum over all keys from the exponents, which looks at later tokens. This
+is not needed: w · k' - |k'|² / 2 = |w|² / 2 - |w - k'|² / 2 is at most about
+K / 2. At K = 64 no sum over keys overflows float32. At K = 128 a sum can
+overflow only for keys with |k| > 20 along one w. From about |k| = 45 on, all
+features of a key underflow to zero.
 """
 
 import jax
@@ -31,23 +31,23 @@ from slim.kernels.support.shapes import (
 def sample_projection(
   key: jax.Array, num_features: int, head_dim: int, *, orthogonal: bool = True
 ) -> jax.Array:
-  """Samples the directions W that random features project on.
+  """Samples the projection W of random features.
 
-  Each row is from N(0, I). Independent rows make one estimator; rows that are
-  orthogonal within blocks of K, with lengths that are redrawn (χ with K degrees
-  of freedom), one as unbiased but with less variance.
+  Each row is from N(0, I). Rows are independent, or orthogonal within blocks of
+  K with redrawn lengths (χ with K degrees of freedom). Both are unbiased, and
+  orthogonal rows have less variance.
 
   Args:
     key: PRNG key.
-    num_features: M; any number, also more than K.
+    num_features: M. May be larger than K.
     head_dim: K.
-    orthogonal: Whether the rows of a block are orthogonal.
+    orthogonal: Whether rows are orthogonal within blocks of K.
 
   Returns:
-    W, [M, K], float32: computations of any precision have the same features.
+    W, [M, K], float32, so that the features are the same in any precision.
 
   Raises:
-    ValueError: If a size is no positive integer, or `key` not one PRNG key.
+    ValueError: If a size is not a positive integer, or `key` not one PRNG key.
 
   References:
     Choromanski et al., 2021 (Performer), https://arxiv.org/abs/2009.14794,
@@ -62,7 +62,7 @@ def sample_projection(
   num_blocks = -(-num_features // head_dim)
   gaussian = normal(direction_key, (num_blocks, head_dim, head_dim))
   q, r = jnp.linalg.qr(gaussian)
-  # Any orthogonal matrix is as likely as another only if R's diagonal is > 0.
+  # The distribution is uniform only if the diagonal of R is positive.
   q *= jnp.sign(jnp.diagonal(r, axis1=1, axis2=2))[:, None]
   directions = q.reshape(-1, head_dim)[:num_features]
   lengths = jnp.linalg.norm(
@@ -72,18 +72,18 @@ def sample_projection(
 
 
 def positive_random_features(x: jax.Array, projection: jax.Array) -> jax.Array:
-  """Maps keys to the features φ of the head of this file.
+  """Maps keys to random features: φ(x) = exp(W x' - |x'|² / 2) / √M.
 
   Args:
     x: [..., K], float. Keys.
-    projection: [M, K], see `sample_projection`.
+    projection: W, [M, K], from `sample_projection`.
 
   Returns:
-    [..., M], dtype of `x`; computed in float32 or wider. Positive until exp
+    [..., M], dtype of `x`, computed in float32 or wider. Positive unless exp
     underflows.
 
   Raises:
-    ValueError: If the K of `x` and of `projection` differ, or `x` is not
+    ValueError: If `x` and `projection` disagree in K, or `x` is not
       floating-point.
 
   References:
@@ -99,21 +99,21 @@ def positive_random_features(x: jax.Array, projection: jax.Array) -> jax.Array:
 def positive_random_query_features(
   x: jax.Array, projection: jax.Array
 ) -> jax.Array:
-  """Maps queries to the features φ, each query's divided by the largest.
+  """Maps queries to random features, scaled so that the largest is 1 / √M.
 
-  A factor of one query is in numerator and normaliser of its attention and
-  cancels, so that |x'|² need not be formed and no length of x overflows. Linear
-  attention has to run with eps = 0, or the factor would not cancel.
+  A factor on one query cancels between the numerator and the normaliser of its
+  attention. So |x'|² is not needed, and queries of any length do not overflow.
+  Pass eps=0 to linear attention, or the factor does not cancel.
 
   Args:
     x: [..., K], float. Queries.
-    projection: [M, K], that of the keys.
+    projection: W, [M, K], the same as for the keys.
 
   Returns:
-    [..., M], dtype of `x`; the largest feature of each query is 1 / √M.
+    [..., M], dtype of `x`, computed in float32 or wider.
 
   Raises:
-    ValueError: If the K of `x` and of `projection` differ, or `x` is not
+    ValueError: If `x` and `projection` disagree in K, or `x` is not
       floating-point.
   """
   x = jnp.asarray(x)
@@ -123,7 +123,7 @@ def positive_random_query_features(
 
 
 def _project(x, projection):
-  """x' = x / K^¼, and W x', in float32 or wider."""
+  """Returns x' = x / K^¼ and W x', in float32 or wider."""
   projection = jnp.asarray(projection)
   check_float("x", x)
   if projection.ndim != 2:
@@ -133,7 +133,7 @@ def _project(x, projection):
   head_dim = projection.shape[-1]
   if x.shape[-1:] != (head_dim,):
     raise ValueError(
-      f"x must have shape [..., K={head_dim}] as the projection has, got "
+      f"x must have shape [..., K={head_dim}] like the projection, got "
       f"{x.shape}"
     )
   dtype = at_least_float32(x.dtype)
@@ -142,7 +142,7 @@ def _project(x, projection):
     "...k,mk->...m",
     scaled,
     projection.astype(dtype),
-    # The exponential would make of an error of TF32 one of 1e-3.
+    # In TF32 the exponential would have an error of 1e-3.
     precision=jax.lax.Precision.HIGHEST,
   )
   return scaled, exponent

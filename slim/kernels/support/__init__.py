@@ -1,1 +1,1 @@
-"""What the kernels share."""
+"""Functions that several kernels share."""

@@ -1,4 +1,4 @@
-"""Derivatives of trees in which not every leaf has one."""
+"""Cotangents of pytrees in which some leaves are not differentiable."""
 
 from typing import Any
 
@@ -42,16 +42,17 @@ def cotangent(tree: Any, inexact: list[jax.Array]) -> Any:
 
 
 def first_order_only(residuals: Any, message: str) -> Any:
-  """Returns the residuals as they are, for the backward pass to start from.
+  """Makes a backward pass refuse to be differentiated.
 
-  Differentiating that pass is refused here: it would fail somewhere inside.
+  Without this the second derivative would fail somewhere inside the pass, or be
+  wrong.
 
   Args:
-    residuals: Pytree of arrays.
-    message: Of the ValueError.
+    residuals: Pytree of arrays, all inputs of the backward pass.
+    message: Message of the ValueError.
 
   Returns:
-    The residuals.
+    The residuals, unchanged. Their derivative raises the error.
   """
 
   @jax.custom_jvp

@@ -1,46 +1,44 @@
-"""Promote dtypes to float32 or wider, whatever promotion the user allows.
+"""Promote dtypes by the standard table, also in strict promotion mode.
 
-`jnp.promote_types` follows the setting `jax_numpy_dtype_promotion`: under
+`jnp.promote_types` follows the setting `jax_numpy_dtype_promotion`. Under
 "strict" it refuses bfloat16 beside float32. The kernels choose the dtype of
-their sums on purpose, so they promote by the standard table always.
+their sums deliberately, so they always use the standard table.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 
-def promote(*dtypes: Any) -> Any:
-  """Return the dtype that all of `dtypes` promote to.
+def promote(*dtypes: DTypeLike) -> jnp.dtype:
+  """Returns the dtype that all of `dtypes` promote to.
 
   Args:
     *dtypes: One or more dtypes.
 
   Returns:
-    A dtype that JAX has arrays of: NumPy's float64 is float32 unless 64-bit
-    types are enabled. It is the same under every setting of
-    `jax_numpy_dtype_promotion`.
+    A dtype of JAX: float64 becomes float32 unless 64-bit types are enabled.
   """
   with jax.numpy_dtype_promotion("standard"):
     dtype = functools.reduce(jnp.promote_types, dtypes)
   return jax.dtypes.canonicalize_dtype(dtype)
 
 
-def at_least_float32(*dtypes: Any) -> Any:
-  """Return the dtype that all of `dtypes` and float32 promote to.
+def at_least_float32(*dtypes: DTypeLike) -> jnp.dtype:
+  """Returns the dtype that all of `dtypes` and float32 promote to.
 
   Args:
-    *dtypes: Dtypes; none gives float32.
+    *dtypes: Any number of dtypes.
 
   Returns:
-    A dtype.
+    float32 or wider.
   """
   return promote(jnp.float32, *dtypes)
 
 
-def smallest_unsigned(largest: int) -> Any:
-  """Return the smallest unsigned integer dtype that holds 0 … `largest`."""
+def smallest_unsigned(largest: int) -> jnp.dtype:
+  """Returns the smallest unsigned integer dtype that holds 0 … `largest`."""
   return np.min_scalar_type(largest)

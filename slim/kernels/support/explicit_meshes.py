@@ -1,7 +1,7 @@
-"""Arrays that are sharded over mesh axes of type `AxisType.Explicit`.
+"""Support for mesh axes of type `AxisType.Explicit`.
 
-Their types say how they are sharded, and most operations know what follows for
-their results. What they do not know is decided here.
+There the sharding of an array is part of its type. Most operations derive the
+sharding of their result. These functions handle the cases that do not.
 """
 
 import functools
@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 
 def in_mesh_of_arguments(fn: Callable[..., Any]) -> Callable[..., Any]:
-  """Lets `fn` run in the mesh of its arguments, if no other is set.
+  """Makes `fn` run in the mesh of its arguments, if no other mesh is set.
 
-  JAX makes arrays of its own in a derivative, such as the zeros around what was
-  sliced. It shards them if there is a mesh, which arguments do not set.
+  A derivative creates arrays, such as the zeros around a slice. JAX shards them
+  only if a mesh is set, and arguments alone do not set one.
 
   Args:
     fn: A function of pytrees of arrays.
@@ -27,7 +27,7 @@ def in_mesh_of_arguments(fn: Callable[..., Any]) -> Callable[..., Any]:
 
   @functools.wraps(fn)
   def in_mesh(*args, **settings):
-    # Eagerly, arrays bring their devices with them, and a mesh may not.
+    # Only traced: eager arrays carry their devices, and a mesh would conflict.
     sharded = [
       x
       for x in jax.tree.leaves((args, settings))
@@ -42,17 +42,17 @@ def in_mesh_of_arguments(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shard_alike(x: jax.Array, like: Any) -> jax.Array:
-  """Shards a replicated array over an explicit mesh as `like` is sharded.
+  """Shards a replicated array like another one.
 
-  A loop refuses a state that starts replicated and comes out sharded. Without
-  a mesh of explicit axes nothing happens.
+  A loop refuses a carry that starts replicated and becomes sharded. Without a
+  mesh of explicit axes this does nothing.
 
   Args:
     x: The array.
-    like: Array or its type, of the shape of the first axes of `x`.
+    like: Array, or its type. Its shape is that of the first axes of `x`.
 
   Returns:
-    `x`, of the same values.
+    `x`, sharded.
   """
   if is_sharded(x) or not is_sharded(like):
     return x
@@ -61,16 +61,15 @@ def shard_alike(x: jax.Array, like: Any) -> jax.Array:
 
 
 def by_shards(fn: Callable[..., Any], num_axes: int, *arrays: jax.Array) -> Any:
-  """Computes `fn(*arrays)` by `shard_map` where they are explicitly sharded.
+  """Computes `fn(*arrays)`, with `shard_map` if they are explicitly sharded.
 
   Args:
-    fn: A function without anything in common between the elements of the first
-      axes.
-    num_axes: How many those are.
-    *arrays: They have the first axes in common, and so has the result.
+    fn: A function that treats all elements of its first axes independently.
+    num_axes: The number of these axes.
+    *arrays: All arrays, and the result, start with these axes.
 
   Returns:
-    The result, sharded as the first array along the first axes.
+    The result. Its first axes are sharded like those of the first array.
   """
   if not is_sharded(arrays[0]):
     return fn(*arrays)
@@ -82,5 +81,5 @@ def by_shards(fn: Callable[..., Any], num_axes: int, *arrays: jax.Array) -> Any:
 
 
 def is_sharded(x: jax.Array) -> bool:
-  """Tells whether an axis of `x` is sharded over an explicit mesh axis."""
+  """Tells whether any axis of `x` is sharded over an explicit mesh axis."""
   return any(axes is not None for axes in jax.typeof(x).sharding.spec)

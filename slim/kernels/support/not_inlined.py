@@ -1,8 +1,8 @@
-"""What the compiler is to keep together: a function computed on its own.
+"""Compile a function as a unit, apart from the program around it.
 
-Inlined, the operations of many layers are one program. The order in which a
-compiler runs it may start all layers before it ends one: XLA's for CPUs begins
-with the zeros that loops start from, those of all layers (jax 0.10 to 0.12).
+XLA may reorder an inlined program so that many layers hold temporary memory at
+once. On CPUs it allocates the initial zeros of the loops of all layers first
+(jax 0.10 to 0.12).
 """
 
 import functools
@@ -14,19 +14,18 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 
 def not_inlined(fn: Callable[..., Any], *args: Any) -> Any:
-  """Returns fn(*args), on CPUs compiled to a call that is not inlined.
+  """Returns fn(*args), compiled on CPUs to a call that is not inlined.
 
-  So its temporary memory is taken when it is called and given back when it
-  returns, and nothing in it is merged with an equal computation outside. Equal
-  calls of equal arrays may be one. Compilers for accelerators order what they
-  run by the memory it takes.
+  Its temporary memory is allocated at the call and freed at the return, and
+  nothing in it is merged with an equal computation outside. Two equal calls may
+  be merged. On accelerators this does nothing: XLA schedules by memory there.
 
   Args:
     fn: Returns a pytree of arrays. It may close over arrays.
     *args: Pytrees of arrays.
 
   Returns:
-    The value. What is differentiated is inlined again.
+    The value. Its derivative is inlined.
   """
   fn = jax.jit(fn)
 
@@ -37,16 +36,16 @@ def not_inlined(fn: Callable[..., Any], *args: Any) -> Any:
 
 
 def checked_as_one(fn: Callable[..., Any]) -> Callable[..., Any]:
-  """Lets `jax.debug_infs` and `jax.debug_nans` check what `fn` returns alone.
+  """Makes `jax.debug_infs` and `jax.debug_nans` check only the result of `fn`.
 
-  They check the result of each operation that runs by itself. A score that is
-  masked out is -inf on the way to a weight of 0, and that is no fault.
+  They check the result of every operation that is not compiled with others. A
+  masked score is -inf before it becomes a weight of 0, which is no error.
 
   Args:
     fn: Any function of arrays and settings.
 
   Returns:
-    The same function; while JAX checks, it is compiled as a whole.
+    The same function. While one of the checks is on, it is compiled.
   """
 
   @functools.wraps(fn)

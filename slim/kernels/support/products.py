@@ -1,7 +1,5 @@
 """Products of matrices and tensors, summed in float32 or wider."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -18,20 +16,21 @@ def matmul_f32(
   a: jax.Array,
   b: jax.Array,
   contracted: tuple[int, int],
-  precision: Any = None,
+  precision: jax.lax.PrecisionLike = None,
 ) -> jax.Array:
-  """Multiplies matrices [B, N, …, …], summing in float32 or wider.
+  """Multiplies batches of matrices, summing in float32 or wider.
 
-  Not by `jnp.einsum`, which may swap the two, and transposes the result back.
+  `jnp.einsum` may swap the operands and transpose the result back, which copies
+  it.
 
   Args:
-    a: [B, N, …, …].
-    b: [B, N, …, …].
-    contracted: The axis of each that is summed over, -1 or -2.
-    precision: As of `jax.lax.dot_general`.
+    a: [B, G, …, …].
+    b: [B, G, …, …].
+    contracted: For each operand the axis to sum over, -1 or -2.
+    precision: As in `jax.lax.dot_general`.
 
   Returns:
-    [B, N, the other axis of a, the other axis of b].
+    [B, G, the other axis of a, the other axis of b].
   """
   dtype = at_least_float32(a.dtype, b.dtype)
   axes = tuple((axis + 4,) for axis in contracted)
@@ -46,11 +45,11 @@ def matmul_f32(
 
 
 def _summed(a, b, contracted):
-  """The sharding of a product that is summed over devices; None: JAX knows."""
+  """The sharding of a product that sums over devices; None: JAX knows it."""
   shardings = jax.typeof(a).sharding, jax.typeof(b).sharding
   if shardings[0].spec[contracted[0]] is None:
     return None
-  # The free axes are those that are not contracted: -1 and -2 sum to -3.
+  # The free axis is the other of -1 and -2, which sum to -3.
   free = (
     x.spec[-3 - axis] for x, axis in zip(shardings, contracted, strict=True)
   )

@@ -1,17 +1,17 @@
-"""Draw random numbers that depend on (key, counter) alone.
+"""Random numbers that depend only on (key, counter).
 
-The bits of `jax.random` may depend on more: with a key of "rbg" on the shape
-of the array and on `jax.vmap`, with "unsafe_rbg" the split keys do, too, and
-with the default on `jax_threefry_partitionable`. A chunk of a sequence, or a
-row of a batch, would then not draw what the whole draws.
+The bits of `jax.random` may depend on more: for "rbg" keys on the shape of the
+array and on `jax.vmap`, for "unsafe_rbg" the split keys too, and for default
+keys on `jax_threefry_partitionable`. A chunk of a sequence, or a row of a
+batch, would then not draw the numbers of the whole.
 
-Here a key of any implementation becomes one of Threefry-2x32, a hash of its
-words, and each number hashes one counter:
+Here a key of any implementation is hashed into a Threefry-2x32 key, and each
+number is the hash of one counter:
 
   word_0, word_1 = threefry(key, (0, counter)).
 
-With keys of the default implementation, all functions return what `jax.random`
-returns for them by default.
+For keys of the default implementation, all functions return the same numbers as
+`jax.random` with default settings.
 """
 
 import math
@@ -22,16 +22,17 @@ import numpy as np
 
 
 def check_keys(name: str, keys: jax.Array, shape: tuple[int, ...]) -> None:
-  """Refuses what is not an array of PRNG keys of a shape.
+  """Checks that an argument is an array of PRNG keys.
 
   Args:
-    name: Of the argument, for the message.
-    keys: Keys of `jax.random.key`, or the uint32 words of `jax.random.PRNGKey`,
-      along the last axis.
+    name: Name of the argument, for the message.
+    keys: Keys from `jax.random.key`, or from `jax.random.PRNGKey` with their
+      uint32 words along the last axis.
     shape: The expected shape; () for one key.
 
   Raises:
-    ValueError: Naming the argument, what was expected and what was found.
+    ValueError: If it is not. The message names the argument, what was expected
+      and what was found.
   """
   words = _key_data(name, keys)
   if words.shape[:-1] != shape:
@@ -40,22 +41,21 @@ def check_keys(name: str, keys: jax.Array, shape: tuple[int, ...]) -> None:
 
 
 def fold_in(keys: jax.Array, counters: jax.Array | int) -> jax.Array:
-  """Makes a key of each key and counter, as `jax.random.fold_in` makes one.
+  """Folds counters into keys, like `jax.random.fold_in` for arrays.
 
   Args:
     keys: PRNG keys of any implementation.
-    counters: Integers, of which the low 32 bits count. They broadcast with the
-      keys.
+    counters: Integers, broadcastable with the keys. Their low 32 bits are used.
 
   Returns:
-    PRNG keys of "threefry2x32".
+    PRNG keys of the implementation "threefry2x32".
   """
   words = jnp.stack(hash_words(keys, counters), -1)
   return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def split(key: jax.Array, num: int) -> jax.Array:
-  """Makes [num] keys of one, as `jax.random.split` does."""
+  """Splits a key into [num] keys, like `jax.random.split`."""
   return fold_in(key, jnp.arange(num, dtype=jnp.uint32))
 
 
@@ -64,7 +64,7 @@ def uniform(keys: jax.Array, counters: jax.Array) -> jax.Array:
 
   Args:
     keys: PRNG keys of any implementation.
-    counters: Integers that broadcast with the keys. `jax.random.uniform` draws
+    counters: Integers, broadcastable with the keys. `jax.random.uniform` draws
       n numbers with the counters 0 … n - 1.
 
   Returns:
@@ -76,11 +76,11 @@ def uniform(keys: jax.Array, counters: jax.Array) -> jax.Array:
 
 @jax.jit(static_argnums=1)
 def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Draws an array from N(0, 1), as `jax.random.normal` does.
+  """Draws an array from N(0, 1), like `jax.random.normal`.
 
   Args:
     key: A PRNG key of any implementation.
-    shape: Of the array.
+    shape: Shape of the array.
 
   Returns:
     float32.
@@ -98,8 +98,7 @@ def hash_words(
 
   Args:
     keys: PRNG keys of any implementation.
-    counters: Integers, of which the low 32 bits count. They broadcast with the
-      keys.
+    counters: Integers, broadcastable with the keys. Their low 32 bits are used.
 
   Returns:
     Two uint32 arrays.
@@ -109,20 +108,20 @@ def hash_words(
   if len(words) == 1:
     words.append(jnp.zeros_like(words[0]))
   one, two, *further = words
-  for word in further:  # Not a key of Threefry-2x32: hashes them into one.
+  for word in further:  # Another implementation: hash its words into two.
     one, two = _threefry(one, two, word)
   counters = jnp.asarray(counters, jnp.uint32)
   return _threefry(*jnp.broadcast_arrays(one, two, counters))
 
 
 def _key_data(name, keys):
-  """The words of keys, [..., W] uint32."""
+  """Returns the words of keys, [..., W], uint32."""
   dtype = getattr(keys, "dtype", None)
   if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return jax.random.key_data(keys)
   if dtype != jnp.uint32 or not keys.ndim:
     raise ValueError(
-      f"{name} must be PRNG keys, as of jax.random.key, got "
+      f"{name} must be PRNG keys, as from jax.random.key, got "
       f"{keys if dtype is None else f'{dtype}{list(jnp.shape(keys))}'}"
     )
   return jnp.asarray(keys)
@@ -130,10 +129,10 @@ def _key_data(name, keys):
 
 @jax.jit
 def _threefry(key_0, key_1, counter):
-  """Threefry-2x32 of the counters (0, `counter`), arrays of one shape.
+  """Computes Threefry-2x32 of the counters (0, `counter`), of one shape.
 
-  Written out, as XLA fuses it with what uses the bits: in JAX's form for the
-  CPU, a loop, they take four arrays of memory and ten times as long to compile.
+  Unrolled, so that XLA fuses it with the use of the bits. JAX's loop for CPUs
+  needs the memory of four arrays and ten times the compile time.
 
   References:
     Salmon et al., 2011, https://doi.org/10.1145/2063384.2063405.

@@ -1,4 +1,4 @@
-"""The checks of arguments, each with one kind of message."""
+"""Checks of arguments. All raise ValueError with messages of one form."""
 
 import operator
 from typing import Any
@@ -9,17 +9,17 @@ import numpy as np
 
 
 def as_array(name: str, x: Any) -> jax.Array:
-  """Makes an array of JAX of what may be one of NumPy, a list or a number.
+  """Converts an array-like argument to a JAX array.
 
   Args:
-    name: Of the argument, for the message.
-    x: Array-like.
+    name: Name of the argument, for the message.
+    x: Array, number, or nested list of numbers.
 
   Returns:
     The array.
 
   Raises:
-    ValueError: Naming the argument and what was found.
+    ValueError: If it cannot be converted.
   """
   try:
     return jnp.asarray(x)
@@ -32,17 +32,17 @@ def as_array(name: str, x: Any) -> jax.Array:
 def check_shape(
   name: str, x: jax.Array, letters: str, sizes: dict[str, int]
 ) -> None:
-  """Refuses an array whose shape is not the expected one.
+  """Checks the shape of an array.
 
   Args:
-    name: Of the argument, for the message.
+    name: Name of the argument, for the message.
     x: The array.
-    letters: One a dimension, as in `slim.types`: "BTHM".
-    sizes: What some of the letters stand for; the others may be anything
-      from 1, and B may be 0.
+    letters: One letter per axis, as in `slim.types`, for example "BTHM".
+    sizes: The sizes of the letters that are known. Any other may be 1 or
+      larger. B may be 0.
 
   Raises:
-    ValueError: Naming the argument, what was expected and what was found.
+    ValueError: If the shape does not fit.
   """
   fits = len(x.shape) == len(letters) and all(
     size == sizes.get(letter, size) and (size > 0 or letter == "B")
@@ -57,17 +57,17 @@ def check_shape(
 
 
 def check_positive_int(name: str, value: Any) -> int:
-  """Refuses what is not a whole number from 1; takes NumPy's integers too.
+  """Checks that an argument is an integer of 1 or more, of Python or NumPy.
 
   Args:
-    name: Of the argument, for the message.
+    name: Name of the argument, for the message.
     value: The number.
 
   Returns:
     The number as an int.
 
   Raises:
-    ValueError: Naming the argument, what was expected and what was found.
+    ValueError: If it is not.
   """
   try:
     number = 0 if isinstance(value, bool) else operator.index(value)
@@ -79,17 +79,17 @@ def check_positive_int(name: str, value: Any) -> int:
 
 
 def check_number(name: str, value: Any) -> float | jax.Array:
-  """Refuses what is not one real number.
+  """Checks that an argument is one real number.
 
   Args:
-    name: Of the argument, for the message.
-    value: A number of Python or NumPy, or an array [] of JAX, traced or not.
+    name: Name of the argument, for the message.
+    value: A number of Python or NumPy, or a JAX array [], traced or not.
 
   Returns:
-    The number as a float; an array of JAX as it is.
+    The number as a float; a JAX array unchanged.
 
   Raises:
-    ValueError: Naming the argument, what was expected and what was found.
+    ValueError: If it is not.
   """
   found = repr(value)
   if isinstance(value, jax.Array | np.ndarray | np.generic):
@@ -108,17 +108,17 @@ def check_number(name: str, value: Any) -> float | jax.Array:
 
 
 def check_rate(name: str, value: Any) -> float:
-  """Refuses what is not a probability in [0, 1) that is known when traced.
+  """Checks that an argument is a static probability in [0, 1).
 
   Args:
-    name: Of the argument, for the message.
-    value: A number of Python or NumPy, or an array [] of JAX.
+    name: Name of the argument, for the message.
+    value: A number of Python or NumPy, or a JAX array [].
 
   Returns:
     The number as a float.
 
   Raises:
-    ValueError: Naming the argument, what was expected and what was found.
+    ValueError: If it is not, or if it is traced.
   """
   rate = check_number(name, value)
   if isinstance(rate, jax.core.Tracer):
@@ -133,18 +133,18 @@ def check_rate(name: str, value: Any) -> float:
 
 
 def to_broadcast(name: str, x: Any, sizes: dict[str, int]) -> jax.Array:
-  """Gives `x` all the axes it broadcasts to, of length 1 where it had none.
+  """Adds axes of length 1, until `x` has all the axes it broadcasts to.
 
   Args:
-    name: Of the argument, for the message.
+    name: Name of the argument, for the message.
     x: Array-like.
-    sizes: Length of each axis, by a letter for the message.
+    sizes: Length of each axis, by its letter.
 
   Returns:
-    The array; each axis has length 1 or that of `sizes`.
+    The array. Each axis has length 1 or that of `sizes`.
 
   Raises:
-    ValueError: Naming the argument, what was expected and what was found.
+    ValueError: If `x` does not broadcast to these axes.
   """
   x = as_array(name, x)
   shape = (1,) * (len(sizes) - x.ndim) + x.shape
@@ -158,21 +158,21 @@ def to_broadcast(name: str, x: Any, sizes: dict[str, int]) -> jax.Array:
 
 
 def check_float(name: str, x: jax.Array) -> None:
-  """Refuses an array that is not of real floating-point numbers; ValueError."""
+  """Raises ValueError if the dtype of an array is not real floating-point."""
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise ValueError(f"{name} must be floating-point, got {x.dtype}")
 
 
 def check_alike(name: str, found: Any, expected: Any) -> None:
-  """Refuses a pytree whose structure, shapes or dtypes are not as expected.
+  """Checks the structure, shapes and dtypes of a pytree.
 
   Args:
-    name: Of what was found, for the message.
-    found: Pytree of arrays or of their shapes.
+    name: Name of the pytree, for the message.
+    found: Pytree of arrays or `jax.ShapeDtypeStruct`.
     expected: Likewise.
 
   Raises:
-    ValueError: Naming what was expected and what was found.
+    ValueError: If they differ.
   """
 
   def leaves(tree):

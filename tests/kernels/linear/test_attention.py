@@ -255,6 +255,34 @@ def test_short_floats_have_a_float32_state(form, compensated):
   assert (y == 1).all()
 
 
+def test_value_offset_removes_rounding_of_a_common_part(x64):
+  """Fails if subtracting a constant from the values no longer helps."""
+  random = np.random.default_rng(0)
+  q, k, v, y_ct = random.normal(size=(4, 1, 500, 2, 8))
+  q, k, v = q**2, k**2, v + 100
+
+  @functools.partial(jax.jit, static_argnums=(0, 1))
+  def gradient(dtype, has_offset):
+    k_, v_, y_ct_ = (jnp.asarray(x, dtype) for x in (k, v, y_ct))
+    state = init_prefix_sums(1, 2, 8, 8, dtype=dtype)
+    offset = v_[:, :1] if has_offset else jnp.zeros_like(v_[:, :1])
+
+    def loss(q):
+      y, _ = chunked_linear_attention(q, k_, v_ - offset, state)
+      return jnp.vdot(y + offset, y_ct_)
+
+    return jax.grad(loss)(jnp.asarray(q, dtype))
+
+  right = gradient("float64", False)
+  assert_gradients_close(gradient("float64", True), right, 1e-10)
+  errors = [
+    np.linalg.norm(gradient("float32", has_offset) - right)
+    / np.linalg.norm(right)
+    for has_offset in (False, True)
+  ]
+  assert errors[1] <= 1e-5 < 3e-5 <= errors[0], errors
+
+
 @pytest.mark.parametrize(
   ("name", "shape", "message"),
   [

@@ -300,8 +300,6 @@ def test_arrays_of_numpy_and_an_empty_batch(features):
 def test_a_projection_of_another_width_is_refused(features):
   """The error would come from inside an einsum."""
   projection = sample_projection(KEY, 12, 8)
-  message = (
-    r"x must have shape \[..., K=8\] as the projection has, got \(2, 7\)"
-  )
+  message = r"x must have shape \[..., K=8\] like the projection, got \(2, 7\)"
   with pytest.raises(ValueError, match=message):
     features(jnp.ones((2, 7)), projection)

@@ -76,7 +76,7 @@ FORMS = {
     ({"dropout_rate": np.float32(-1)}, r"dropout_rate must be in \[0, 1\)"),
     ({"dropout_rate": "0.1"}, "dropout_rate must be a number, .* got '0.1'"),
     ({"dropout_keys": KEYS[:1]}, r"dropout_keys must be .* \(2,\), got \(1,\)"),
-    ({"dropout_keys": 1}, "dropout_keys must be PRNG keys, as of jax.random.k"),
+    ({"dropout_keys": 1}, "dropout_keys must be PRNG keys, as from jax.random"),
     ({"precision": "low"}, "precision must be None or .* got 'low'"),
     ({"q_block_size": 0}, "q_block_size must be a positive integer, got 0"),
     ({"k_block_size": 1.5}, "k_block_size must be a positive integer, got 1."),
