@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from slim.kernels import chunked_map
 from slim.models.layers import MLP
-from slim.models.mixers.mixer import Mixed, Site
+from slim.models.mixers.mixer import Mixed, Mixer, Site
 from slim.models.norms import LayerNorm
 from slim.types import State
 
@@ -27,7 +27,7 @@ class Block(nn.Module):
     dtype: Of the computation.
   """
 
-  attention: nn.Module
+  attention: Mixer
   mlp: MLP
   mlp_chunk_size: int | None
   norm: str

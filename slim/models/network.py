@@ -145,9 +145,8 @@ class Network(NamedTuple):
     x, before, after = run(layers, x, states, constants, call, drop)
     if self.final_norm is not None:
       x = self.final_norm.apply({"params": params["final_norm"]}, x)
-    logits = self.logits.apply(
-      {"params": params["logits"]}, x, self._table(params)
-    )
+    variables = {"params": params["logits"]}
+    logits: Any = self.logits.apply(variables, x, self._table(params))
     return logits, before, after
 
   def _site(self, call, layer, constants, is_random, replay):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from slim.models.mixers.mixer import (
 )
 from slim.models.settings import ModelSettings
 from slim.settings import SettingError, check_settings, setting
+from slim.types import StateKind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ class LinearAttention(MultiHead):
   num_features: int
   orthogonal_features: bool
 
-  state_kind = "fixed"
+  state_kind: ClassVar[StateKind] = "fixed"
 
   @property
   def can_rewind(self) -> bool:
@@ -183,7 +184,7 @@ def _value_offset(state, v):
   return jax.lax.stop_gradient(jnp.where(is_first, first, state.value_offset))
 
 
-def create_linear(model: ModelSettings, own: LinearSettings) -> Any:
+def create_linear(model: ModelSettings, own: LinearSettings) -> LinearAttention:
   """Creates the linear attention of a layer.
 
   Args:

@@ -1,7 +1,7 @@
 """LSH attention: no state, so the sequence has to be given whole."""
 
 import dataclasses
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from slim.models.norms import normalize_heads
 from slim.models.positions import rotate
 from slim.models.settings import ModelSettings
 from slim.settings import SettingError, check_settings, setting
+from slim.types import StateKind
 
 HASH_ROUNDS = ("sequential", "parallel")
 
@@ -68,10 +69,14 @@ class LSHAttention(MultiHead):
   heads_at_once: int | None
   rotary: bool
 
-  state_kind = "none"
+  state_kind: ClassVar[StateKind] = "none"
   can_rewind = False
   is_random = True
-  needs_frozen_key = True
+
+  @property
+  def needs_frozen_key(self) -> bool:
+    """The key of the hashes where nothing is random."""
+    return True
 
   @nn.nowrap
   def init_constants(self, key: jax.Array) -> jax.Array:
@@ -143,7 +148,7 @@ class LSHAttention(MultiHead):
     return Mixed(self.merge(y), None, None, buckets)
 
 
-def create_lsh(model: ModelSettings, own: LSHSettings) -> Any:
+def create_lsh(model: ModelSettings, own: LSHSettings) -> LSHAttention:
   """Creates the LSH attention of a layer.
 
   Args:

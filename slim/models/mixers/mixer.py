@@ -80,6 +80,8 @@ class Mixer(Protocol):
   def init_constants(self, key: jax.Array) -> Any:
     """Makes arrays that are no parameters, such as random projections.
 
+    Only called if `needs_frozen_key`.
+
     Args:
       key: PRNG key. An equal key makes an equal model.
 
@@ -105,7 +107,7 @@ class Mixer(Protocol):
     """
     ...
 
-  def __call__(self, x: jax.Array, state: State | None, site: Site) -> Mixed:
+  def __call__(self, x: jax.Array, state: Any, site: Site) -> Mixed:
     """Mixes the tokens x [B, T, D]."""
     ...
 
@@ -121,7 +123,7 @@ class MixerKind(NamedTuple):
   """
 
   settings: type
-  create: Callable[[ModelSettings, Any], Any]
+  create: Callable[[ModelSettings, Any], Mixer]
 
 
 class MultiHead(nn.Module):
@@ -143,9 +145,17 @@ class MultiHead(nn.Module):
   output_projection: bool
   dtype: Any
 
-  # Of a mixer without random numbers; others override them.
-  is_random = False
-  needs_frozen_key = False
+  is_random = False  # Mixers that draw random numbers override it.
+
+  @property
+  def needs_frozen_key(self) -> bool:
+    """Whether there are random constants: there are none."""
+    return False
+
+  @nn.nowrap
+  def init_constants(self, key: jax.Array) -> Any:
+    """Makes the constants of a layer; see `Mixer`."""
+    del key
 
   @property
   def head_dim(self) -> int:

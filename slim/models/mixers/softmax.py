@@ -1,7 +1,7 @@
 """Softmax attention: at once, by blocks, or to a window; with its cache."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from slim.models.mixers.mixer import (
 from slim.models.positions import rotate
 from slim.models.settings import ModelSettings
 from slim.settings import check_settings, setting
+from slim.types import StateKind
 
 ATTENTIONS = {
   "softmax": softmax_attention,
@@ -63,13 +64,8 @@ class SoftmaxAttention(MultiHead):
   window: int
   rotary: bool
 
-  state_kind = "growing"
+  state_kind: ClassVar[StateKind] = "growing"
   can_rewind = False
-
-  @nn.nowrap
-  def init_constants(self, key: jax.Array) -> None:
-    """There are none."""
-    del key
 
   @nn.nowrap
   def init_state(
@@ -131,7 +127,7 @@ class SoftmaxAttention(MultiHead):
 
 def create_softmax(
   attention: str, model: ModelSettings, own: SoftmaxSettings
-) -> Any:
+) -> SoftmaxAttention:
   """Creates the softmax attention of a layer.
 
   Args:
