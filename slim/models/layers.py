@@ -1,6 +1,7 @@
-"""The parts that every model shares: embedding, MLP, output layer, dropout."""
+"""Layers that all models share: embedding, MLP, output layer, dropout."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from slim.models.positions import sinusoids
 
 
 class MLP(nn.Module):
-  """Two layers with an exact (erf) GELU between them."""
+  """Two dense layers with an exact (erf) GELU between them."""
 
   hidden_dim: int
   dtype: Any
@@ -32,18 +33,20 @@ class MLP(nn.Module):
 
 
 class Embedding(nn.Module):
-  """Tokens as vectors, N(0, 1) to begin with, and what is known of positions.
+  """Embeds tokens and, unless they are rotary, their positions.
+
+  The table is initialised N(0, 1).
 
   Attributes:
     vocab_size: Number of tokens.
     width: D.
-    positions: "concatenated", half of the width learned and half sinusoids;
-      "sinusoidal", "learned" or "axial", added; or "rotary", which is up to
-      attention.
-    max_positions: Of "learned" and "axial": further positions are NaN, of
-      "axial" those behind the row that it ends in.
-    scaled: Whether the table is N(0, 1 / D), to be multiplied by √D, so that
-      its transpose may serve as the output layer.
+    positions: "concatenated": half of the width is learned, half sinusoids.
+      "sinusoidal", "learned" and "axial" are added. "rotary" adds nothing here:
+      attention rotates queries and keys.
+    max_positions: For "learned" and "axial". Later positions give NaN; "axial"
+      has a few more, to the end of its last row.
+    scaled: Whether the table is initialised N(0, 1 / D) and multiplied by √D,
+      so that its transpose can be the output layer.
     dtype: Of the computation.
   """
 
@@ -66,7 +69,7 @@ class Embedding(nn.Module):
       (self.vocab_size, self.width - fixed_dim),
       at_least_float32(self.dtype),
     )
-    # Looked up before the cast: a bfloat16 scatter would lose gradient.
+    # Look up before the cast: a scatter in bfloat16 would lose gradient.
     x = scale * table[tokens]
     if concatenated:
       fixed = sinusoids(positions, fixed_dim)[None].astype(x.dtype)
@@ -77,7 +80,7 @@ class Embedding(nn.Module):
     elif self.positions == "learned":
       x += self._learned("positions", self.max_positions, self.width, positions)
     elif self.positions == "axial":
-      # Position p stands in row p // columns of a table that is never formed.
+      # Position p is in row p // columns of a table that is never formed.
       columns = math.isqrt(self.max_positions - 1) + 1
       rows = -(-self.max_positions // columns)
       row = self._learned("rows", rows, self.width // 2, positions // columns)
@@ -95,7 +98,7 @@ class Embedding(nn.Module):
 
 
 class Logits(nn.Module):
-  """A linear map to the vocabulary, in float32 or wider from there on."""
+  """A linear map to the vocabulary; logits are float32 or wider."""
 
   vocab_size: int
   dtype: Any
@@ -104,8 +107,7 @@ class Logits(nn.Module):
   def __call__(self, x: jax.Array, table: jax.Array | None = None) -> jax.Array:
     """Maps [B, T, D] to [B, T, vocab_size].
 
-    By `table` [vocab_size, D] if it is given: the embedding's, so that the bias
-    alone is learned here.
+    With the embedding's `table` [vocab_size, D], only the bias is learned here.
     """
     if table is None:
       logits = dense(x, self.vocab_size, self.dtype, "out")
@@ -118,7 +120,7 @@ class Logits(nn.Module):
 
 
 def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
-  """y = x W + b, initialised U(±1/√fan_in), weight and bias, as PyTorch does.
+  """Computes y = x W + b; both are initialised U(±1/√fan_in), as in PyTorch.
 
   Called within a compact method, it adds the layer `name` to that module.
   """
@@ -131,28 +133,31 @@ def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
     bias_init=init,
     name=name,
   )
-  return by_rows(layer, x)
+  return flatten_batch_time(layer, x)
 
 
 def dense_heads(
   x: jax.Array, num_heads: int, dtype: Any, name: str
 ) -> jax.Array:
-  """A `dense` layer from [B, T, D] to [B, T, H, D / H]."""
+  """Applies a `dense` layer from [B, T, D] to [B, T, H, D / H]."""
   y = dense(x, x.shape[-1], dtype, name)
   return y.reshape(*x.shape[:-1], num_heads, -1)
 
 
-def by_rows(layer, x):
-  """Applies a layer with batch and time as one axis.
+def flatten_batch_time(
+  layer: Callable[[jax.Array], jax.Array], x: jax.Array
+) -> jax.Array:
+  """Applies a layer with batch and time flattened into one axis.
 
-  The derivatives with respect to its parameters are sums over that axis. Over
-  two axes XLA's CPU compiler forms them several times slower (jax 0.10.2).
+  Gradients of its parameters are sums over that axis. XLA for CPUs computes
+  sums over two axes several times slower (jax 0.10.2).
   """
   rows = layer(x.reshape(-1, x.shape[-1]))
   return rows.reshape(*x.shape[:-1], rows.shape[-1])
 
 
-# Both draw in float32: a model has the same parameters in any precision.
+# Initialisers draw in float32: a model starts from the same parameters in any
+# precision.
 
 
 def _normal_init(scale):
@@ -169,7 +174,7 @@ def _uniform_init(bound):
   return init
 
 
-@jax.jit(static_argnums=(1, 2))  # Compiled, for equal rounding everywhere.
+@jax.jit(static_argnums=(1, 2))  # Compiled, so that it always rounds alike.
 def _uniform(key, shape, bound):
   drawn = uniform(key, jnp.arange(math.prod(shape))).reshape(shape)
   low, high = np.float32(-bound), np.float32(bound)
@@ -178,11 +183,12 @@ def _uniform(key, shape, bound):
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-  """x Φ(x), with Φ the normal distribution function by erf, as in PyTorch.
+  """Computes x Φ(x), Φ the normal distribution function, as PyTorch does.
 
-  Right to rounding absolutely, not relatively, below -4, where it vanishes.
-  By erfc, as in `jax.nn.gelu`, the tail would be right too, in more time and
-  memory. Here the derivative Φ(x) + x φ(x) itself is what is kept.
+  Φ is computed by erf. Below -4, where the value vanishes, the absolute error
+  is that of rounding, but the relative error is not. `jax.nn.gelu` uses erfc,
+  which is exact there and takes more time and memory. The backward pass keeps
+  only the derivative Φ(x) + x φ(x).
   """
   return _gelu_and_slope(x)[0]
 
@@ -204,24 +210,24 @@ def _gelu_and_slope(x):
 def dropout(
   x: jax.Array, rate: float, keys: jax.Array | None, positions: jax.Array
 ) -> jax.Array:
-  """Drops elements by a mask that depends on (key, position) alone.
+  """Drops elements by a mask that depends only on (key, position).
 
-  So any cut into chunks, any recomputation and any mesh drop the same elements,
-  with keys of any implementation.
+  Every chunk size, recomputation and mesh drops the same elements, with PRNG
+  keys of any implementation.
 
   Args:
     x: [B, T, D], float.
     rate: Probability to drop, in [0, 1).
-    keys: [B], PRNG keys, one a sequence and different for each layer; or None
-      for no dropout.
+    keys: [B], PRNG keys, one for each sequence, different in each layer; None:
+      no dropout.
     positions: [T], int32, absolute.
 
   Returns:
-    [B, T, D], dtype of `x`; what is kept is scaled by 1 / (1 - rate).
+    [B, T, D], dtype of `x`; kept elements are scaled by 1 / (1 - rate).
   """
   if keys is None or rate == 0:
     return x
-  rate = float(rate)  # NumPy's numbers would widen a bfloat16 x.
+  rate = float(rate)  # A NumPy float64 would widen a bfloat16 x.
   token_keys = fold_in(keys[:, None], positions[None])
   drawn = uniform(token_keys[..., None], jnp.arange(x.shape[-1])[None, None])
   return jnp.where(drawn < jnp.float32(1 - rate), x / (1 - rate), 0)

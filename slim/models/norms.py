@@ -1,4 +1,4 @@
-"""Normalisation: LayerNorm, and queries and keys of a fixed length."""
+"""LayerNorm, and the normalisation of queries and keys."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from slim.kernels.support.dtypes import at_least_float32
-from slim.models.layers import by_rows
+from slim.models.layers import flatten_batch_time
 
 
 class LayerNorm(nn.Module):
@@ -23,16 +23,18 @@ class LayerNorm(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, shape, dtype)
 
     x = standardise(x.astype(self.dtype))
-    x = by_rows(lambda rows: rows.astype(dtype) * scale[None] + bias[None], x)
+    x = flatten_batch_time(
+      lambda rows: rows.astype(dtype) * scale[None] + bias[None], x
+    )
     return x.astype(self.dtype)
 
 
 @jax.custom_jvp
 def standardise(x: jax.Array) -> jax.Array:
-  """z = (x - mean) / √(variance + 1e-5) over the last axis.
+  """Computes z = (x - mean) / √(variance + 1e-5) over the last axis.
 
-  The derivative, (ẋ - mean(ẋ) - z mean(z ẋ)) / √…, is written in z, which is
-  all that is kept of x. `nn.LayerNorm` keeps three arrays more.
+  The derivative, (ẋ - mean(ẋ) - z mean(z ẋ)) / √…, is written in terms of z, so
+  that the backward pass keeps only z. `nn.LayerNorm` keeps three more arrays.
   """
   return _standardise(x)[0]
 
@@ -55,11 +57,14 @@ def _standardise(x):
   return (centred * inverse_deviation).astype(x.dtype), inverse_deviation
 
 
-def normalize_heads(x, name, *, use_scale):
-  """Scales heads [..., K] to length K^¼, and if asked by learned factors.
+def normalize_heads(x: jax.Array, name: str, *, use_scale: bool) -> jax.Array:
+  """Scales heads [..., K] to length K^¼, and optionally by learned factors.
 
-  Returns float32 or wider, as the exponential of "favor" makes of an absolute
-  error a relative one.
+  Called within a compact method, it adds the layer `name` to that module.
+
+  Returns:
+    [..., K], float32 or wider: the exponential of "favor" turns an absolute
+    error into a relative one.
   """
   dtype = at_least_float32(x.dtype)
   norm = nn.RMSNorm(
@@ -69,5 +74,5 @@ def normalize_heads(x, name, *, use_scale):
     param_dtype=dtype,
     name=name,
   )
-  # A root mean square of 1, as it comes out of there, is a length of √K.
+  # The norm returns a root mean square of 1, which is a length of √K.
   return norm(x.astype(dtype)) * x.shape[-1] ** -0.25

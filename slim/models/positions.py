@@ -1,4 +1,4 @@
-"""What tells a layer where its tokens stand: sinusoids and rotations."""
+"""Positional encodings: sinusoids and rotations."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from slim.kernels.support.dtypes import at_least_float32
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:
-  """Absolute position features: sin half, then cos half, base 10000.
+  """Computes absolute position features: half sines, half cosines.
 
   [sin(p f_i) …, cos(p f_i) …],   f_i = 10000^(-i / (width / 2)).
 
@@ -27,9 +27,9 @@ def sinusoids(positions: jax.Array, width: int) -> jax.Array:
 
 
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
-  """Rotates queries or keys by their positions, so that q · k sees distances.
+  """Rotates queries or keys, so that q · k depends on relative positions.
 
-  The features i and i + K / 2 are turned by p f_i, f_i = 10000^(-i / (K / 2)).
+  Features i and i + K / 2 are rotated by p f_i, f_i = 10000^(-i / (K / 2)).
 
   Args:
     x: [B, T, H, K], float; K is even.
@@ -50,11 +50,11 @@ def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def _angles(positions, count):
-  """p f_i for `count` frequencies, [T, count], float32, modulo one turn.
+  """Computes p f_i for `count` frequencies, [T, count], modulo one turn.
 
-  The angle is kept in turns as a 32-bit fixed-point number, whose overflow is
-  the reduction modulo one turn. It is off by at most 7.3e-10 · p radians:
-  8e-4 at a position of 2^20, where float32 angles would be off by 0.06.
+  The angle is a 32-bit fixed-point number of turns, so overflow reduces it
+  modulo one turn. Its error is at most 7.3e-10 · p radians: 8e-4 at position
+  2^20, where float32 angles would be off by 0.06.
   """
   turns = 10000.0 ** (-np.arange(count) / count) / (2 * np.pi)
   per_token = jnp.asarray(np.round(turns * 2.0**32).astype(np.uint32))
