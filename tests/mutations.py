@@ -474,6 +474,24 @@ MUTATIONS = [
     "",
     "config/test_config.py",
   ),
+  Mutation(
+    "config/presets.py",
+    "value is not None and value > largest",
+    "value is not None",
+    "config/test_presets.py",
+  ),
+  Mutation(
+    "config/presets.py",
+    "if model.mlp_width > 4 * model.width:",
+    "if True:",
+    "config/test_presets.py",
+  ),
+  Mutation(
+    "config/presets.py",
+    "  elif name:",
+    "  elif not name:",
+    "config/test_presets.py",
+  ),
   # Data.
   Mutation(
     "data/copying.py",

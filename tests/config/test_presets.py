@@ -79,3 +79,11 @@ def test_the_width_of_the_mlp_follows_in_the_smoke_variant():
   config = presets.variant(base(), "smoke")
   config.model.width = 32
   assert config.model.mlp_width == 128
+
+
+@pytest.mark.parametrize("name", ["smok", "Smoke", "full"])
+def test_other_variants_are_refused(name):
+  """Fails if a misspelt `:smoke` trains for days."""
+  with pytest.raises(ValueError, match=f"'smoke' or none, got '{name}'"):
+    presets.variant(base(), name)
+  assert presets.variant(base(), "").to_dict() == base().to_dict()
