@@ -1,4 +1,17 @@
-"""Pure functions of arrays, which need nothing but jax."""
+"""Kernels: pure functions of arrays that import jax and nothing else.
+
+  softmax/     softmax attention, from all scores or block by block
+  linear/      linear attention, its feature maps and its state
+  lsh/         LSH attention and its hash
+  chunk_scan/  a scan over chunks in O(C) memory; position-wise layers
+  reversible_layers.py  reversible residual layers
+  support/     what several of them share
+
+Import from `slim.kernels` only. `slim.types` explains the letters of shapes. A
+*block* is what a kernel cuts for itself, a *chunk* the unit of the backward
+pass of `scan`. `lsh_attention` calls its blocks chunks, like the Reformer
+paper.
+"""
 
 from slim.kernels.chunk_scan.position_wise import (
   chunked_map,

@@ -1,23 +1,24 @@
-"""The checks of what `reversible` and `reversible_scan` are given."""
+"""Checks of the arguments of `reversible` and `reversible_scan`."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from slim.kernels.support.dtypes import at_least_float32
 
 
 def check_entries(count: int, **arguments: Sequence[Any]) -> None:
-  """Refuses arguments that have not one entry for each sublayer.
+  """Checks that arguments have one entry per sublayer.
 
   Args:
     count: The number of sublayers.
-    **arguments: Sequences by the names of the arguments.
+    **arguments: Sequences, by the names of the arguments.
 
   Raises:
-    ValueError: Naming the argument, what was expected and what was found.
+    ValueError: If one has not.
   """
   for name, entries in arguments.items():
     if len(entries) != count:
@@ -27,43 +28,46 @@ def check_entries(count: int, **arguments: Sequence[Any]) -> None:
       )
 
 
-def check_streams(one: Any, two: Any) -> tuple[jax.Array, jax.Array]:
-  """Refuses streams that differ, or are narrower than float32.
+def check_streams(
+  one: ArrayLike, two: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+  """Checks that the streams are alike, and float32 or wider.
 
   Args:
-    one: x1, array-like.
-    two: x2, array-like.
+    one: x1.
+    two: x2.
 
   Returns:
     The two streams as arrays.
 
   Raises:
-    ValueError: Naming what was expected and what was found.
+    ValueError: If they are not.
   """
   one, two = jnp.asarray(one), jnp.asarray(two)
   if one.shape != two.shape or one.dtype != two.dtype:
     raise ValueError(
-      f"streams must have one shape and type, got {one.dtype}{one.shape} and "
+      f"streams must have one shape and dtype, got {one.dtype}{one.shape} and "
       f"{two.dtype}{two.shape}"
     )
   if at_least_float32(one.dtype) != one.dtype:
     raise ValueError(
-      f"streams must be float32 or wider, got {one.dtype}: what is added in "
-      "fewer bits cannot be taken off again; cast inside of the sublayers"
+      f"streams must be float32 or wider, got {one.dtype}: in fewer bits an "
+      "addition cannot be undone; cast inside the sublayers"
     )
   return one, two
 
 
 def check_y(i: int, y: Any, stream: jax.Array) -> None:
-  """Refuses a result that a stream would broadcast or cut to its real part.
+  """Checks that the y of a sublayer can be added to a stream as it is.
 
   Args:
-    i: Number of the sublayer that returns it, for the message.
-    y: The result, or its shape.
-    stream: What it is added to.
+    i: Index of the sublayer, for the message.
+    y: The array, or its `jax.ShapeDtypeStruct`.
+    stream: The stream.
 
   Raises:
-    ValueError: Naming what was expected and what was found.
+    ValueError: If the shapes differ, or if the sum would lose the imaginary
+      part of y.
   """
   is_cut = jnp.iscomplexobj(y) and not jnp.iscomplexobj(stream)
   if y.shape != stream.shape or is_cut:

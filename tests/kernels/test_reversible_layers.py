@@ -221,7 +221,7 @@ def test_memory_of_the_way_there_does_not_grow():
   ("shapes", "dtype", "message"),
   [
     ([(2, 3), (2, 3)], "bfloat16", "streams must be float32 or wider, got bfl"),
-    ([(2, 3), (2, 4)], "float32", "streams must have one shape and type, got"),
+    ([(2, 3), (2, 4)], "float32", "streams must have one shape and dtype, g"),
   ],
 )
 def test_wrong_streams_are_refused(shapes, dtype, message):

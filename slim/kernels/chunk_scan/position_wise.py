@@ -1,9 +1,9 @@
-"""Layers that see one token at a time, a chunk of the sequence after another.
+"""Position-wise layers and sums over tokens, computed chunk by chunk.
 
 The hidden activations of an MLP and the logits of a large vocabulary are many
-times wider than the model. Nothing in them depends on other tokens, so no more
-than those of one chunk are ever needed, forward or backward: both functions are
-a `slim.kernels.scan` without a state, which rewinds nothing.
+times wider than the model. They depend on one token only, so the memory of one
+chunk is enough, forward and backward. Both functions are a `slim.kernels.scan`
+without a state, so there is nothing to rewind.
 """
 
 from collections.abc import Callable
@@ -27,27 +27,29 @@ def chunked_map(
   chunk_size: int,
   axis: int = 1,
 ) -> Any:
-  """Applies a layer chunk by chunk: `fn(params, xs)`, in less memory.
+  """Computes `fn(params, xs)` chunk by chunk, in the memory of one chunk.
 
   Args:
-    fn: `fn(params, chunk)`, where each token of the result depends on the same
-      token of the chunk alone; an MLP, for instance. It may close over arrays.
+    fn: `fn(params, chunk)`, a position-wise layer such as an MLP: each token of
+      the result depends only on the same token of the chunk. It may close over
+      arrays.
     params: Pytree of arrays and numbers.
     xs: Pytree of arrays with T ≥ 1 tokens along `axis`. Other axes may have
       length 0.
-    chunk_size: C, tokens; the first chunk is the remainder.
+    chunk_size: C, tokens in a chunk. If C does not divide T, the first chunk is
+      shorter.
     axis: The axis of time.
 
   Returns:
-    What `fn` returns for all tokens. Derivatives in reverse mode, the first
-    only, are exact.
+    What `fn` returns for all tokens. It has exact first derivatives in reverse
+    mode.
 
   Raises:
-    ValueError: If an argument does not fit, or a second derivative is asked
-      for.
+    ValueError: If an argument does not fit, or if the result is differentiated
+      twice.
 
   Memory of the gradient beyond inputs and outputs: the activations of C tokens.
-  Work: one forward pass more than without chunks.
+  Work of the gradient: one more forward pass than without chunks.
 
   References:
     Kitaev et al., 2020 (Reformer), https://arxiv.org/abs/2001.04451, section 3.
@@ -64,24 +66,26 @@ def chunked_sum(
   chunk_size: int,
   axis: int = 1,
 ) -> Any:
-  """Sums over tokens chunk by chunk: `fn(params, xs)`, in less memory.
+  """Computes `fn(params, xs)`, sums over tokens, in the memory of one chunk.
 
-  With logits in `fn`, this is a cross-entropy that never holds the logits of
-  more than C tokens.
+  If `fn` computes the logits, this is a cross-entropy that never holds the
+  logits of more than C tokens.
 
   Args:
-    fn: `fn(params, chunk)`, a pytree of scalars: sums over the tokens of the
-      chunk. It may close over arrays.
-    params: As of `chunked_map`.
-    xs: As of `chunked_map`.
-    chunk_size: As of `chunked_map`.
-    axis: As of `chunked_map`.
+    fn: `fn(params, chunk)`, a pytree of scalars, each a sum over the tokens of
+      the chunk. It may close over arrays.
+    params: Pytree of arrays and numbers.
+    xs: Pytree of arrays with T ≥ 1 tokens along `axis`.
+    chunk_size: C, tokens in a chunk. If C does not divide T, the first chunk is
+      shorter.
+    axis: The axis of time.
 
   Returns:
-    The sums over all tokens.
+    The sums over all tokens. They have exact first derivatives in reverse mode.
 
   Raises:
-    ValueError: As `chunked_map`.
+    ValueError: If an argument does not fit, or if the result is differentiated
+      twice.
 
   Memory of the gradient beyond inputs and outputs: the activations of C tokens.
   """
@@ -102,7 +106,7 @@ def chunked_sum(
 
 
 def _map(name, fn, params, xs, chunk_size, axis):
-  """Applies `fn` chunk by chunk; `name` is what the user called."""
+  """Applies `fn` chunk by chunk. Errors name `name`, the caller."""
   chunks = Chunks.of(xs, chunk_size, axis)
   params, xs = match_varying_axes((params, xs))
   chunks.check_out(

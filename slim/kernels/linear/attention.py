@@ -108,20 +108,7 @@ def recurrent_linear_attention(
 ) -> tuple[jax.Array, PrefixSums]:
   """Computes causal linear attention token by token, as in generation.
 
-  Args:
-    q: [B, T, H, M], float. Queries after a feature map that is never negative.
-    k: [B, T, H, M], float. Keys after the same feature map.
-    v: [B, T, H, V], float. Values.
-    state: PrefixSums of the tokens before these.
-    eps: [], added to the normaliser.
-
-  Returns:
-    y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
-    state: PrefixSums after the last token.
-
-  Raises:
-    ValueError: If the shapes of q, k, v and state disagree, or if an argument
-      has the wrong dtype.
+  Args, Returns, Raises: as `parallel_linear_attention`.
 
   Memory beyond inputs and outputs: O(B·H·M·V).
   Work: T sequential steps.

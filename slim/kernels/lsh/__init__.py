@@ -1,1 +1,1 @@
-"""LSH attention."""
+"""LSH attention, as in Reformer."""

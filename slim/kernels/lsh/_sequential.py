@@ -1,15 +1,14 @@
-"""Attention in rounds of LSH, one round at a time, forward and backward.
+"""LSH attention one round at a time, forward and backward.
 
-Over several rounds a query attends to all that it meets in any of them:
+A query attends to all keys that it meets in any round:
 
   y_i = Σ_r Σ_{j met in r} exp(score[i, j] - log n[i, j] - lse_i) v_j,
 
-where lse_i normalises and n[i, j] is in how many rounds i and j meet, or 1. A
-token that meets no other has y_i = v_i.
+where lse_i normalises, and n[i, j] is the number of rounds in which i and j
+meet, or 1. A token that meets no other has y_i = v_i.
 
-Only y, lse and the places of the tokens are kept for the backward pass, which
-goes through the rounds again: memory does not grow with their number but by one
-integer a token.
+Only y, lse and the ranks of the tokens are kept for the backward pass, which
+recomputes the rounds. A further round needs memory for one integer per token.
 """
 
 import jax
@@ -49,7 +48,7 @@ def attend_in_turn(
   """Attends round by round.
 
   Args:
-    settings: Static arguments of `lsh_attention`.
+    settings: The static arguments.
     ranks: [B, H, R, T], from `rank_by_bucket`.
     scale: [B, H, 1, 1], float32 or wider.
     qk: [B, H, T, K].
@@ -120,7 +119,7 @@ def _backward_of_heads(settings, ranks, scale, qk, v, y, lse, y_ct):
     )
     return add_to_sum(totals, cts)
 
-  # All in the dtype of lse, which is at least that of q, k and v.
+  # In the dtype of lse, which is at least as wide as those of q, k and v.
   zeros = tuple(zeros_like(x, lse.dtype, like=q) for x in (q, k, v))
   q_ct, k_ct, v_ct = jax.lax.fori_loop(0, ranks.shape[2], one_round, zeros)
   v_ct += jnp.where(alone, y_ct, 0).astype(v_ct.dtype)

@@ -1,9 +1,8 @@
-"""LSH attention: softmax attention to what is likely to matter.
+"""LSH attention: softmax attention to the keys that are likely to matter.
 
-The softmax is dominated by the keys nearest to a query. Hashing finds them:
-tokens are sorted by their buckets and cut into chunks, and a query attends to
-its chunk and to the one before, O(T) pairs in place of T². What one round of
-hashing misses another may find.
+The keys nearest to a query dominate its softmax. Hashing finds them: tokens are
+sorted by bucket and cut into chunks, and a query attends to its chunk and to
+the one before, O(T) pairs instead of T². Several rounds of hashing find more.
 """
 
 import math
@@ -53,44 +52,48 @@ def lsh_attention(
   rounds: str = "sequential",
   heads_at_once: int | None = None,
 ) -> jax.Array:
-  """Attention of tokens to those that some round of hashing puts near them.
+  """Attends from each token to those that some round of hashing puts near it.
 
   Queries and keys are shared: k_j = qk_j / |qk_j|. In each round the tokens are
   sorted by (bucket, position) and cut into chunks. Query i meets the keys of
-  its chunk and of the chunk before, but for its own:
+  its chunk and of the chunk before, except its own:
 
     y_i = Σ_r Σ_{j met in r} exp(scale · qk_i · k_j - log n[i, j]) v_j / Z_i,
 
-  n[i, j] being in how many rounds they meet, so that each pair counts once. A
-  token that meets no other in any round attends to itself: y_i = v_i.
+  where Z_i normalises and n[i, j] is the number of rounds in which i and j
+  meet, so that each pair counts once. A token that meets no other in any round
+  attends to itself: y_i = v_i.
 
   Args:
     qk: [B, T, H, K], float.
     v: [B, T, H, V], float.
-    buckets: [B, H, R, T], unsigned integers, from `lsh_buckets(qk, …)`: of R
-      rounds. What recomputes this function takes the same buckets again, as
-      vectors that were recomputed may fall into others.
-    chunk_size: c, tokens; need not divide T. With c ≥ T this is full attention.
-    scale: [], of the scores; None: 1 / √K. An array is differentiated.
+    buckets: [B, H, R, T], unsigned integers, from `lsh_buckets(qk, …)`. If you
+      recompute this function, pass the same buckets again: recomputed vectors
+      may fall into others.
+    chunk_size: c, tokens in a sorted chunk, as in the Reformer paper. It is a
+      block of this kernel, not the `chunk_size` of `scan`. It need not divide
+      T. With c ≥ T this is full attention.
+    scale: [], factor of the scores. An array is differentiated. Default: 1 /
+      √K.
     is_causal: Whether a query sees no later keys.
-    count_once: Whether n is as said, or 1, so that a pair counts as often as it
-      meets.
-    rounds: "sequential" goes through the rounds one by one, forward and
-      backward, in memory that does not grow with R, with first derivatives
-      only; "parallel" is the published form, all at once.
-    heads_at_once: How many heads, a divisor of H, are computed at once, in the
-      memory of so many; None: all.
+    count_once: Whether to count each pair once. False sets n[i, j] = 1, so a
+      pair counts as often as it meets.
+    rounds: "sequential" computes one round after another, forward and backward,
+      in the memory of one round. It has first derivatives only. "parallel" is
+      the published form, which computes all rounds at once.
+    heads_at_once: Number of heads to compute at once, a divisor of H. Fewer
+      need less memory. Default: all.
 
   Returns:
-    [B, T, H, V], dtype of `v`. Sums are formed in float32 or wider.
+    [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
 
   Raises:
-    ValueError: If an argument has another shape, type or range, or a second
-      derivative is asked for.
+    ValueError: If an argument has the wrong shape, dtype or value, or if
+      "sequential" is differentiated twice.
 
-  Work: O(B·H·R·T·c·(K + V)), and R² T c comparisons where pairs count once.
+  Work: O(B·H·R·T·c·(K + V)), and R² T c comparisons if pairs count once.
   Memory of the gradient beyond inputs and outputs: O(B·H·T·(c + K + V)), and
-  four bytes a token, head and round.
+  four bytes per token, head and round.
 
   References:
     Kitaev et al., 2020 (Reformer), https://arxiv.org/abs/2001.04451, section 2.
@@ -104,11 +107,11 @@ def lsh_attention(
   check_float("v", v)
   if not jnp.issubdtype(buckets.dtype, jnp.unsignedinteger):
     raise ValueError(
-      f"buckets must be unsigned integers, got {buckets.dtype}; see lsh_buckets"
+      f"buckets must be unsigned integers, got {buckets.dtype}; use lsh_buckets"
     )
   if rounds not in _ROUNDS:
     raise ValueError(f"rounds must be one of {tuple(_ROUNDS)}, got {rounds!r}")
-  chunk_size = min(check_positive_int("chunk_size", chunk_size), sizes["T"])
+  block_size = min(check_positive_int("chunk_size", chunk_size), sizes["T"])
   if heads_at_once is not None:
     check_positive_int("heads_at_once", heads_at_once)
     if sizes["H"] % heads_at_once:
@@ -118,10 +121,10 @@ def lsh_attention(
   scale = 1 / math.sqrt(sizes["K"]) if scale is None else scale
   scale = jnp.asarray(check_number("scale", scale), at_least_float32(qk.dtype))
   qk, v, scale = match_varying_axes((qk, v, scale))
-  # One a head, so that what computes some heads at once cuts it, too.
+  # One per head, so that `heads_at_once` slices it like the other arrays.
   scale = jnp.broadcast_to(scale, (*buckets.shape[:2], 1, 1))
   scale = shard_alike(scale, buckets[:, :, 0, 0])
-  settings = Settings(chunk_size, is_causal, count_once, heads_at_once)
+  settings = Settings(block_size, is_causal, count_once, heads_at_once)
 
   def attend(buckets, scale, qk, v):
     return _ROUNDS[rounds](settings, rank_by_bucket(buckets), scale, qk, v)
@@ -132,7 +135,7 @@ def lsh_attention(
 
 
 def _parallel(settings, *arrays):
-  """Attends in all rounds, and merges them by their log-sum-exps."""
+  """Attends in all rounds, and merges the results by log-sum-exp."""
   return by_heads(_all_rounds, settings, *arrays)
 
 

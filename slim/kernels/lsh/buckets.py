@@ -1,7 +1,6 @@
-"""Locality-sensitive hashing: near vectors fall into the same bucket, often.
+"""Locality-sensitive hashing: near vectors often fall into the same bucket.
 
-A vector is rotated at random and falls into the bucket of the axis, and of the
-direction on it, that it is nearest to:
+A vector is rotated at random. Its bucket is the nearest signed axis:
 
   bucket(x) = argmax [x R; -x R],   R: [K, num_buckets / 2], normal.
 """
@@ -31,25 +30,25 @@ from slim.kernels.support.shapes import (
 def lsh_buckets(
   x: jax.Array, key: jax.Array, *, num_buckets: int, num_hashes: int
 ) -> jax.Array:
-  """Hashes each vector `num_hashes` times, with other rotations each time.
+  """Hashes each vector R times, with new rotations each time.
 
-  More than 64 buckets n are pairs of two hashes, (bucket of n_1, bucket of n_2)
-  with even n_1 and n_2 near √n: O(T √n) work and memory in place of O(T n).
-  If no such n_1 · n_2 is n, the next larger is, and its first buckets are
-  merged, two to one.
+  If the number of buckets n is above 64, a bucket is a pair of two hashes with
+  even n_1 and n_2 buckets, both near √n: O(T √n) work and memory instead of
+  O(T n). If no such product n_1 · n_2 equals n, the next larger product is
+  used, and its first buckets are merged in pairs.
 
   Args:
-    x: [B, T, H, K], float. Its length does not matter.
+    x: [B, T, H, K], float. The length of the vectors does not matter.
     key: PRNG key of the rotations, which all heads and sequences share.
     num_buckets: Even, at most 2³⁰.
     num_hashes: R.
 
   Returns:
-    [B, H, R, T], the smallest unsigned integer that holds `num_buckets`. No
-    derivative passes.
+    [B, H, R, T], the smallest unsigned integer type that holds `num_buckets`.
+    It has no gradient.
 
   Raises:
-    ValueError: If an argument has another shape, type or range.
+    ValueError: If an argument has the wrong shape, dtype or value.
 
   References:
     Kitaev et al., 2020 (Reformer), https://arxiv.org/abs/2001.04451, section 2;
@@ -69,35 +68,35 @@ def lsh_buckets(
   x = jax.lax.stop_gradient(x).astype(at_least_float32(x.dtype))
   buckets = jnp.int32(0)
   keys = split(key, len(factors))
-  for factor, its_key in zip(factors, keys, strict=True):
+  for factor, factor_key in zip(factors, keys, strict=True):
     shape = (x.shape[-1], num_hashes, factor // 2)
-    # In float32 for any x, which is hashed alike in any precision.
-    rotations = normal(its_key, shape).astype(x.dtype)
+    # Drawn in float32, so that x is hashed alike in any precision.
+    rotations = normal(factor_key, shape).astype(x.dtype)
     digit = jax.lax.map(
       functools.partial(_nearest, x), jnp.moveaxis(rotations, 1, 0)
     )
     buckets = buckets * factor + digit
-  # Buckets 2i and 2i + 1 differ in the second hash alone.
+  # Merges 2i and 2i + 1, which differ in the second hash only.
   buckets -= jnp.minimum((buckets + 1) // 2, math.prod(factors) - num_buckets)
   return jnp.moveaxis(buckets, 0, 2).astype(smallest_unsigned(num_buckets - 1))
 
 
 def _nearest(x, rotation):
-  """Of [B, T, H, K]: which of the vectors ± `rotation` [K, n] is nearest."""
+  """Finds which of ± `rotation`, [K, n], is nearest to each of [B, T, H, K]."""
   rotated = jnp.einsum("bthk,kn->bhtn", x, rotation)
-  # argmax [x; -x] without the array of both.
+  # argmax [x; -x], without concatenating them.
   top, bottom = jnp.argmax(rotated, -1), jnp.argmin(rotated, -1)
   is_top = rotated.max(-1) >= -rotated.min(-1)
   return jnp.where(is_top, top, bottom + rotation.shape[-1]).astype(jnp.int32)
 
 
 def _factors(num_buckets):
-  """One or two even numbers whose product is `num_buckets`, or a bit more.
+  """Returns one or two even numbers with product `num_buckets` or a bit more.
 
-  The larger is at most 2 √num_buckets: some counts, such as 2 · 521, have no
-  factors near their root, and hashing would cost as much as one hash into all.
+  The larger is at most 2 √num_buckets. Some counts, such as 2 · 521, have no
+  factors near their root, so two exact factors would save no work.
   """
-  # A pair of hashes is coarser where few buckets make one good enough.
+  # A single hash is finer than a pair, and cheap enough for few buckets.
   if num_buckets <= 64:
     return [num_buckets]
   pairs = [
@@ -105,5 +104,5 @@ def _factors(num_buckets):
     for low in range(2, math.isqrt(num_buckets) + 1, 2)
     if 3 * low**2 >= num_buckets
   ]
-  # Of those nearest to the count, the pair nearest to each other.
+  # Among the smallest products, the pair with the most similar factors.
   return min(pairs, key=lambda pair: (math.prod(pair), -pair[0]))

@@ -1,1 +1,1 @@
-"""Softmax attention, at once and by blocks."""
+"""Softmax attention, from all scores at once or block by block."""

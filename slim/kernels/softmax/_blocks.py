@@ -7,24 +7,22 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.softmax._arguments import Attention
-from slim.kernels.softmax._axis import (
-  Axis,
-  Index,
-)
 from slim.kernels.softmax._finite import (
   finite_or_zero,
   nan_if_not_finite,
   query_key_products,
 )
-from slim.kernels.softmax._slices import slice_or_broadcast
+from slim.kernels.softmax._grid import (
+  Axis,
+  Grid,
+  Index,
+)
 from slim.kernels.softmax._window import Window
 from slim.kernels.support.closures import (
   ClosureConverted,
   closure_to_arguments,
 )
 from slim.kernels.support.explicit_meshes import is_sharded
-from slim.kernels.support.head_rows import to_head_rows
-from slim.kernels.support.mesh_axes import match_varying_axes
 from slim.kernels.support.products import matmul_f32
 
 
@@ -56,46 +54,18 @@ class Blocks(NamedTuple):
   """The static part of an attention that is cut into blocks.
 
   Attributes:
-    rows: The cut of the queries.
-    columns: The cut of the keys.
+    grid: The blocks.
     q_scale: Multiplied with q before it is used.
     precision: Of the matrix products.
     score: The function of `make_score`. It takes its arrays first.
     dropout_scale: The function of `make_dropout_scale`, likewise; or None.
   """
 
-  rows: Axis
-  columns: Axis
+  grid: Grid
   q_scale: float
   precision: jax.lax.PrecisionLike
   score: ClosureConverted
   dropout_scale: ClosureConverted | None
-
-  def queries(self, x: jax.Array, num_groups: int, i: Index) -> jax.Array:
-    """Slices block i out of any per-query array.
-
-    Args:
-      x: [B, T, H, X].
-      num_groups: G.
-      i: Which block of queries.
-
-    Returns:
-      [B, G, H/G·s, X].
-    """
-    x = slice_or_broadcast(x, self.rows.start(i), self.rows.size, 1)
-    return to_head_rows(x, num_groups)
-
-  def keys(self, x: jax.Array, j: Index) -> jax.Array:
-    """Slices block j out of keys or values: [B, S, G, X] to [B, G, t, X]."""
-    x = slice_or_broadcast(x, self.columns.start(j), self.columns.size, 1)
-    return to_head_rows(x, x.shape[2])
-
-  def bias(self, bias: jax.Array | None, i: Index, j: Index):
-    """Slices the bias of block (i, j)."""
-    if bias is None:
-      return None
-    bias = slice_or_broadcast(bias, self.rows.start(i), self.rows.size, 2)
-    return slice_or_broadcast(bias, self.columns.start(j), self.columns.size, 3)
 
   def scores(
     self,
@@ -110,15 +80,17 @@ class Blocks(NamedTuple):
     Args:
       consts: `Inputs.score_consts`.
       products: [B, G, H/G·s, t], of scaled queries and keys.
-      bias: From `self.bias`.
+      bias: From `Grid.bias`.
       i: Which block of queries.
       j: Which block of keys.
 
     Returns:
       [B, G, H/G·s, t]; -inf for keys that an earlier block counts.
     """
-    scores = self.score(consts, products, bias, *self._index(products, i, j))
-    counted = self.columns.counted_here(j)
+    scores = self.score(
+      consts, products, bias, *self.grid.tokens(products, i, j)
+    )
+    counted = self.grid.columns.counted_here(j)
     return scores if counted is None else jnp.where(counted, scores, -jnp.inf)
 
   def scores_and_weigh(
@@ -137,13 +109,13 @@ class Blocks(NamedTuple):
       weigh: Maps weights like `scores` to their sums of values,
         [B, G, H/G·s, V], after dropout.
     """
-    k_block, v_block = (self.keys(x, j) for x in (inputs.k, inputs.v))
+    k_block, v_block = (self.grid.keys(x, j) for x in (inputs.k, inputs.v))
     k_block = nan_if_not_finite(k_block, v_block)
     v_block = finite_or_zero(v_block)
     scores = self.scores(
       inputs.score_consts,
       query_key_products(self.precision, q_block, k_block, inputs.scale),
-      self.bias(inputs.bias, i, j),
+      self.grid.bias(inputs.bias, i, j),
       i,
       j,
     )
@@ -171,13 +143,8 @@ class Blocks(NamedTuple):
     """
     if self.dropout_scale is None:
       return weights
-    scale = self.dropout_scale(consts, *self._index(weights, i, j))
+    scale = self.dropout_scale(consts, *self.grid.tokens(weights, i, j))
     return weights * scale.reshape(weights.shape).astype(weights.dtype)
-
-  def _index(self, like, i, j):
-    """The tokens of block (i, j); in `shard_map` they vary as `like` does."""
-    index = self.rows.index(i), self.columns.index(j)
-    return match_varying_axes((like, *index))[1:]
 
 
 def split_into_blocks(
@@ -194,38 +161,45 @@ def split_into_blocks(
     The static part and the arrays.
   """
   q, k, bias = attention.q, attention.k, attention.bias
-  score, dropout_scale = attention.score, attention.dropout_scale
-  rows = Axis(q.shape[1], min(q_block_size, q.shape[1]))
-  columns = Axis(k.shape[1], min(k_block_size, k.shape[1]))
-  blocks = Blocks(
-    rows, columns, attention.q_scale, attention.precision, score, dropout_scale
+  grid = Grid(
+    Axis(q.shape[1], min(q_block_size, q.shape[1])),
+    Axis(k.shape[1], min(k_block_size, k.shape[1])),
   )
 
   def first_products(q, k):
-    q_block = blocks.queries(q, k.shape[2], 0)
-    return matmul_f32(q_block, blocks.keys(k, 0), (-1, -1))
+    q_block = grid.queries(q, k.shape[2], 0)
+    return matmul_f32(q_block, grid.keys(k, 0), (-1, -1))
 
   if is_sharded(q):  # `eval_shape` loses it if not all axes are explicit.
     products = first_products(q, k)
   else:
     products = jax.eval_shape(first_products, q, k)
-  index = match_varying_axes((q, rows.index(0), columns.index(0)))[1:]
+  index = grid.tokens(q, 0, 0)
   score, score_consts = closure_to_arguments(
-    score, products, blocks.bias(bias, 0, 0), *index
+    attention.score, products, grid.bias(bias, 0, 0), *index
   )
-  dropout_consts = []
-  if dropout_scale is not None:
-    dropout_scale, dropout_consts = closure_to_arguments(dropout_scale, *index)
+  dropout_scale: ClosureConverted | None = None
+  dropout_consts: list[jax.Array] = []
+  if attention.dropout_scale is not None:
+    dropout_scale, dropout_consts = closure_to_arguments(
+      attention.dropout_scale, *index
+    )
   return (
-    blocks._replace(score=score, dropout_scale=dropout_scale),
+    Blocks(
+      grid,
+      q_scale=attention.q_scale,
+      precision=attention.precision,
+      score=score,
+      dropout_scale=dropout_scale,
+    ),
     Inputs(
       q,
       k,
       attention.v,
-      bias,
-      attention.scale,
-      attention.window,
-      score_consts,
-      dropout_consts,
+      bias=bias,
+      scale=attention.scale,
+      window=attention.window,
+      score_consts=score_consts,
+      dropout_consts=dropout_consts,
     ),
   )

@@ -60,18 +60,18 @@ def attend_from_lse(
 def _forward(blocks, inputs):
   """Returns (y, lse), and what the backward pass needs."""
   q, k, v = inputs.q, inputs.k, inputs.v
-  rows, columns = blocks.rows, blocks.columns
+  grid, (rows, columns) = blocks.grid, blocks.grid
   dtype = at_least_float32(q.dtype, v.dtype)
   num_heads, num_groups = q.shape[2], k.shape[2]
   shape = (q.shape[0], num_groups, num_heads // num_groups * rows.size)
 
   def query_block(i, outputs):
-    q_block = blocks.q_scale * blocks.queries(q, num_groups, i)
+    q_block = blocks.q_scale * grid.queries(q, num_groups, i)
 
     def key_block(j, so_far):
       return so_far.extend(*blocks.scores_and_weigh(inputs, q_block, i, j))
 
-    index = rows.index(i)
+    index = rows.tokens(i)
     nothing = Partial(
       varying_full((*shape, 1), -jnp.inf, dtype, like=q_block),
       varying_full((*shape, 1), 0, dtype, like=q_block),
@@ -103,7 +103,7 @@ def _backward(blocks, residuals, cotangents):
   inputs, y, lse = residuals
   lse = from_residual(lse)
   q, k, v, bias, scale, window, score_consts, dropout_consts = inputs
-  rows, columns = blocks.rows, blocks.columns
+  grid, (rows, columns) = blocks.grid, blocks.grid
   num_heads, num_groups = q.shape[2], k.shape[2]
   matmul = partial(matmul_f32, precision=blocks.precision)
   zeros_like = partial(zeros_for_sum, like=q)
@@ -120,13 +120,13 @@ def _backward(blocks, residuals, cotangents):
   lse, shift = jnp.where(adds, lse, jnp.inf), jnp.where(adds, shift, 0)
 
   def key_block(j, totals):
-    index = columns.index(j)
-    k_block, v_block = (finite_or_zero(blocks.keys(x, j)) for x in (k, v))
+    index = columns.tokens(j)
+    k_block, v_block = (finite_or_zero(grid.keys(x, j)) for x in (k, v))
 
     def query_block(i, carry):
       k_ct, v_ct, q_ct, bias_ct, consts_ct = carry
       start = rows.start(i)
-      part = partial(blocks.queries, num_groups=num_groups, i=i)
+      part = partial(grid.queries, num_groups=num_groups, i=i)
       q_block, lse_block = finite_or_zero(part(q)), part(lse)
       q_block = blocks.q_scale * q_block
       y_ct_block = jnp.where(lse_block < jnp.inf, part(y_ct), 0)
@@ -134,7 +134,7 @@ def _backward(blocks, residuals, cotangents):
         partial(blocks.scores, i=i, j=j),
         score_consts,
         query_key_products(blocks.precision, q_block, k_block, scale),
-        blocks.bias(bias, i, j),
+        grid.bias(bias, i, j),
       )
       p = jnp.exp(scores - lse_block)
       counted = rows.counted_here(i)

@@ -1,10 +1,11 @@
-"""Chunked softmax attention in the place of Flax's: its `attention_fn`."""
+"""Chunked softmax attention as the `attention_fn` of Flax."""
 
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from slim.kernels.softmax.chunked import chunked_softmax_attention
 from slim.kernels.support.dtypes import promote
@@ -22,51 +23,50 @@ from slim.kernels.support.shapes import (
 
 @in_mesh_of_arguments
 def attention_fn(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  bias: jax.Array | None = None,
-  mask: jax.Array | None = None,
+  query: ArrayLike,
+  key: ArrayLike,
+  value: ArrayLike,
+  bias: ArrayLike | None = None,
+  mask: ArrayLike | None = None,
   *,
   broadcast_dropout: bool = True,
   dropout_rng: jax.Array | None = None,
   dropout_rate: float = 0.0,
   deterministic: bool = False,
-  dtype: Any = None,
-  precision: Any = None,
+  dtype: DTypeLike | None = None,
+  precision: jax.lax.PrecisionLike = None,
   module: Any = None,
   is_causal: bool = False,
 ) -> jax.Array:
-  """`flax.linen.dot_product_attention`, and that of `flax.nnx`, in O(T) memory.
+  """A drop-in replacement for the attention of Flax, in O(T) memory.
 
-  For `MultiHeadDotProductAttention(…, attention_fn=attention_fn)` of Linen and
-  `MultiHeadAttention(…, attention_fn=attention_fn)` of NNX. A mask that they
-  are given has T² elements: where causality is all it says, NNX takes
-  `is_causal=True` instead.
+  Pass it as `attention_fn` to `flax.linen.MultiHeadDotProductAttention` or
+  `flax.nnx.MultiHeadAttention`. A mask has T² elements: for plain causality,
+  pass `is_causal=True` to NNX instead.
 
   Args:
     query: [batch…, T, H, K].
-    key: [batch…, S, N, K]; N divides H.
-    value: [batch…, S, N, V].
-    bias: Broadcasts to [batch…, H, T, S].
-    mask: Likewise; not 0 where a query sees a key.
-    broadcast_dropout: Not followed: dropout never is the same for two heads or
+    key: [batch…, S, G, K]. G divides H.
+    value: [batch…, S, G, V].
+    bias: Broadcastable to [batch…, H, T, S].
+    mask: Broadcastable to [batch…, H, T, S]. Nonzero where a query sees a key.
+    broadcast_dropout: Ignored. Dropout always differs between heads and
       sequences.
     dropout_rng: PRNG key.
-    dropout_rate: In [0, 1).
-    deterministic: Whether nothing is dropped.
-    dtype: Of the computation; None: what the arrays promote to.
-    precision: Of the matrix products, forward and backward, as of
+    dropout_rate: Probability to drop a pair, in [0, 1).
+    deterministic: Whether to disable dropout.
+    dtype: Dtype of the computation. Default: what the arrays promote to.
+    precision: Of the matrix products, forward and backward, as in
       `jax.lax.dot_general`.
-    module: None, as there are no weights that it could be given.
+    module: Must be None, because there are no weights to sow.
     is_causal: Whether a query sees no later keys.
 
   Returns:
     [batch…, T, H, V].
 
   Raises:
-    ValueError: If the weights are asked for, if the batch axes of arguments
-      differ, or as `chunked_softmax_attention`.
+    ValueError: If weights are requested, or if an argument has the wrong shape,
+      dtype or value.
   """
   del broadcast_dropout
   if module is not None:
@@ -84,7 +84,7 @@ def attention_fn(
   num_sequences = math.prod(batch)
 
   def of_scores(name, x):
-    """A mask or bias with one batch axis, of length 1 if it broadcasts."""
+    """Makes one batch axis of a mask or bias, of length 1 if it broadcasts."""
     x = to_broadcast(name, x, sizes)
     if math.prod(x.shape[:-3]) > 1:
       x = jnp.broadcast_to(x, (*batch, *x.shape[-3:]))
@@ -93,8 +93,7 @@ def attention_fn(
   dropout_rate = check_rate("dropout_rate", dropout_rate)
   keys = None
   if dropout_rate and not deterministic:
-    check_keys("dropout_rng", dropout_rng, ())
-    keys = split(dropout_rng, num_sequences)
+    keys = split(check_keys("dropout_rng", dropout_rng, ()), num_sequences)
   y = chunked_softmax_attention(
     *(x.astype(dtype).reshape(num_sequences, *x.shape[-3:]) for x in arrays),
     None if bias is None else of_scores("bias", bias),
@@ -108,12 +107,12 @@ def attention_fn(
 
 
 def _check_shapes(query, key, value):
-  """The batch axes, and the sizes of all axes of scores; ValueError."""
+  """Returns the batch axes, and all sizes by name; ValueError."""
   sizes = {}
   for name, x, axes in (
     ("query", query, "THK"),
-    ("key", key, "SNK"),
-    ("value", value, "SNV"),
+    ("key", key, "SGK"),
+    ("value", value, "SGV"),
   ):
     found = {
       "batch": x.shape[:-3],
@@ -132,10 +131,10 @@ def _check_shapes(query, key, value):
         f"{f' with {known}' if known else ''}, got {x.shape}"
       )
     sizes |= found
-  if sizes["H"] % sizes["N"]:
+  if sizes["H"] % sizes["G"]:
     raise ValueError(
       f"key must have a number of heads that divides the {sizes['H']} heads of "
-      f"query, got {sizes['N']}"
+      f"query, got {sizes['G']}"
     )
   batch = sizes["batch"]
   of_batch = {f"batch{i}": n for i, n in enumerate(batch)}

@@ -30,10 +30,10 @@ def cotangent(tree: Any, inexact: list[jax.Array]) -> Any:
   Returns:
     Pytree like `tree`. Other leaves have the float0 zeros that JAX expects.
   """
-  inexact = iter(inexact)
+  cotangents = iter(inexact)
   return jax.tree.map(
     lambda x: (
-      next(inexact).astype(x.dtype)
+      next(cotangents).astype(x.dtype)
       if is_inexact(x)
       else np.zeros(x.shape, jax.dtypes.float0)
     ),

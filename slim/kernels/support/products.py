@@ -33,7 +33,7 @@ def matmul_f32(
     [B, G, the other axis of a, the other axis of b].
   """
   dtype = at_least_float32(a.dtype, b.dtype)
-  axes = tuple((axis + 4,) for axis in contracted)
+  axes = (contracted[0] + 4,), (contracted[1] + 4,)
   return jax.lax.dot_general(
     a,
     b,

@@ -21,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def check_keys(name: str, keys: jax.Array, shape: tuple[int, ...]) -> None:
+def check_keys(
+  name: str, keys: jax.Array | None, shape: tuple[int, ...]
+) -> jax.Array:
   """Checks that an argument is an array of PRNG keys.
 
   Args:
@@ -29,6 +31,9 @@ def check_keys(name: str, keys: jax.Array, shape: tuple[int, ...]) -> None:
     keys: Keys from `jax.random.key`, or from `jax.random.PRNGKey` with their
       uint32 words along the last axis.
     shape: The expected shape; () for one key.
+
+  Returns:
+    The keys.
 
   Raises:
     ValueError: If it is not. The message names the argument, what was expected
@@ -38,6 +43,7 @@ def check_keys(name: str, keys: jax.Array, shape: tuple[int, ...]) -> None:
   if words.shape[:-1] != shape:
     expected = f"PRNG keys of shape {shape}" if shape else "one PRNG key"
     raise ValueError(f"{name} must be {expected}, got {words.shape[:-1]}")
+  return jnp.asarray(keys)
 
 
 def fold_in(keys: jax.Array, counters: jax.Array | int) -> jax.Array:

@@ -181,10 +181,11 @@ def check_alike(name: str, found: Any, expected: Any) -> None:
     ]
     return [f"{x.dtype}{list(x.shape)}" for x in types]
 
-  structures = jax.tree.structure(found), jax.tree.structure(expected)
-  if structures[0] != structures[1]:
+  structure: Any = jax.tree.structure(found)  # Its type has no `!=`.
+  if structure != jax.tree.structure(expected):
     raise ValueError(
-      f"{name} must have the structure {structures[1]}, got {structures[0]}"
+      f"{name} must have the structure {jax.tree.structure(expected)}, got "
+      f"{structure}"
     )
   if leaves(found) != leaves(expected):
     raise ValueError(

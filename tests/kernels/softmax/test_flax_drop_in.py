@@ -116,7 +116,7 @@ def test_weights_are_refused(x64):
     ([(7, 4), (7, 4)], r"query must have .*batch…, T, H, K\], got \(7, 4\)"),
     (
       [(2, 7, 2, 4), (2, 7, 2, 4), (1, 7, 2, 4)],
-      r"value must have .* batch=\(2,\), S=7, N=2, got \(1, 7, 2, 4\)",
+      r"value must have .* batch=\(2,\), S=7, G=2, got \(1, 7, 2, 4\)",
     ),
     ([(2, 7, 3, 4), (2, 7, 2, 4)], "key must have a number of heads that div"),
     (

@@ -202,7 +202,7 @@ def test_the_definition_is_that_of_jax(x64, kind):
       in_blocks(64, 64),
       in_blocks(3, 4, "remat"),
     ],
-    # B, T, S, H, N, K, V.
+    # B, T, S, H, G, K, V.
     sizes=[
       (2, 13, 13, 4, 2, 3, 5),
       (1, 7, 19, 2, 2, 4, 3),
