@@ -9,7 +9,6 @@ trained weights with each of them. Runs stay in --workdir and are resumed.
 
 import pathlib
 
-import jax
 import ml_collections
 from arguments import define_count, define_quick, define_workdir
 from configurations import load_config
@@ -17,9 +16,8 @@ from record import print_table, save
 from runs import train
 
 from slim import command_line
-from slim.evaluate import sum_batches
-from slim.training.build import create_experiment, create_split
-from slim.training.steps import make_evaluation_step
+from slim.training import build
+from slim.training.evaluation import make_evaluation
 
 _QUICK = define_quick("Train the config's smoke variant.")
 _STEPS = define_count("steps", None, "Training steps; default: the config's.")
@@ -65,16 +63,13 @@ def make_config(attention: str) -> ml_collections.ConfigDict:
 
 def accuracy(config: ml_collections.ConfigDict, params) -> float:
   """Evaluates parameters with the attention of `config`, in percent."""
-  model = create_experiment(config).model
-  data = create_split(config, "validation", config.train.batch_size)
-  sums = sum_batches(
-    jax.jit(make_evaluation_step(model)),
-    params,
-    model.init_state(config.train.batch_size),
-    data.evaluation_batches(),
+  evaluate = make_evaluation(
+    build.create_model(config),
+    build.create_split(config, "validation", config.train.batch_size),
+    batch_size=config.train.batch_size,
     chunk_size=config.data.sequence_length,
-    carry_state=False,
   )
+  sums = evaluate(params)
   return 100 * float(sums.correct / sums.weight)
 
 

@@ -22,7 +22,8 @@ from record import print_table, save
 from slim import command_line
 from slim.plan.candidates import with_option
 from slim.plan.from_config import list_rows
-from slim.training import build, steps
+from slim.training import build
+from slim.training.compiled import compile_gradient_step
 
 _CONFIG = flags.DEFINE_enum(
   "config", "enwik8_slim", CONFIGS, "File of configs/."
@@ -69,14 +70,14 @@ def main() -> None:
 def make_program(config, option):
   """Returns a compiled gradient, and its activations in bytes."""
   config = with_option(config, option)
-  parts = build.create_experiment(config)
-  params = jax.jit(parts.model.init)(parts.init_key)
+  experiment = build.create_experiment(config)
+  params = jax.jit(experiment.model.init)(experiment.init_key)
   batch = jax.tree.map(
     lambda x: jnp.tile(x, (config.train.batch_size, 1)),
     make_batch(config.data.sequence_length),
   )
-  step, activations = steps.compile_gradient_step(
-    parts.gradient_steps[option.method], params, batch
+  step, activations = compile_gradient_step(
+    experiment.gradient_steps[option.method], params, batch
   )
   program = functools.partial(step, params, batch, jnp.int32(0))
   return program, activations

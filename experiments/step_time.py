@@ -20,7 +20,7 @@ from measurements import median_seconds
 from record import print_table, save
 
 from slim import command_line
-from slim.runs.metrics import count_matmul_flops
+from slim.training.flops import count_matmul_flops
 
 _NAMES = define_names(
   "configurations", ["II", "III", "IV"], CONFIGURATIONS, "What to measure."

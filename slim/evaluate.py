@@ -1,67 +1,24 @@
 """Evaluates a trained model: `python -m slim.evaluate --workdir=runs/x`.
 
-Either each window of T tokens starts from the zero state, as in training, or
+Either each window of T tokens starts from the initial state, as in training, or
 one state is carried from the first token of the split to the last.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 
-from slim import command_line
+from slim import command_line, data
 from slim.files import local_path, writing
 from slim.runs import metrics
+from slim.runs.checkpoints import restore_run
 from slim.runs.workdir import read_config
-from slim.training.build import (
-  create_experiment,
-  create_split,
-  evaluation_chunk,
-  restore_run,
-)
-from slim.training.steps import make_evaluation_step
-from slim.types import Batch, Params, State, Sums
-
-
-def sum_batches(
-  evaluation_step: Callable[[Params, State, Batch], tuple[Sums, State]],
-  params: Params,
-  initial_state: State,
-  batches: Iterable[Batch],
-  *,
-  chunk_size: int,
-  carry_state: bool,
-) -> Sums:
-  """Sums the loss and the hits over batches, chunk by chunk.
-
-  Args:
-    evaluation_step: Compiled, from `make_evaluation_step`.
-    params: Parameters.
-    initial_state: The state before the first token.
-    batches: Of one shape [B, T].
-    chunk_size: C, tokens; the memory needed is that of one chunk.
-    carry_state: Whether a batch continues where the one before it ended,
-      instead of starting from `initial_state`.
-
-  Returns:
-    Sums over all tokens, formed in float64.
-  """
-  parts = []
-  state = initial_state
-  for batch in batches:
-    if not carry_state:
-      state = initial_state
-    for start in range(0, batch.inputs.shape[1], chunk_size):
-      chunk = Batch(*(x[:, start : start + chunk_size] for x in batch))
-      sums, state = evaluation_step(params, state, chunk)
-      parts.append(sums)
-  # Read at the end only, so that the device never waits for the host.
-  parts = jax.device_get(parts)
-  return Sums(*(np.sum(x, dtype=np.float64) for x in zip(*parts, strict=True)))
+from slim.settings import SettingError
+from slim.training import build
+from slim.training.evaluation import make_evaluation
 
 
 def evaluate_workdir(
@@ -72,27 +29,28 @@ def evaluate_workdir(
   Args:
     workdir: The folder of the run.
     split: "train", "validation" or "test".
-    carry_state: One state through the whole split, instead of windows of T
-      tokens from the zero state.
-    data_path: Where the data is now, if it has moved since the training.
+    carry_state: Carry one state through the whole split, instead of starting
+      each window of T tokens from the initial state.
+    data_path: The new location of the data, if it has moved since training.
 
   Returns:
     The record, as appended to `workdir/evaluations.jsonl`.
 
   Raises:
-    ValueError: If there is nothing to evaluate, or the data cannot be read or
-      is not what the run was trained on.
+    ValueError: If there is no checkpoint, or the data cannot be read or is not
+      what the run was trained on.
   """
   workdir = local_path("--workdir", workdir)
   config = read_config(workdir)
-  if carry_state and config.data.name == "copying":
+  if carry_state and not data.DATASETS[config.data.name].is_continuous:
     raise ValueError(
-      "--carry_state needs a text, whose windows continue one another, got "
+      "--carry_state needs a text, whose windows follow one another, got "
       f"config.data.name={config.data.name!r}"
     )
-  if carry_state and config.model.attention != "linear":
+  experiment = build.create_experiment(config)
+  if carry_state and experiment.model.state_kind != "fixed":
     raise ValueError(
-      "--carry_state needs a state of one size, that of "
+      "--carry_state needs a state of fixed size, such as that of "
       "config.model.attention='linear', got a run with "
       f"{config.model.attention!r}"
     )
@@ -101,29 +59,32 @@ def evaluate_workdir(
       config.data.path = local_path("--data_path", data_path)
   batch_size = 1 if carry_state else config.train.batch_size
   try:
-    dataset = create_split(config, split, batch_size)
-    trained_on = create_split(config, "train", config.train.batch_size)
-  except ValueError as error:
-    if not str(error).startswith("config.data.path: "):
+    dataset = build.create_split(config, split, batch_size)
+    trained_on = build.create_split(config, "train", config.train.batch_size)
+  except SettingError as error:
+    if error.setting != "config.data.path":
       raise
-    raise ValueError(f"{error}; --data_path names another place") from error
-  experiment = create_experiment(config)
-  state, facts = restore_run(workdir, experiment)
-  if facts["data_fingerprint"] != trained_on.fingerprint:
     raise ValueError(
-      f"config.data.path: {config.data.path or config.data.name} is not what "
-      f"the run in {workdir} was trained on any more: restore the file, or "
-      "name its place with --data_path"
+      f"{error}; if the data has moved, pass its location with --data_path"
+    ) from error
+  state, metadata = restore_run(
+    workdir, jax.eval_shape(lambda: build.init(experiment))
+  )
+  if metadata["data_fingerprint"] != trained_on.fingerprint:
+    raise ValueError(
+      f"config.data.path: {config.data.path or config.data.name} is no longer "
+      f"what the run in {workdir} was trained on: restore the file, or pass "
+      "its location with --data_path"
     )
   with jax.default_matmul_precision(config.matmul_precision):
-    sums = sum_batches(
-      jax.jit(make_evaluation_step(experiment.model)),
-      state.params,
-      experiment.model.init_state(batch_size),
-      dataset.evaluation_batches(),
-      chunk_size=evaluation_chunk(config),
+    evaluate = make_evaluation(
+      experiment.model,
+      dataset,
+      batch_size=batch_size,
+      chunk_size=build.evaluation_chunk(config),
       carry_state=carry_state,
     )
+    sums = evaluate(state.params)
   record = {
     "step": int(state.step),
     "data": dataset.name,
@@ -139,7 +100,7 @@ def evaluate_workdir(
 
 
 def describe(record: dict[str, Any]) -> str:
-  """Returns a record in one line for people."""
+  """Formats a record as one line for people."""
   state = (
     "one state carried through the split"
     if record["carry_state"]
@@ -168,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     "carry_state", False, "Carry one state through the whole split."
   )
   data_path = flags.DEFINE_string(
-    "data_path", None, "Where the data is now, instead of config.data.path."
+    "data_path", None, "New location of the data; replaces config.data.path."
   )
   command_line.run(
     lambda: print(

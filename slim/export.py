@@ -1,20 +1,19 @@
-"""Writes the weights of a run to a file, to share them or to start from them.
+"""Exports the weights of a run: `python -m slim.export --workdir=… --output=…`.
 
-`python -m slim.export --workdir=runs/x --output=model.safetensors`;
-`slim.runs.weights.load_weights` reads the file, and a new run starts from it
-with `--config.train.init_from=model.safetensors`.
+`slim.runs.weights.load_weights` reads the file. A new run starts from it with
+`--config.train.init_from=model.safetensors`.
 """
 
+import jax
 from absl import flags
 
 from slim import command_line
 from slim.files import check_new_file, local_path
+from slim.runs.checkpoints import restore_run
 from slim.runs.weights import save_weights
 from slim.runs.workdir import read_config
-from slim.training.build import (
-  create_experiment,
-  restore_run,
-)
+from slim.settings import prefix_setting_errors
+from slim.training import build
 
 
 def export_workdir(workdir: str, output: str) -> int:
@@ -25,21 +24,22 @@ def export_workdir(workdir: str, output: str) -> int:
     output: The safetensors file, which must not exist.
 
   Returns:
-    The updates that the parameters have had.
+    The number of updates behind these parameters.
 
   Raises:
-    ValueError: If there is no checkpoint, the file exists, or it cannot be
+    ValueError: If there is no checkpoint, or the file exists or cannot be
       written.
   """
   workdir = local_path("--workdir", workdir)
   output = local_path("--output", output)
-  check_new_file("--output", output)  # Or the arrays would be read for nothing.
+  check_new_file("--output", output)  # Before the arrays are read.
   config = read_config(workdir)
-  state, _ = restore_run(workdir, create_experiment(config))
-  try:
+  experiment = build.create_experiment(config)
+  state, _ = restore_run(
+    workdir, jax.eval_shape(lambda: build.init(experiment))
+  )
+  with prefix_setting_errors("--"):
     save_weights(output, state.params, config, int(state.step))
-  except ValueError as error:
-    raise ValueError(f"--{error}") from error
   return int(state.step)
 
 

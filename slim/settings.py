@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import math
 import numbers
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ class Setting(NamedTuple):
     choices: The values it may have; (): any.
     minimum: The smallest number it may be; None: numbers must be above 0.
     below: What a number must be below; None: 2^31 for an int, else no limit.
+    is_path: Whether it names a file or folder on this machine.
   """
 
   name: str
@@ -61,6 +63,7 @@ class Setting(NamedTuple):
   choices: tuple[Any, ...]
   minimum: float | None
   below: float | None
+  is_path: bool = False
 
   def check(self, value: Any) -> None:
     """Raises unless the setting may have this value.
@@ -111,6 +114,7 @@ def setting(
   choices: tuple[Any, ...] = (),
   minimum: float | None = None,
   below: float | None = None,
+  is_path: bool = False,
 ) -> Any:
   """Declares a field of a settings dataclass; see `Setting` for the arguments.
 
@@ -120,6 +124,7 @@ def setting(
     choices: The values it may have; (): any.
     minimum: The smallest number it may be; None: numbers must be above 0.
     below: What a number must be below.
+    is_path: Whether it names a file or folder on this machine.
 
   Returns:
     The field.
@@ -131,6 +136,7 @@ def setting(
       "choices": choices,
       "minimum": minimum,
       "below": below,
+      "is_path": is_path,
     },
   )
 
@@ -185,12 +191,16 @@ def prefix_setting_errors(prefix: str) -> Iterator[None]:
     Nothing.
 
   Raises:
-    SettingError: As raised inside, with the prefix before the name.
-    ValueError: Likewise, for errors of kernels, which begin with the name.
+    SettingError: As raised inside, with the prefix before the name. A plain
+      ValueError, such as one of a kernel, becomes one: its message must begin
+      with the name.
   """
   try:
     yield
   except SettingError as error:
     raise SettingError(prefix + error.setting, error.problem) from error
   except ValueError as error:
-    raise ValueError(f"{prefix}{error}") from error
+    match = re.match(r"(\w+)(?: |(?=:))", message := str(error))
+    if match is None:
+      raise ValueError(f"{prefix}{message}") from error
+    raise SettingError(prefix + match[1], message[match.end() :]) from error

@@ -16,17 +16,11 @@ from absl import flags
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
-from slim.data import Dataset
 from slim.files import check_folder, local_path
 from slim.plan.from_config import fit_config
-from slim.runs import (
-  checkpoints as checkpoint,
-)
-from slim.runs import (
-  metrics,
-)
+from slim.runs import checkpoints, metrics, weights
 from slim.runs.profiler import Profiler
-from slim.runs.progress import Progress
+from slim.runs.progress import Progress, log_start
 from slim.runs.workdir import (
   check_workdir,
   is_run,
@@ -34,34 +28,30 @@ from slim.runs.workdir import (
   read_config,
   write_config,
 )
-from slim.training import (
-  build as experiment,
-)
-from slim.training import (
-  steps,
-)
-from slim.training.compiled import compile_programs
-from slim.types import Params, Sums
+from slim.training import build, steps
+from slim.training.compiled import CompiledSteps, compile_steps
+from slim.training.evaluation import make_evaluation
+from slim.types import Sums, TrainState
 
 _LOG = logging.getLogger("slim.train")
 
 
 def train_and_evaluate(
   config: ml_collections.ConfigDict, workdir: str
-) -> steps.TrainState:
+) -> TrainState:
   """Trains to the last step, from the newest checkpoint if there is one.
 
   Args:
-    config: Settings as `slim.config.base` has them.
-    workdir: The working directory: config.json, metrics.jsonl, checkpoints.
+    config: All settings, as from `slim.config.base`.
+    workdir: Folder of the run: config.json, metrics.jsonl, checkpoints.
 
   Returns:
     The state after the last step.
 
   Raises:
-    ValueError: If a setting, the data or the workdir does not fit; before that
-      nothing has been written.
-    FloatingPointError: If the loss or the gradient is no finite number.
+    ValueError: If a setting, the data or the workdir does not fit. Nothing has
+      been written then.
+    FloatingPointError: If the loss or the gradient is not finite.
   """
   config_lib.validate(config)
   workdir = local_path("--workdir", workdir)
@@ -70,37 +60,52 @@ def train_and_evaluate(
     return _train(config, workdir)
 
 
-def _fit(config, workdir):
-  """Chooses the gradient that fits; a run that is continued has chosen."""
-  if not is_run(workdir):
-    # It takes minutes, so what is wrong otherwise is found before.
+def resolve_gradient(
+  config: ml_collections.ConfigDict, workdir: str
+) -> tuple[ml_collections.ConfigDict, build.Experiment, CompiledSteps | None]:
+  """Replaces `gradient.memory_budget` by a gradient that fits it.
+
+  A run that is continued keeps the gradient that it has chosen before.
+
+  Args:
+    config: All settings.
+    workdir: Folder of the run.
+
+  Returns:
+    The settings without a budget, the experiment they describe, and its
+    compiled steps if the choice has compiled them.
+
+  Raises:
+    ValueError: If no gradient fits, or the workdir or `train.init_from` is not
+      usable. The latter are checked first, because a choice takes minutes.
+  """
+  if config.gradient.memory_budget is not None and not is_run(workdir):
     check_workdir(workdir, config)
-    experiment.check_initial_params(config)
+    _load_initial_params(config, build.create_model(config))
     return fit_config(config)
-  config = config.copy_and_resolve_references()
-  config.gradient = read_config(workdir).gradient
-  return config
+  if config.gradient.memory_budget is not None:
+    config = config.copy_and_resolve_references()
+    config.gradient = read_config(workdir).gradient
+  return config, build.create_experiment(config), None
 
 
 def _train(config, workdir):
-  """Creates, restores and compiles, and only then writes and trains."""
+  """Creates, restores and compiles everything, and only then writes."""
   batch_size = config.train.batch_size
-  train_data = experiment.create_split(config, "train", batch_size)
-  validation_data = experiment.create_split(config, "validation", batch_size)
+  train_data = build.create_split(config, "train", batch_size)
+  validation_data = build.create_split(config, "validation", batch_size)
   if config.train.tensorboard:
     metrics.import_tensorboardx()  # If it is missing, nothing is written yet.
-  if config.gradient.memory_budget is not None:
-    config = _fit(config, workdir)
-  parts = experiment.create_experiment(config)
+  config, experiment, compiled = resolve_gradient(config, workdir)
   check_workdir(workdir, config)
-  abstract_state = jax.eval_shape(lambda: experiment.init(parts))
+  abstract_state = jax.eval_shape(lambda: build.init(experiment))
 
-  saved = checkpoint.list_steps(workdir)
-  restored = checkpoint.restore_newest(workdir, abstract_state)
+  saved = checkpoints.list_steps(workdir)
+  restored = checkpoints.restore_newest(workdir, abstract_state)
   if restored:
-    state, facts = restored
-    window = Sums(*facts["window"])
-    if facts["data_fingerprint"] != train_data.fingerprint:
+    state, metadata = restored
+    report_sums = Sums(*metadata["window"])
+    if metadata["data_fingerprint"] != train_data.fingerprint:
       raise ValueError(
         f"config.data.path: the data is not what the run in {workdir} was "
         "trained on: restore the file or choose another --workdir"
@@ -110,29 +115,39 @@ def _train(config, workdir):
       return state
     _LOG.info("continuing from the checkpoint of step %d", int(state.step))
   else:
-    state = experiment.first_state(config, parts)
-    window = Sums(0.0, 0.0, 0.0)
+    state = _first_state(config, experiment)
+    report_sums = Sums(0.0, 0.0, 0.0)
   start = int(state.step)
-  _log_start(config, state.params, train_data)
-  programs = compile_programs(
-    config, parts, abstract_state, validation_data, start
+  log_start(
+    state.params,
+    train_data.description,
+    is_named=train_data.name == config.data.name,
+  )
+  if compiled is None:
+    compiled = compile_steps(config, experiment, abstract_state, start)
+  evaluate = make_evaluation(
+    experiment.model,
+    validation_data,
+    batch_size=batch_size,
+    chunk_size=build.evaluation_chunk(config),
+    num_batches=config.train.eval_batches,
   )
 
   with lock_workdir(workdir):
-    if checkpoint.list_steps(workdir) != saved:
+    if checkpoints.list_steps(workdir) != saved:
       raise ValueError(
         f"--workdir {workdir} has been trained by another process just now: "
         "the same command again continues from there"
       )
     write_config(workdir, config, train_data.description)
     if restored:
-      checkpoint.set_aside_after(workdir, start)
+      checkpoints.set_aside_after(workdir, start)
     with (
       contextlib.closing(
         metrics.MetricsWriter(workdir, start, config.train.tensorboard)
       ) as writer,
       contextlib.closing(
-        checkpoint.Checkpointer(workdir, config.train.keep_checkpoints)
+        checkpoints.Checkpointer(workdir, config.train.keep_checkpoints)
       ) as checkpointer,
     ):
       progress = Progress(
@@ -141,14 +156,21 @@ def _train(config, workdir):
         num_steps=config.train.num_steps,
         log_every=config.train.log_every,
         tokens_per_step=batch_size * config.data.sequence_length,
-        flops_per_step=programs.flops_per_step,
-        window=window,
+        flops_per_step=build.count_flops(config, experiment.model),
+        report_sums=report_sums,
       )
       with contextlib.closing(
         Profiler(workdir, config.profile.steps, start, progress)
       ) as profiler:
         state = _loop(
-          config, state, train_data, programs, progress, profiler, checkpointer
+          config,
+          state,
+          train_data,
+          compiled,
+          evaluate,
+          progress,
+          profiler,
+          checkpointer,
         )
   _LOG.info(
     "finished: checkpoint %s, metrics %s, config %s",
@@ -159,54 +181,53 @@ def _train(config, workdir):
   return state
 
 
-def _loop(config, state, data, programs, progress, profiler, checkpointer):
+def _loop(
+  config, state, data, compiled, evaluate, progress, profiler, checkpointer
+):
   """Updates to the last step; evaluates, reports and saves on the way."""
   train = config.train
   for step in range(int(state.step), train.num_steps):
-    gradient_step, activation_bytes = programs.gradient_steps[
-      experiment.method_at(config, step)
-    ]
+    gradient = compiled.gradients[build.method_at(config, step)]
     done = step + 1
     with profiler.step(done):
       batch = data.batch(step)
-      sums, gradients = gradient_step(state.params, batch, np.int32(step))
-      state, norm = programs.update_step(state, gradients, sums.weight)
-      del gradients  # Or they would be held while the next ones are computed.
-      progress.add(done, sums, norm, activation_bytes)
+      sums, gradients = gradient.step(state.params, batch, np.int32(step))
+      state, norm = compiled.update(state, gradients, sums.weight)
+      del gradients  # Free it before the next one is computed.
+      progress.add(done, sums, norm, gradient.activation_bytes)
 
     last = done == train.num_steps
     evaluating = last or done % train.eval_every == 0
     saving = last or done % train.checkpoint_every == 0
     if not (evaluating or saving):
       continue
-    progress.flush()  # What is not finite is neither evaluated nor saved.
+    progress.flush()  # Raises before a state that is not finite is saved.
     with progress.paused():
       if evaluating:
-        progress.report_evaluation(done, programs.evaluate(state.params))
+        progress.report_evaluation(done, evaluate(state.params))
       if saving:
-        facts = {
+        metadata = {
           "data_fingerprint": data.fingerprint,
-          "window": list(progress.window),
+          "window": list(progress.report_sums),
         }
-        checkpointer.save(state, facts)
+        checkpointer.save(state, metadata)
   return state
 
 
-def _log_start(
-  config: ml_collections.ConfigDict, params: Params, data: Dataset
-) -> None:
-  """Logs what trains where, and on what."""
-  device = jax.devices()[0]
-  _LOG.info(
-    "training on one of %d devices: %s, jax %s",
-    jax.device_count(),
-    device.device_kind,
-    jax.__version__,
-  )
-  # The first bytes of a corpus, for instance, are not the benchmark.
-  level = logging.INFO if data.name == config.data.name else logging.WARNING
-  _LOG.log(level, "data: %s", data.description)
-  _LOG.info("parameters:\n%s", metrics.parameter_table(params))
+def _first_state(config, experiment):
+  """Computes the state before the first update."""
+  params = _load_initial_params(config, experiment.model)
+  if params is None:
+    return jax.jit(lambda: build.init(experiment))()
+  return steps.init_train_state(params, experiment.optimizer)
+
+
+def _load_initial_params(config, model):
+  """Loads the parameters in `train.init_from`, or returns None without one."""
+  if config.train.init_from is None:
+    return None
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  return weights.load_initial_params(config, abstract)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -83,6 +83,14 @@ class RewindFn(Protocol):
   ) -> tuple[State, jax.Array, State]: ...
 
 
+class TrainState(NamedTuple):
+  """Everything that changes during training, and that a checkpoint holds."""
+
+  step: jax.Array  # [], int32: updates done so far.
+  params: Params
+  opt_state: Any  # The state of an `optax.GradientTransformation`.
+
+
 class LanguageModel(NamedTuple):
   """A model as plain functions; `slim.models.create_model` builds one.
 

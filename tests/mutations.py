@@ -457,10 +457,10 @@ MUTATIONS = [
     "runs/test_workdir.py test_train.py",
   ),
   Mutation(
-    "runs/metrics.py",
+    "training/flops.py",
     'total += params["length"] * sum(inner)',
     "total += sum(inner)",
-    "runs/test_metrics.py",
+    "training/test_flops.py",
   ),
   Mutation(
     "runs/progress.py",

@@ -9,7 +9,7 @@ import pytest
 from slim import config as config_lib
 from slim import train
 from slim.config.config_file import load_config
-from slim.training import build as experiment
+from slim.training import build
 from tests.commands import run_command
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,15 +36,15 @@ def test_a_config_describes_an_experiment(path):
   for argument in ("", ":smoke"):
     config = load(path.stem, argument)
     config_lib.validate(config)
-    parts = experiment.create_experiment(config)
-    state = jax.eval_shape(lambda parts=parts: experiment.init(parts))
+    experiment = build.create_experiment(config)
+    state = jax.eval_shape(lambda experiment=experiment: build.init(experiment))
     assert state.params
   for split, batch_size in (
     ("train", config.train.batch_size),
     ("validation", config.train.batch_size),
     ("test", 1),
   ):
-    dataset = experiment.create_split(config, split, batch_size)
+    dataset = build.create_split(config, split, batch_size)
     assert config.data.name in dataset.name
     assert split in dataset.description
     batch = dataset.batch(0)
@@ -105,9 +105,7 @@ def test_the_smoke_variant_trains(path, tmp_path):
 def test_settings_are_the_papers(name, parameters, settings):
   """Fails if our runs are not comparable with those of the paper."""
   config = load(name)
-  state = jax.eval_shape(
-    lambda: experiment.init(experiment.create_experiment(config))
-  )
+  state = jax.eval_shape(lambda: build.init(build.create_experiment(config)))
   assert sum(x.size for x in jax.tree.leaves(state.params)) == parameters
   optimizer = config.optimizer
   assert settings == (

@@ -18,9 +18,8 @@ from slim.runs.checkpoints import (
   restore_newest,
 )
 from slim.runs.workdir import write_config
-from slim.training import build as experiment
+from slim.training import build
 from slim.training.losses import cross_entropy_sums
-from slim.types import Batch, Sums
 from tests.commands import assert_refused, run_command
 
 # The programs are few, and nothing here asks about rounding.
@@ -49,59 +48,14 @@ def run(tmp_path_factory, compilation_cache):
   path.write_bytes(np.random.default_rng(0).bytes(4000))
   configuration, workdir = settings(path), str(folder / "run")
   write_config(workdir, configuration, "data")
-  parts = experiment.create_experiment(configuration)
-  state = jax.jit(lambda: experiment.init(parts))()
+  experiment = build.create_experiment(configuration)
+  state = jax.jit(lambda: build.init(experiment))()
   checkpointer = Checkpointer(workdir, 1)
-  trained_on = experiment.create_split(configuration, "train", 4)
-  facts = {"data_fingerprint": trained_on.fingerprint}
-  checkpointer.save(state._replace(step=jnp.int32(3)), facts)
+  trained_on = build.create_split(configuration, "train", 4)
+  metadata = {"data_fingerprint": trained_on.fingerprint}
+  checkpointer.save(state._replace(step=jnp.int32(3)), metadata)
   checkpointer.close()
   return configuration, workdir, state
-
-
-def counting_step(params, state, batch):
-  """Adds up what it sees; the state counts the tokens before."""
-  del params
-  size = batch.inputs.shape[1]
-  seen = (batch.inputs * batch.weights).sum()
-  return Sums(seen, state, batch.weights.sum()), state + size
-
-
-def make_batches():
-  """Three batches of [2, 7], numbered through."""
-  tokens = np.arange(42, dtype=np.int32).reshape(3, 2, 7)
-  return [Batch(x, x, np.ones(x.shape, np.float32)) for x in tokens]
-
-
-@pytest.mark.parametrize("chunk_size", [1, 3, 7, 9])
-def test_every_token_counts_once(chunk_size):
-  """Without it the last, shorter chunk would be lost or counted twice."""
-  sums = evaluate.sum_batches(
-    counting_step,
-    None,
-    0,
-    make_batches(),
-    chunk_size=chunk_size,
-    carry_state=False,
-  )
-  assert sums.nll == sum(range(42))
-  assert sums.weight == 42
-
-
-@pytest.mark.parametrize(
-  ("carry_state", "expected"), [(False, 3 * 4), (True, 4 + 7 + 11 + 14 + 18)]
-)
-def test_states_start_anew_unless_carried(carry_state, expected):
-  """Without it the two kinds of evaluation would be one."""
-  sums = evaluate.sum_batches(
-    counting_step,
-    None,
-    0,
-    make_batches(),
-    chunk_size=4,
-    carry_state=carry_state,
-  )
-  assert sums.correct == expected  # Tokens before each chunk.
 
 
 def test_windows_give_the_loss_of_training(run):
@@ -111,13 +65,15 @@ def test_windows_give_the_loss_of_training(run):
   restored, _ = restore_newest(folder, jax.eval_shape(lambda: state))
   jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
   assert restored.step == 3  # It has only been read.
-  parts = experiment.create_experiment(configuration)
-  dataset = experiment.create_split(configuration, "validation", 4)
-  apply = jax.jit(parts.model.apply)
+  experiment = build.create_experiment(configuration)
+  dataset = build.create_split(configuration, "validation", 4)
+  apply = jax.jit(experiment.model.apply)
   sums = jax.jit(cross_entropy_sums)
   total = np.zeros(3)
   for batch in dataset.evaluation_batches():
-    logits, _ = apply(state.params, batch.inputs, parts.model.init_state(4))
+    logits, _ = apply(
+      state.params, batch.inputs, experiment.model.init_state(4)
+    )
     total += sums(logits, batch.targets, batch.weights)
   assert record["tokens"] == total[2] == 199
   np.testing.assert_allclose(record["eval/loss"], total[0] / 199, rtol=1e-5)
@@ -130,11 +86,11 @@ def test_carried_state_gives_the_loss_of_one_long_sequence(run):
   record = evaluate.evaluate_workdir(folder, "test", True)
   configuration = settings(configuration.data.path)
   configuration.data.sequence_length = 199  # The split has 200 bytes.
-  parts = experiment.create_experiment(configuration)
-  dataset = experiment.create_split(configuration, "test", 1)
+  experiment = build.create_experiment(configuration)
+  dataset = build.create_split(configuration, "test", 1)
   [batch] = dataset.evaluation_batches()
-  logits, _ = jax.jit(parts.model.apply)(
-    state.params, batch.inputs, parts.model.init_state(1)
+  logits, _ = jax.jit(experiment.model.apply)(
+    state.params, batch.inputs, experiment.model.init_state(1)
   )
   sums = jax.jit(cross_entropy_sums)(logits, batch.targets, batch.weights)
   assert record["tokens"] == 199
@@ -205,11 +161,13 @@ def test_data_that_has_moved_can_be_named(run, tmp_path):
     evaluate.evaluate_workdir(workdir, "test", carry_state=False)
   message = str(error.value)
   assert message.startswith(f"config.data.path: cannot read '{path}': No such")
-  assert message.endswith("; --data_path names another place")
+  assert message.endswith("pass its location with --data_path")
   after = evaluate.evaluate_workdir(workdir, "test", False, str(moved))
   assert after == before
   moved.write_bytes(np.random.default_rng(1).bytes(4000))
-  with pytest.raises(ValueError, match="moved.txt is not what the run in"):
+  with pytest.raises(
+    ValueError, match="moved.txt is no longer what the run in"
+  ):
     evaluate.evaluate_workdir(workdir, "test", False, str(moved))
   path.write_bytes(np.random.default_rng(0).bytes(4000))
 
@@ -222,5 +180,7 @@ def test_another_text_is_refused(run, tmp_path, monkeypatch):
   changed = configuration.copy_and_resolve_references()
   changed.data.path = str(other)
   monkeypatch.setattr(evaluate, "read_config", lambda workdir: changed)
-  with pytest.raises(ValueError, match="other.txt is not what the run in"):
+  with pytest.raises(
+    ValueError, match="other.txt is no longer what the run in"
+  ):
     evaluate.evaluate_workdir(workdir, "test", carry_state=False)

@@ -1,7 +1,6 @@
-"""Imports go one way, and the kernels need nothing but JAX."""
+"""Imports go down the floors of slim, and the kernels need nothing but JAX."""
 
 import ast
-import graphlib
 import pathlib
 import subprocess
 import sys
@@ -10,160 +9,51 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# What each file or folder may import, besides the standard library and the
-# version in `slim`. Where a part of slim is allowed, so are its own parts.
-LAYERS = {
-  "slim/__init__.py": set(),
-  "slim/runs/__init__.py": set(),
-  "slim/training/__init__.py": set(),
-  "slim/types.py": {"jax", "numpy"},
-  "slim/kernels/": {"jax", "numpy", "slim.kernels", "slim.types"},
-  "slim/models/": {
-    "flax",
-    "jax",
-    "numpy",
-    "slim.kernels",
-    "slim.models",
-    "slim.types",
-  },
-  "slim/data/": {
-    "numpy",
-    "slim.data.copying",
-    "slim.data.corpora",
-    "slim.data.dataset",
-    "slim.data.reading",
-    "slim.data.text",
-    "slim.files",
-    "slim.types",
-  },
-  "slim/data/builders.py": {
-    "numpy",
-    "slim.data.corpora",
-    "slim.data.reading",
-    "slim.data.text",
-    "tensorflow_datasets",
-  },
-  # A model reaches these as plain functions.
-  "slim/training/losses.py": {"jax", "numpy", "slim.kernels", "slim.types"},
-  "slim/training/gradients.py": {
-    "jax",
-    "numpy",
-    "slim.kernels",
-    "slim.training.losses",
-    "slim.types",
-  },
-  "slim/runs/metrics.py": {
-    "jax",
-    "numpy",
-    "slim.files",
-    "slim.kernels",
-    "slim.types",
-  },
-  "slim/memory/": {"jax", "numpy", "slim.files", "slim.memory"},
-  "slim/certify/": {
-    "jax",
-    "numpy",
-    "slim.certify",
-    "slim.training.gradients",
-    "slim.kernels",
-  },
-  "slim/plan/": {
-    "jax",
-    "numpy",
-    "slim.training.gradients",
-    "slim.kernels",
-    "slim.memory",
-    "slim.runs.metrics",
-    "slim.plan",
-    "slim.config.byte_sizes",
-  },
-  "slim/runs/progress.py": {"jax", "slim.runs.metrics", "slim.types"},
-  "slim/runs/profiler.py": {"jax", "slim.runs.progress"},
-  "slim/training/optimizers.py": {"jax", "optax"},
-  "slim/sharding.py": {"jax", "numpy", "slim.types"},
-  "slim/training/steps.py": {
-    "jax",
-    "numpy",
-    "optax",
-    "slim.training.gradients",
-    "slim.kernels",
-    "slim.training.losses",
-    "slim.runs.metrics",
-    "slim.sharding",
-    "slim.types",
-  },
-  "slim/runs/checkpoints.py": {
-    "jax",
-    "numpy",
-    "orbax",
-    "slim.training.steps",
-    "slim.types",
-    "tensorstore",
-  },
-  "slim/files.py": set(),
-  "slim/config/byte_sizes.py": set(),
-  "slim/config/__init__.py": {
-    "ml_collections",
-    "slim.files",
-    "slim.config.byte_sizes",
-  },
-  "slim/config/config_file.py": {"ml_collections", "slim.config", "slim.files"},
-  "slim/config/presets.py": {"ml_collections"},
-  "slim/command_line.py": {
-    "absl",
-    "jax",
-    "slim.config",
-    "slim.config.config_file",
-    "slim.config.setting_flags",
-  },
-  "slim/config/setting_flags.py": {
-    "absl",
-    "slim.config",
-    "slim.config.config_file",
-  },
-  "slim/runs/workdir.py": {
-    "jax",
-    "ml_collections",
-    "slim.config",
-    "slim.files",
-  },
-  "slim/runs/weights.py": {
-    "jax",
-    "ml_collections",
-    "numpy",
-    "safetensors",
-    "slim.config",
-    "slim.files",
-    "slim.types",
-    "slim.runs.workdir",
-  },
-}
-# What turns settings into objects, the programs, and what looks at whole
-# programs see everything.
-LAYERS |= dict.fromkeys(
-  [
-    "slim/certify/from_config.py",
-    "slim/certify/__main__.py",
-    "slim/evaluate.py",
-    "slim/training/build.py",
-    "slim/export.py",
-    "slim/generate.py",
-    "slim/memory/__main__.py",
-    "slim/plan/from_config.py",
-    "slim/plan/candidates.py",
-    "slim/plan/__main__.py",
-    "slim/training/compiled.py",
-    "slim/train.py",
-  ],
-  {"absl", "jax", "ml_collections", "numpy", "optax", "slim"},
-)
+# A room is a file or folder directly in slim/. It imports rooms of lower floors
+# only, so that imports form no circle.
+FLOORS = [
+  {"types", "files", "settings", "kernels"},
+  {"models", "data"},
+  {"training"},
+  {"config"},
+  {"runs", "command_line"},
+  {"plan", "certify", "memory"},
+  {"train", "evaluate", "export"},
+]
+COMMANDS = {"train", "evaluate", "export"}
+TOOLS = {"plan", "certify", "memory"}
+MAX_ROOMS, MAX_ARROWS, MAX_LINES = 16, 50, 250
 
-# What may be imported inside a function only, where it is used.
-LAZY = {
-  "slim/data/": {"slim.data.builders"},
-  "slim/memory/rendering.py": {"matplotlib"},
-  "slim/runs/metrics.py": {"tensorboardX"},
+# Packages that each room may import, besides the standard library.
+JAX = {"jax", "numpy"}
+PACKAGES = {
+  "types": {"jax"},
+  "files": set(),
+  "settings": set(),
+  "kernels": JAX,
+  "models": JAX | {"flax"},
+  "data": {"numpy"},
+  "training": JAX | {"ml_collections", "optax"},
+  "config": {"absl", "ml_collections"},
+  "runs": JAX
+  | {"ml_collections", "orbax", "safetensors", "tensorboardX", "tensorstore"},
+  "command_line": {"absl", "jax"},
+  "plan": JAX | {"absl", "ml_collections"},
+  "certify": JAX | {"absl", "ml_collections"},
+  "memory": JAX | {"absl", "matplotlib", "ml_collections"},
+  "train": JAX | {"absl", "ml_collections"},
+  "evaluate": {"absl", "jax"},
+  "export": {"absl", "jax"},
 }
+# Modules that are imported inside functions only, and by whom. Loading them
+# takes seconds, or they need an optional package.
+LAZY = {
+  "slim.data.builders": {"slim/data/registry.py"},
+  "matplotlib": {"slim/memory/rendering.py"},
+  "tensorboardX": {"slim/runs/metrics.py"},
+}
+# The only file that needs TensorFlow Datasets.
+EXTRA_PACKAGES = {"slim/data/builders.py": {"tensorflow_datasets"}}
 
 
 def list_files():
@@ -172,13 +62,7 @@ def list_files():
   return [file.relative_to(ROOT).as_posix() for file in files]
 
 
-def look_up(table, file):
-  """Finds the entry of a file, or of the nearest folder that it is in."""
-  folders = [f"{folder}/" for folder in pathlib.PurePosixPath(file).parents]
-  for name in (file, *folders):
-    if name in table:
-      return table[name]
-  return None
+FILES = list_files()
 
 
 def read_imports(file):
@@ -194,8 +78,8 @@ def read_imports(file):
     elif isinstance(node, ast.ImportFrom):
       assert node.level == 0, f"{file}:{node.lineno}: write the whole name"
       for alias in node.names:
-        # `from slim import types` imports slim.types; `from slim.types import
-        # Batch` imports slim.types, too.
+        # `from slim import types` and `from slim.types import Batch` both
+        # import slim.types.
         name = f"{node.module}.{alias.name}"
         imports.append((name if is_module(name) else node.module, lazy))
   return imports
@@ -207,38 +91,105 @@ def is_module(name):
   return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def is_allowed(module, allowed):
-  """Tells whether a module, or one that it is a part of, is allowed."""
-  parts = module.split(".")
-  names = {".".join(parts[: i + 1]) for i in range(len(parts))}
-  free = module == "slim" or parts[0] in sys.stdlib_module_names
-  return free or bool(names & allowed)
+def room_of(file):
+  """Returns the room that a file is in, or None for slim itself."""
+  part = pathlib.PurePosixPath(file).parts[1].removesuffix(".py")
+  return None if part == "__init__" else part
 
 
-@pytest.mark.parametrize("file", list_files())
-def test_imports_go_one_way(file):
-  """Without it models would reach into training, and kernels need Flax."""
-  allowed = look_up(LAYERS, file)
-  assert allowed is not None, (
-    f"{file} is in no layer: add it, with what it may import, to LAYERS in "
-    f"{pathlib.Path(__file__).name}"
-  )
-  lazily = allowed | (look_up(LAZY, file) or set())
+def floor_of(room):
+  """Returns the floor of a room."""
+  found = [i for i, rooms in enumerate(FLOORS) if room in rooms]
+  assert found, f"slim/{room} is on no floor: add it to FLOORS"
+  return found[0]
+
+
+def list_arrows():
+  """Lists the pairs of rooms of which the first imports the second."""
+  arrows = set()
+  for file in FILES:
+    for module, _ in read_imports(file):
+      parts = module.split(".")
+      if parts[0] == "slim" and len(parts) > 1 and parts[1] != room_of(file):
+        arrows.add((room_of(file), parts[1]))
+  return arrows
+
+
+def test_imports_go_down():
+  """Fails if a room imports one on its own floor or above."""
+  upward = [(a, b) for a, b in list_arrows() if floor_of(a) <= floor_of(b)]
+  assert not upward
+
+
+def test_the_house_is_small():
+  """Fails if a stranger can no longer keep rooms and arrows in mind."""
+  rooms = {room_of(file) for file in FILES} - {None}
+  assert rooms <= set().union(*FLOORS)
+  assert len(rooms) <= MAX_ROOMS
+  assert len(FLOORS) <= 7
+  assert len(list_arrows()) <= MAX_ARROWS, sorted(list_arrows())
+
+
+def test_tools_and_commands_are_imported_by_commands_only():
+  """Fails if a library function drags in a command and its flags."""
+  wrong = [
+    (a, b)
+    for a, b in list_arrows()
+    if b in COMMANDS or (b in TOOLS and a not in COMMANDS)
+  ]
+  assert not wrong
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_imports_what_its_room_may(file):
+  """Fails if, for instance, kernels need Flax or data needs JAX."""
+  room = room_of(file)
+  packages = PACKAGES.get(room, set()) | EXTRA_PACKAGES.get(file, set())
+  folder = file.rpartition("/")[0].replace("/", ".")
   for module, lazy in read_imports(file):
-    assert is_allowed(module, lazily if lazy else allowed), (
-      f"{file} imports {module}; it may import {sorted(allowed)}"
-      f" and, inside functions, {sorted(lazily - allowed)}"
-    )
+    package, *parts = module.split(".")
+    if package == "slim":
+      for i, part in enumerate(parts):
+        owner = ".".join([package, *parts[:i]])
+        assert part[0] != "_" or owner == folder, (
+          f"{file} imports {module}, which is private to {owner}"
+        )
+      if room == "kernels":
+        assert parts[0] == "kernels", f"{file} imports {module}"
+    elif package not in sys.stdlib_module_names:
+      assert package in packages, f"{file} imports {package}"
+    for name, importers in LAZY.items():
+      if module == name or module.startswith(f"{name}."):
+        assert lazy and file in importers, f"{file} imports {module}"
 
 
-def test_no_file_imports_itself_by_detours():
-  """Without it the order in which files are imported would matter."""
-  graph = {}
-  for file in list_files():
-    module = file.removesuffix(".py").removesuffix("/__init__")
-    imports = {name for name, lazy in read_imports(file) if not lazy}
-    graph[module.replace("/", ".")] = {x for x in imports if is_module(x)}
-  tuple(graphlib.TopologicalSorter(graph).static_order())
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_has_one_purpose(file):
+  """Fails if a file grows until nobody reads it whole."""
+  lines = (ROOT / file).read_text(encoding="utf-8").count("\n")
+  assert lines <= MAX_LINES, f"{file} has {lines} lines"
+
+
+def test_no_module_is_shadowed():
+  """Fails if `slim.a.b` is a function though slim/a/b.py exists."""
+  for file in FILES:
+    if not file.endswith("/__init__.py"):
+      continue
+    folder = file.removesuffix("/__init__.py")
+    modules = {
+      pathlib.PurePosixPath(x).stem
+      for x in FILES
+      if x.rpartition("/")[0] == folder
+    }
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+      if isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+          name = alias.asname or alias.name
+          shadows = name in modules and not is_module(
+            f"{node.module}.{alias.name}"
+          )
+          assert not shadows, f"{file}: {name} hides the module {name}.py"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +201,7 @@ def test_no_file_imports_itself_by_detours():
   ],
 )
 def test_kernels_and_data_load_nothing_but_jax(before, imported, allowed):
-  """Without it whoever uses a kernel would pay for Flax, or all for tfds."""
+  """Fails if whoever uses a kernel loads Flax, or everybody loads tfds."""
   program = f"""
 import sys, {before}
 loaded = set(sys.modules)

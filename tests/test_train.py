@@ -1,5 +1,6 @@
 """Training as a whole: resumed runs, and what bad input gets."""
 
+import functools
 import gzip
 import json
 import logging
@@ -22,19 +23,9 @@ from slim import (
   evaluate,
   train,
 )
-from slim.runs import (
-  checkpoints as checkpoint,
-)
-from slim.runs import (
-  metrics,
-  workdir,
-)
-from slim.training import (
-  build as experiment,
-)
-from slim.training import (
-  steps,
-)
+from slim.runs import checkpoints, metrics, workdir
+from slim.training import build, steps
+from slim.types import TrainState
 from tests.helpers import SMALL, make_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -63,7 +54,7 @@ class Run(NamedTuple):
 
   settings: ml_collections.ConfigDict
   folder: pathlib.Path
-  state: steps.TrainState
+  state: TrainState
   log: list[logging.LogRecord]
 
   def copy(self, folder):
@@ -132,7 +123,7 @@ class StoppedError(Exception):
 
 def stop_at(monkeypatch, step):
   """Lets the data of a step stop the run."""
-  original = experiment.create_split
+  original = build.create_split
 
   class Stopping:
     """A dataset that has no batch of the step."""
@@ -150,7 +141,7 @@ def stop_at(monkeypatch, step):
       return self._dataset.batch(number)
 
   monkeypatch.setattr(
-    experiment, "create_split", lambda *args: Stopping(original(*args))
+    build, "create_split", lambda *args: Stopping(original(*args))
   )
 
 
@@ -180,7 +171,7 @@ def test_a_stopped_run_continues_to_the_same_numbers(
     stop_at(context, 4)
     with pytest.raises(StoppedError):
       train.train_and_evaluate(settings, cut)
-  assert checkpoint.restore_newest(cut, jax.eval_shape(lambda: whole))[1]
+  assert checkpoints.restore_newest(cut, jax.eval_shape(lambda: whole))[1]
   continued = train.train_and_evaluate(settings, cut)
   assert_same(continued, whole)
   assert read(cut) == read(tmp_path / "whole")
@@ -290,7 +281,7 @@ def test_a_run_that_has_gone_on_meanwhile_is_not_turned_back(
     before.update(list_files(folder))
 
   before = {}
-  monkeypatch.setattr(train, "compile_programs", compile_slowly)
+  monkeypatch.setattr(train, "compile_steps", compile_slowly)
   with pytest.raises(ValueError, match="has been trained by another process"):
     train.train_and_evaluate(make(), str(folder))
   assert before and list_files(folder) == before
@@ -426,14 +417,14 @@ def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
   process = start(cut, *arguments, "--config.train.num_steps=100000")
   deadline = time.monotonic() + 120
   while time.monotonic() < deadline and process.poll() is None:
-    if len(checkpoint.list_steps(str(cut / "run"))) >= 2:
+    if len(checkpoints.list_steps(str(cut / "run"))) >= 2:
       break
     time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   _, errors = process.communicate()
   assert process.returncode == -signal.SIGKILL, errors
 
-  steps_done = checkpoint.list_steps(str(cut / "run"))[-1] + 25
+  steps_done = checkpoints.list_steps(str(cut / "run"))[-1] + 25
   states = []
   for folder in (cut, whole):
     # As processes, too: the programs of tests round otherwise.
@@ -443,8 +434,10 @@ def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     settings = workdir.read_config(str(folder / "run"))
-    parts = experiment.create_experiment(settings)
-    states.append(experiment.restore_run(str(folder / "run"), parts)[0])
+    experiment = build.create_experiment(settings)
+    abstract_state = jax.eval_shape(functools.partial(build.init, experiment))
+    run_folder = str(folder / "run")
+    states.append(checkpoints.restore_run(run_folder, abstract_state)[0])
   assert_same(*states)
   reports = [
     [r for r in read(folder / "run") if "train/loss" in r]

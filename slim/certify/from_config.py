@@ -12,7 +12,7 @@ from slim.certify.certify_step import (
   widen,
 )
 from slim.certify.gradients import Case
-from slim.training import build as experiment
+from slim.training import build
 from slim.training.gradients import make_step
 from slim.types import Batch
 
@@ -49,11 +49,11 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
       "config.data.sequence_length must be at least 16 to be cut into chunks, "
       f"got {config.data.sequence_length}"
     )
-  parts = experiment.create_experiment(config)
-  model = parts.model
+  experiment = build.create_experiment(config)
+  model = experiment.model
   wide_config = config.copy_and_resolve_references()
   wide_config.model.dtype = "float64"
-  wide_model = experiment.create_model(wide_config)
+  wide_model = build.create_model(wide_config)
 
   tokens = jnp.asarray(
     np.random.default_rng(0).integers(
@@ -64,7 +64,7 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
   keys = jax.random.split(jax.random.key(1), _BATCH_SIZE)
   keys = keys if model.is_random else None
   policy = config.gradient.policy
-  params = jax.jit(model.init)(parts.init_key)
+  params = jax.jit(model.init)(experiment.init_key)
   state = model.init_state(_BATCH_SIZE, compensated=policy == "rewind")
   _, state = jax.jit(model.apply)(params, tokens[:, :before], state, keys)
   inputs, targets = tokens[:, before:-1], tokens[:, before + 1 :]

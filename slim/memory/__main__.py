@@ -23,7 +23,7 @@ from slim.memory.rendering import (
 )
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline, analyse
-from slim.training import build as experiment
+from slim.training import build
 from slim.training.gradients import COMPILER_OPTIONS
 
 
@@ -42,11 +42,11 @@ def analyse_config(
     ValueError: If a setting does not fit.
   """
   config_lib.validate(config)
-  parts = experiment.create_experiment(config)
-  params = jax.eval_shape(lambda: experiment.init(parts)).params
-  batch = experiment.abstract_batch(config)
+  experiment = build.create_experiment(config)
+  params = jax.eval_shape(lambda: build.init(experiment)).params
+  batch = build.abstract_batch(config)
   step = jax.ShapeDtypeStruct((), jnp.int32)
-  for method, gradient_step in parts.gradient_steps.items():
+  for method, gradient_step in experiment.gradient_steps.items():
     with jax.default_matmul_precision(config.matmul_precision):
       found = analyse(
         gradient_step, params, batch, step, compiler_options=COMPILER_OPTIONS

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
-from slim import config as config_lib
 from slim.plan.memory_estimate import (
   Kept,
   activation_bytes,
@@ -16,32 +15,34 @@ from slim.plan.memory_estimate import (
 )
 from slim.plan.options import Option, list_options, relative_time
 from slim.plan.search import Row
-from slim.runs import metrics
-from slim.training import (
-  build as experiment,
-)
-from slim.training import (
-  steps,
-)
+from slim.training import build
+from slim.training.flops import count_matmul_flops
 from slim.training.losses import cross_entropy_sums
+from slim.types import TrainState
 
 
-class Network(NamedTuple):
-  """What a config describes, to be differentiated plainly."""
+class PlannedModel(NamedTuple):
+  """A model to be differentiated in one of several ways.
+
+  Attributes:
+    config: All settings, with `gradient.method` "full".
+    experiment: The experiment of these settings.
+    state: The shapes of its state.
+  """
 
   config: ml_collections.ConfigDict
-  parts: experiment.Experiment
-  state: steps.TrainState  # Shapes.
+  experiment: build.Experiment
+  state: TrainState
 
 
 def with_option(
   config: ml_collections.ConfigDict, option: Option
 ) -> ml_collections.ConfigDict:
-  """Returns settings with those of an option, and no budget.
+  """Returns settings with those of an option, and without a budget.
 
   Args:
     config: All settings.
-    option: What is chosen.
+    option: The option.
 
   Returns:
     All settings.
@@ -56,47 +57,45 @@ def with_option(
   return config
 
 
-def create_network(config: ml_collections.ConfigDict) -> Network:
-  """Creates the network of a config; nothing is computed.
+def create_planned_model(config: ml_collections.ConfigDict) -> PlannedModel:
+  """Creates the model of a config; nothing is computed.
 
   Args:
     config: All settings. Those of the gradient do not matter.
 
   Returns:
-    The network.
+    The model.
 
   Raises:
-    ValueError: If a setting does not fit.
+    SettingError: If a setting does not fit.
   """
-  config_lib.validate(config)
-  config = with_option(
-    config, Option("full", None, None, config.model.reversible)
-  )
-  parts = experiment.create_experiment(config)
-  state = jax.eval_shape(lambda: experiment.init(parts))
-  return Network(config, parts, state)
+  full = Option("full", None, None, config.model.reversible)
+  config = with_option(config, full)
+  experiment = build.create_experiment(config)
+  state = jax.eval_shape(lambda: build.init(experiment))
+  return PlannedModel(config, experiment, state)
 
 
-def timed_rows(network: Network) -> list[Row]:
-  """Lists the ways to differentiate a network, the fastest first.
+def timed_rows(planned: PlannedModel) -> list[Row]:
+  """Lists the ways to differentiate a model, the fastest first.
 
   Args:
-    network: The network.
+    planned: The model.
 
   Returns:
     Rows with predicted times.
   """
-  config, model = network.config, network.parts.model
+  config, model = planned.config, planned.experiment.model
   policies = []
-  if jax.eval_shape(lambda: model.init_state(1)) is not None:
+  if model.state_kind == "fixed":
     policies = ["store", "sqrt"]
     if model.rewind is not None:
       policies.insert(0, "rewind")
   state = jax.eval_shape(lambda: model.init_state(config.train.batch_size))
-  flops = metrics.count_matmul_flops(
+  flops = count_matmul_flops(
     model.apply,
-    network.state.params,
-    experiment.abstract_batch(config).inputs,
+    planned.state.params,
+    build.abstract_batch(config).inputs,
     state,
   )
   rows = []
@@ -110,28 +109,30 @@ def timed_rows(network: Network) -> list[Row]:
     time = relative_time(
       option,
       num_chunks=num_chunks * config.train.accumulation_steps,
-      weight_bytes=tree_bytes(network.state.params),
+      weight_bytes=tree_bytes(planned.state.params),
       flops=flops,
     )
     rows.append(Row(option, time))
   return sorted(rows, key=lambda row: row.time)
 
 
-def make_formula(network: Network) -> Callable[[Option], int]:
-  """Makes a function that counts activations without a compiler.
+def make_formula(planned: PlannedModel) -> Callable[[Option], int]:
+  """Makes a function that estimates activations without compiling.
 
   Args:
-    network: The network.
+    planned: The model.
 
   Returns:
     The activations of an option, in bytes.
   """
-  config, model = network.config, network.parts.model
-  params = network.state.params
+  config, model = planned.config, planned.experiment.model
+  params = planned.state.params
   batch_size = config.train.batch_size // config.train.accumulation_steps
-  other = config.copy_and_resolve_references()
-  other.model.reversible = False
-  plain = experiment.create_model(other)
+  plain = model
+  if config.model.reversible:
+    other = config.copy_and_resolve_references()
+    other.model.reversible = False
+    plain = build.create_model(other)
 
   @functools.cache
   def count(model, size, remat=False):
@@ -146,15 +147,15 @@ def make_formula(network: Network) -> Callable[[Option], int]:
       return sums.nll, state
 
     state = jax.eval_shape(lambda: model.init_state(batch_size))
-    batch = experiment.abstract_batch(config, batch_size, size)
+    batch = build.abstract_batch(config, batch_size, size)
     return kept(loss, params, state, batch, keys)
 
   def formula(option):
     size, num_chunks = option.cut(config.data.sequence_length)
     found = count(plain, size)
     if option.reversible or option.method == "remat":
-      # What is not kept is there for the part that is computed anew: a layer
-      # or, of reversible ones, a sublayer.
+      # The backward pass recomputes a layer or, of reversible layers, a
+      # sublayer at a time. Its residuals are live besides the kept ones.
       less = count(model, size, option.method == "remat")
       parts = config.model.num_layers * (1 + option.reversible)
       found = Kept(less.total + found.total // parts, found.largest)
@@ -167,7 +168,7 @@ def make_formula(network: Network) -> Callable[[Option], int]:
       option,
       kept=found,
       state_bytes=tree_bytes(state),
-      sequence_bytes=tree_bytes(experiment.abstract_batch(config, batch_size)),
+      sequence_bytes=tree_bytes(build.abstract_batch(config, batch_size)),
       num_chunks=num_chunks,
       params=params,
     )

@@ -1,33 +1,29 @@
-"""A config's plan: its gradient in all ways, and with reversible layers."""
+"""The plan of a config: the fastest gradient that fits a memory budget."""
 
 import logging
+from collections.abc import Sequence
 
 import jax
 import ml_collections
 
 from slim import config as config_lib
-from slim.config.byte_sizes import (
-  format_size,
-  parse_size,
-)
+from slim.config.byte_sizes import format_size, parse_size
 from slim.plan.candidates import (
-  create_network,
+  PlannedModel,
+  create_planned_model,
   make_formula,
   timed_rows,
   with_option,
 )
 from slim.plan.memory_estimate import tree_bytes
 from slim.plan.options import Option
-from slim.plan.search import (
-  Plan,
-  Row,
-  search,
-)
-from slim.training import (
-  build as experiment,
-)
-from slim.training import (
-  steps,
+from slim.plan.search import Plan, Row, search
+from slim.settings import SettingError
+from slim.training import build, steps
+from slim.training.compiled import (
+  CompiledSteps,
+  compile_gradient_step,
+  compile_update_step,
 )
 
 _LOG = logging.getLogger("slim.plan")
@@ -36,87 +32,81 @@ _LOG = logging.getLogger("slim.plan")
 def plan_config(config: ml_collections.ConfigDict, budget: int) -> Plan:
   """Finds the fastest gradient of a config that fits; nothing is run.
 
-  The method, the policy and the chunk size are chosen. If none fits, layers
-  become reversible, which is another network of the same parameters.
+  The method, the policy and the chunk size are chosen. If none fits, reversible
+  layers are tried, which are another network with the same parameters.
 
   Args:
     config: All settings. `gradient.method`, `policy` and `chunk_size` do not
       matter.
-    budget: Bytes of the device, or, on CPUs, of the whole process.
+    budget: Bytes of the device or, on CPUs, of the whole process.
 
   Returns:
-    The plan; what is slower than the choice has its formula only.
+    The plan. Rows that are slower than the choice have an estimate only.
 
   Raises:
-    ValueError: If a setting does not fit.
+    SettingError: If a setting does not fit.
 
-  Cost: a compilation for each option that is too large.
+  Cost: one compilation per option that is too large, and one for the choice.
   """
-  return _search(config, list_rows(config), budget)
+  models = _create_models(config)
+  plan, _ = _search(models, _list_rows(models), budget)
+  return plan
 
 
 def list_rows(config: ml_collections.ConfigDict) -> list[Row]:
-  """Lists what `plan_config` may choose, in its order; nothing is compiled.
+  """Lists what `plan_config` can choose, in its order; nothing is compiled.
 
   Args:
-    config: As of `plan_config`.
+    config: As for `plan_config`.
 
   Returns:
-    Rows with predicted times and formulas.
+    Rows with predicted times and estimated activations.
   """
-  networks = [create_network(config)]
-  if not config.model.reversible and config.model.norm != "post":
-    other = networks[0].config.copy_and_resolve_references()
-    other.model.reversible = True
-    networks.append(create_network(other))
-  rows = []
-  for network in networks:
-    formula = make_formula(network)
-    rows += [
-      row._replace(formula_bytes=formula(row.option))
-      for row in timed_rows(network)
-    ]
-  return rows
+  return _list_rows(_create_models(config))
 
 
-def fit_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Lets `gradient.memory_budget` choose what is left open.
+def fit_config(
+  config: ml_collections.ConfigDict,
+) -> tuple[ml_collections.ConfigDict, build.Experiment, CompiledSteps]:
+  """Lets `gradient.memory_budget` choose the gradient of a run.
 
   Args:
-    config: All settings.
+    config: All settings, validated.
 
   Returns:
-    The settings with method, policy and chunk size of the fastest gradient that
-    fits, and no budget.
+    The settings with the method, policy and chunk size of the fastest gradient
+    that fits and without a budget, the experiment they describe, and its
+    compiled steps.
 
   Raises:
-    ValueError: If none fits.
+    SettingError: If no gradient fits.
   """
   name = "config.gradient.memory_budget"
   budget = parse_size(name, config.gradient.memory_budget)
-  found = _search(config, timed_rows(create_network(config)), budget)
-  if found.choice is None:
-    raise ValueError(f"{name} {found.describe_failure()}")
+  planned = create_planned_model(config)
+  plan, programs = _search([planned], timed_rows(planned), budget)
+  if plan.choice is None:
+    raise SettingError(name, plan.describe_failure())
   _LOG.info(
     "%s=%s: %s, with activations of %s: %s in all",
     name,
     config.gradient.memory_budget,
-    found.choice.option,
-    format_size(found.choice.activation_bytes),
-    format_size(found.choice.total_bytes),
+    plan.choice.option,
+    format_size(plan.choice.activation_bytes),
+    format_size(plan.choice.total_bytes),
   )
-  return with_option(config, found.choice.option)
+  return with_option(config, plan.choice.option), *programs
 
 
 def overrides(option: Option, config: ml_collections.ConfigDict) -> list[str]:
-  """Returns what to add to the command line.
+  """Returns the flags that change a config to an option.
 
   Args:
     option: The choice.
-    config: What is there without it.
+    config: The settings to be changed.
 
   Returns:
-    `--config.…=…`, one a setting that is to be changed.
+    `--config.…=…`, one for each setting that differs.
   """
   wanted = config_lib.flatten(with_option(config, option))
   return [
@@ -126,27 +116,65 @@ def overrides(option: Option, config: ml_collections.ConfigDict) -> list[str]:
   ]
 
 
-def _search(config, rows, budget):
-  """Compiles as training does."""
-  network = create_network(config)
-  state, batch = network.state, experiment.abstract_batch(config)
-  update = steps.compile_update_step(
-    steps.make_update_step(network.parts.optimizer), state
-  )
-  update_bytes = update.memory_analysis().temp_size_in_bytes
+def _create_models(config: ml_collections.ConfigDict) -> list[PlannedModel]:
+  """Creates the model of a config and, if it can be, the reversible one."""
+  config_lib.validate(config)
+  models = [create_planned_model(config)]
+  if not config.model.reversible and config.model.norm != "post":
+    other = models[0].config.copy_and_resolve_references()
+    other.model.reversible = True
+    models.append(create_planned_model(other))
+  return models
+
+
+def _list_rows(models: Sequence[PlannedModel]) -> list[Row]:
+  """Lists the options of each model with their estimates."""
+  rows = []
+  for planned in models:
+    formula = make_formula(planned)
+    rows += [
+      row._replace(formula_bytes=formula(row.option))
+      for row in timed_rows(planned)
+    ]
+  return rows
+
+
+def _search(
+  models: Sequence[PlannedModel], rows: Sequence[Row], budget: int
+) -> tuple[Plan, tuple[build.Experiment, CompiledSteps] | None]:
+  """Compiles as training does; returns the last option's programs, too."""
+  config, _, state = models[0]
+  by_reversible = {x.config.model.reversible: x.experiment for x in models}
+  batch = build.abstract_batch(config)
+  last = None
 
   def compile_option(option):
-    parts = experiment.create_experiment(with_option(config, option))
-    _, activations = steps.compile_gradient_step(
-      parts.gradient_steps[option.method], state.params, batch
+    nonlocal last
+    last = None  # Free the program that did not fit.
+    experiment = by_reversible[option.reversible]
+    gradient_steps = build.make_gradient_steps(
+      with_option(config, option), experiment.model
     )
-    return activations, max(activations, update_bytes)
+    gradient = compile_gradient_step(
+      gradient_steps[option.method], state.params, batch
+    )
+    last = (
+      experiment._replace(gradient_steps=gradient_steps),
+      CompiledSteps({option.method: gradient}, update),
+    )
+    peak = max(gradient.activation_bytes, update_bytes)
+    return gradient.activation_bytes, peak
 
-  held = {
+  resident_bytes = {
     "parameters": tree_bytes(state.params),
     "their gradients": tree_bytes(state.params),
     "the optimizer": tree_bytes(state.opt_state),
     "the batch": tree_bytes(batch),
   }
   with jax.default_matmul_precision(config.matmul_precision):
-    return search(rows, budget, held, compile_option)
+    update = compile_update_step(
+      steps.make_update_step(models[0].experiment.optimizer), state
+    )
+    update_bytes = update.memory_analysis().temp_size_in_bytes
+    plan = search(rows, budget, resident_bytes, compile_option)
+  return plan, last

@@ -21,7 +21,7 @@ from slim.plan.search import (
   Row,
   search,
 )
-from slim.runs.metrics import count_matmul_flops
+from slim.training.flops import count_matmul_flops
 from slim.training.gradients import COMPILER_OPTIONS
 
 

@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
   rows: tuple[Row, ...]
   budget: int  # Bytes.
-  held: dict[str, int]  # Bytes that are there whatever is chosen, by name.
+  resident_bytes: dict[str, int]  # Needed by every option, by name.
 
   @property
   def choice(self) -> Row | None:
@@ -76,16 +76,16 @@ class Plan(NamedTuple):
       ).rstrip()
       for row in rows
     )
-    held = ", ".join(
-      f"{name} {format_size(n)}" for name, n in self.held.items() if n
+    resident = ", ".join(
+      f"{name} {format_size(n)}" for name, n in self.resident_bytes.items() if n
     )
-    return f"{table}\nthe total is activations and {held}"
+    return f"{table}\nthe total is activations and {resident}"
 
 
 def search(
   rows: Sequence[Row],
   budget: int,
-  held: dict[str, int],
+  resident_bytes: dict[str, int],
   compile_option: Callable[[Option], tuple[int, int]],
 ) -> Plan:
   """Compiles options in turn until one fits.
@@ -93,10 +93,10 @@ def search(
   Args:
     rows: The options, the fastest first.
     budget: Bytes.
-    held: Bytes that are there whatever is chosen, by name; on CPUs there is
-      the process, too.
-    compile_option: Returns the activations of an option, in bytes, and what is
-      there at most at once besides `held`.
+    resident_bytes: Bytes that every option needs, by name. On CPUs those of the
+      process are added.
+    compile_option: Returns the activations of an option, in bytes, and its peak
+      besides `resident_bytes`.
 
   Returns:
     The plan.
@@ -104,12 +104,13 @@ def search(
   rows = list(rows)
   for i, row in enumerate(rows):
     activations, peak = compile_option(row.option)
-    held = held | {"the process": _process_bytes()}  # After it has compiled.
-    total = peak + sum(held.values())
+    # Measure the process after it has compiled.
+    resident_bytes = resident_bytes | {"the process": _process_bytes()}
+    total = peak + sum(resident_bytes.values())
     rows[i] = row._replace(activation_bytes=activations, total_bytes=total)
     if total <= budget:
       break
-  return Plan(tuple(rows), budget, held)
+  return Plan(tuple(rows), budget, resident_bytes)
 
 
 def _process_bytes():

@@ -1,8 +1,8 @@
-"""Checkpoints: what is needed to go on as if nothing had happened.
+"""Checkpoints: everything that a resumed run needs to reach the same numbers.
 
-A checkpoint holds the TrainState and a few facts in JSON: the fingerprint of
-the data and the sums of the report that is under way. Batches and dropout are
-functions of the step, so nothing else is needed.
+A checkpoint holds the TrainState and, as JSON, some metadata: the fingerprint
+of the data, and the sums of the report under way. Batches and dropout masks are
+functions of the step, so they need not be stored.
 """
 
 import contextlib
@@ -11,30 +11,34 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 import tensorstore
 
-from slim.training.steps import TrainState
+from slim.types import TrainState
 
 _LOG = logging.getLogger("slim.runs.checkpoints")
+
+_STATE = "state"
+_METADATA = "facts"  # The name on disk, which older runs have too.
 
 
 class Checkpointer:
   """Writes the checkpoints of a run, to `workdir/checkpoints/STEP`.
 
-  A checkpoint is written beside its place and renamed when it is whole, so a
-  run that is killed while it saves leaves the checkpoints before it.
+  Orbax writes a checkpoint under a temporary name and renames it when it is
+  complete. A run that is killed while it saves keeps its earlier checkpoints.
   """
 
   def __init__(self, workdir: str, keep: int):
-    """Opens the folder, creating it if needed.
+    """Opens the folder of checkpoints, creating it if needed.
 
     Args:
-      workdir: A folder.
-      keep: How many checkpoints, the newest ones, are kept.
+      workdir: The folder of the run.
+      keep: How many of the newest checkpoints to keep.
     """
     self._folder = _folder(workdir)
     self._manager = ocp.CheckpointManager(
@@ -44,21 +48,24 @@ class Checkpointer:
       ),
     )
 
-  def save(self, state: TrainState, facts: dict[str, Any]) -> None:
-    """Starts to save; the next save, or `close`, waits until it is done.
+  def save(self, state: TrainState, metadata: dict[str, Any]) -> None:
+    """Starts to save; the next `save`, or `close`, waits until it is done.
 
     Args:
-      state: Copied before this returns, so its buffers may be donated.
-      facts: Anything that JSON can hold.
+      state: It is copied before this returns, so its buffers may be donated.
+      metadata: Anything that JSON can hold.
 
     Raises:
       ValueError: If this or the last save cannot be written.
     """
-    with self._naming_folder():
+    with self._name_folder():
       self._manager.save(
         int(state.step),
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)
+          **{
+            _STATE: ocp.args.StandardSave(state),
+            _METADATA: ocp.args.JsonSave(metadata),
+          }
         ),
       )
 
@@ -68,12 +75,12 @@ class Checkpointer:
     Raises:
       ValueError: If it cannot be written.
     """
-    with self._naming_folder():
+    with self._name_folder():
       self._manager.close()
 
   @contextlib.contextmanager
-  def _naming_folder(self):
-    """Lets errors of Orbax and tensorstore say in one line what is wrong."""
+  def _name_folder(self) -> Iterator[None]:
+    """Turns errors of Orbax and tensorstore into one line with the folder."""
     try:
       yield
     except (OSError, ValueError) as error:
@@ -84,26 +91,49 @@ class Checkpointer:
         reason = getattr(error, "strerror", None) or _first_line(error)
       raise ValueError(
         f"cannot save a checkpoint in {self._folder}: {reason}: free space "
-        "there, and the same command goes on from the checkpoint before"
+        "there, and the same command continues from the checkpoint before"
       ) from error
+
+
+def restore_run(
+  workdir: str, abstract_state: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+  """Restores the newest readable checkpoint of a run that has one.
+
+  Args:
+    workdir: The folder of the run.
+    abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
+
+  Returns:
+    The state and the metadata.
+
+  Raises:
+    ValueError: If there is no checkpoint, or none can be read.
+  """
+  restored = restore_newest(workdir, abstract_state)
+  if restored is None:
+    raise ValueError(
+      f"--workdir {workdir} has no checkpoint yet: train first, or longer"
+    )
+  return restored
 
 
 def restore_newest(
   workdir: str, abstract_state: TrainState
 ) -> tuple[TrainState, dict[str, Any]] | None:
-  """Restores the newest checkpoint that can be read; changes nothing on disk.
+  """Restores the newest readable checkpoint; changes nothing on disk.
 
   Args:
     workdir: The folder of a run.
     abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
 
   Returns:
-    The state and the facts, or None if nothing has been saved yet. Damaged
-    checkpoints that are newer have been logged.
+    The state and the metadata, or None if nothing has been saved yet. Newer
+    checkpoints that are damaged are logged.
 
   Raises:
-    ValueError: If there are checkpoints, and none of them can be read, or the
-      newest is that of another model.
+    ValueError: If there are checkpoints but none is readable, or the newest
+      readable one has other parameters.
   """
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   target = jax.tree.map(
@@ -111,32 +141,36 @@ def restore_newest(
     abstract_state,
   )
   args = ocp.args.Composite(
-    state=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore()
+    **{
+      _STATE: ocp.args.StandardRestore(target),
+      _METADATA: ocp.args.JsonRestore(),
+    }
   )
-  # Without cleaning up: another run may be saving to this folder right now.
+  # No cleanup: another process may be saving to this folder right now.
   options = ocp.CheckpointManagerOptions(create=False)
   with ocp.CheckpointManager(_folder(workdir), options=options) as manager:
     steps = sorted(manager.all_steps(), reverse=True)
     for step in steps:
+      folder = os.path.join(_folder(workdir), str(step), _STATE)
       try:
-        _read_through(os.path.join(_folder(workdir), str(step), "state"))
-        restored = manager.restore(step, args=args)
-        return restored.state, restored.facts
-      # Orbax raises a bare Exception for a damaged file of an array.
+        fits = _read_shapes(folder) == _name_shapes(abstract_state)
+        if fits:
+          restored = manager.restore(step, args=args)
+          return restored[_STATE], restored[_METADATA]
+      # Orbax raises a bare Exception for a damaged array file.
       except Exception as error:
-        reason = _first_line(error.__cause__ or error)
-        if "tructure" in reason:  # Whole, but of other arrays.
-          raise ValueError(
-            f"the checkpoint of step {step} in {_folder(workdir)} has other "
-            "parameters than this version of slim: continue with the version "
-            "in its config.json"
-          ) from error
         _LOG.warning(
           "the checkpoint of step %d is damaged, falling back to the one "
           "before it: %s",
           step,
-          reason,
+          _first_line(error.__cause__ or error),
         )
+        continue
+      raise ValueError(
+        f"the checkpoint of step {step} in {_folder(workdir)} has other "
+        "parameters than this version of slim: continue with the version in "
+        "its config.json"
+      )
   if steps:
     raise ValueError(
       f"no readable checkpoint in {_folder(workdir)}: all of the steps {steps} "
@@ -152,7 +186,7 @@ def list_steps(workdir: str) -> list[int]:
     workdir: The folder of a run, which need not exist.
 
   Returns:
-    Their steps, from the first to the newest.
+    Their steps in ascending order.
   """
   if not os.path.isdir(_folder(workdir)):
     return []
@@ -161,10 +195,11 @@ def list_steps(workdir: str) -> list[int]:
 
 
 def set_aside_after(workdir: str, last_step: int) -> None:
-  """Moves checkpoints out of the way that a resumed run will save again.
+  """Moves damaged checkpoints away that a resumed run will save again.
 
-  They are damaged, or one of them would have been restored. They go to
-  `workdir/damaged_checkpoints/STEP.0`, or `.1` …: nothing is deleted.
+  Checkpoints after the restored one are damaged, or they would have been
+  restored. They are moved to `workdir/damaged_checkpoints/STEP.0`, or `.1` …,
+  and never deleted.
 
   Args:
     workdir: The folder of a run.
@@ -183,12 +218,15 @@ def set_aside_after(workdir: str, last_step: int) -> None:
       shutil.move(os.path.join(_folder(workdir), str(step)), free)
 
 
-def _read_through(folder: str) -> None:
-  """Raises ValueError if the arrays in a folder cannot be read.
+def _read_shapes(folder: str) -> dict[str, tuple[int, ...]]:
+  """Reads all arrays in a folder, and returns their shapes by name.
 
-  Orbax reads all of them at once, and when one fails, the others print
-  tracebacks from threads, where nobody can catch them. So they are read before,
-  one after the other.
+  Orbax reads the arrays in parallel. If one fails, the others print tracebacks
+  from threads, where they cannot be caught. So they are read here first, one
+  after the other.
+
+  Raises:
+    ValueError: If there are no arrays, or one cannot be read.
   """
   base = {"driver": "file", "path": f"{folder}/"}
   store = {"driver": "ocdbt", "base": base}
@@ -197,16 +235,28 @@ def _read_through(folder: str) -> None:
   paths = [path for path in paths if path.endswith("/")]
   if not paths:
     raise ValueError(f"there are no arrays in {folder}")
+  shapes = {}
   for path in paths:
     spec = {"driver": "zarr", "kvstore": store | {"path": path}}
-    tensorstore.open(spec).result().read().result()
+    array = tensorstore.open(spec).result()
+    array.read().result()
+    shapes[path.removesuffix("/")] = array.shape
+  return shapes
+
+
+def _name_shapes(state: TrainState) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of a state by the names that Orbax stores them under."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="."): x.shape
+    for path, x in jax.tree_util.tree_leaves_with_path(state)
+  }
 
 
 def _first_line(error: BaseException) -> str:
-  """Returns the first line of a message, or a part of a long one."""
+  """Returns the first line of a message, or part of a long one."""
   return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _folder(workdir: str) -> str:
-  """Returns where the checkpoints are; Orbax takes no relative path."""
+  """Returns the folder of checkpoints as an absolute path, as Orbax needs."""
   return os.path.join(os.path.abspath(workdir), "checkpoints")

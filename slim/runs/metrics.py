@@ -1,10 +1,9 @@
-"""What a run reports: sums into means, one JSON line a record, and FLOPs."""
+"""What a run reports: means over tokens, one JSON line per record."""
 
 import json
 import math
 import os
 import types
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -157,47 +156,3 @@ def parameter_table(params: Params) -> str:
   rows["total"] = sum(rows.values())
   width = max(map(len, rows))
   return "\n".join(f"  {k:<{width}}  {n:>13,}" for k, n in rows.items())
-
-
-def count_matmul_flops(function: Callable[..., Any], *args: Any) -> int:
-  """Counts the floating-point operations of a function's matrix products.
-
-  2 operations for each multiplication with its addition. Loops count as often
-  as they run, of the branches of a `cond` the dearest; nothing is computed.
-
-  Args:
-    function: A traceable function.
-    *args: Its arguments: arrays, or `jax.ShapeDtypeStruct`s.
-
-  Returns:
-    The operations of one call. The body of a `while_loop` counts once: how
-    often it runs is not known before it has.
-  """
-  return _count(jax.make_jaxpr(function)(*args).jaxpr)
-
-
-def _count(jaxpr: Any) -> int:
-  """Returns the operations of a jaxpr and of all jaxprs inside it."""
-  total = 0
-  for equation in jaxpr.eqns:
-    name, params = equation.primitive.name, equation.params
-    inner = [
-      _count(getattr(x, "jaxpr", x))  # A ClosedJaxpr holds a Jaxpr.
-      for x in jax.tree.leaves(
-        list(params.values()),
-        is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
-      )
-      if hasattr(x, "eqns") or hasattr(x, "jaxpr")
-    ]
-    if name == "dot_general":
-      (contracted, _), _ = params["dimension_numbers"]
-      shape = equation.invars[0].aval.shape
-      summed = math.prod(shape[axis] for axis in contracted)
-      total += 2 * summed * math.prod(equation.outvars[0].aval.shape)
-    elif name == "scan":
-      total += params["length"] * sum(inner)
-    elif name == "cond":
-      total += max(inner)
-    else:
-      total += sum(inner)
-  return total

@@ -10,9 +10,29 @@ from collections.abc import Iterator
 import jax
 
 from slim.runs import metrics
-from slim.types import Sums
+from slim.types import Params, Sums
 
 _LOG = logging.getLogger("slim.train")
+
+
+def log_start(params: Params, data: str, is_named: bool) -> None:
+  """Logs the device, the data and the parameters of a run.
+
+  Args:
+    params: The parameters.
+    data: The description of the training data.
+    is_named: Whether the data is what `config.data.name` says. If it is not,
+      but for instance the first bytes of that corpus, the log has a warning.
+  """
+  device = jax.devices()[0]
+  _LOG.info(
+    "training on one of %d devices: %s, jax %s",
+    jax.device_count(),
+    device.device_kind,
+    jax.__version__,
+  )
+  _LOG.log(logging.INFO if is_named else logging.WARNING, "data: %s", data)
+  _LOG.info("parameters:\n%s", metrics.parameter_table(params))
 
 
 class Progress:
@@ -31,7 +51,7 @@ class Progress:
     log_every: int,
     tokens_per_step: int,
     flops_per_step: int,
-    window: Sums,
+    report_sums: Sums,
   ):
     """Starts the clock.
 
@@ -41,10 +61,10 @@ class Progress:
       num_steps: Updates in the whole run.
       log_every: Updates a report.
       tokens_per_step: B·T.
-      flops_per_step: Of the model, see `metrics.count_matmul_flops`.
-      window: Totals since the last report.
+      flops_per_step: FLOPs of the model in one update.
+      report_sums: Totals since the last report.
     """
-    self.window = window
+    self.report_sums = report_sums
     self._writer = writer
     self._num_steps = num_steps
     self._log_every = log_every
@@ -83,16 +103,17 @@ class Progress:
     if previous:
       self._read(*previous)
 
-  def report_evaluation(self, step: int, values: dict[str, float]) -> None:
+  def report_evaluation(self, step: int, sums: Sums) -> None:
     """Writes a record of an evaluation, and logs a line.
 
     Args:
       step: Updates done.
-      values: Loss, bpc and accuracy, from `metrics.means("eval", …)`.
+      sums: Totals over the split.
 
     Raises:
       FloatingPointError: If the loss is no finite number.
     """
+    values = metrics.means("eval", sums)
     _check_finite("validation loss", step, values["eval/loss"])
     self._writer.write(step, values)
     _LOG.info(
@@ -116,21 +137,21 @@ class Progress:
     sums, norm = jax.device_get((sums, norm))
     for name, value in (("loss", sums.nll), ("gradient norm", norm)):
       _check_finite(name, step, value)
-    self.window = Sums(
-      *(a + float(b) for a, b in zip(self.window, sums, strict=True))
+    self.report_sums = Sums(
+      *(a + float(b) for a, b in zip(self.report_sums, sums, strict=True))
     )
     on_time = step % self._log_every == 0
     if on_time or step == self._num_steps:
       self._report(step, float(norm), activation_bytes)
     if on_time:
-      self.window = Sums(0.0, 0.0, 0.0)
+      self.report_sums = Sums(0.0, 0.0, 0.0)
 
   def _report(self, step, norm, activation_bytes):
     """Writes a record and logs a line."""
     now = time.perf_counter()
     seconds = (now - self._started) / (step - self._timed_from)
     self._started, self._timed_from = now, step
-    values = metrics.means("train", self.window) | {
+    values = metrics.means("train", self.report_sums) | {
       "train/gradient_norm": norm,
       "time/tokens_per_second": self._tokens_per_step / seconds,
       "time/model_flops_per_second": self._flops_per_step / seconds,

@@ -1,33 +1,25 @@
-"""From settings to what they describe: here a ConfigDict ends.
+"""From settings to the objects they describe; a ConfigDict ends here.
 
-Everything below has ordinary arguments. Training, evaluation and tools all
-create an experiment here, so they cannot disagree about it.
+Everything below takes ordinary arguments. Training, evaluation and the tools
+all build their experiment here, so they agree about it.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from slim import config as config_lib
-from slim import (
-  data,
-  models,
-)
+from slim import data, models
 from slim.kernels.support.random_bits import split
-from slim.runs import (
-  checkpoints as checkpoint,
-)
-from slim.runs import (
-  weights,
-)
+from slim.settings import prefix_setting_errors
 from slim.training import steps
+from slim.training.flops import count_matmul_flops
 from slim.training.gradients import make_value_and_grad
 from slim.training.optimizers import create_optimizer
-from slim.types import Batch, LanguageModel
+from slim.training.steps import GradientStep
+from slim.types import Batch, LanguageModel, TrainState
 
 
 class Experiment(NamedTuple):
@@ -35,12 +27,12 @@ class Experiment(NamedTuple):
 
   model: LanguageModel
   optimizer: optax.GradientTransformation
-  gradient_steps: dict[str, Callable]  # By method, see `method_at`.
+  gradient_steps: dict[str, GradientStep]  # By method, see `method_at`.
   init_key: jax.Array  # PRNG key of the parameters.
 
 
 def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
-  """Creates an experiment; nothing is computed yet but random features.
+  """Builds an experiment; only random features are computed.
 
   Args:
     config: All settings.
@@ -49,13 +41,59 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
     The experiment.
 
   Raises:
-    ValueError: If the settings of the model or of the gradient do not fit.
+    SettingError: If settings of the model or of the gradient do not fit.
   """
-  init_key, training_key, _ = _keys(config)
   model = create_model(config)
+  optimizer = create_optimizer(
+    num_steps=config.train.num_steps, **config.optimizer
+  )
+  init_key, *_ = _keys(config)
+  return Experiment(
+    model, optimizer, make_gradient_steps(config, model), init_key
+  )
+
+
+def create_model(config: ml_collections.ConfigDict) -> LanguageModel:
+  """Builds the model of an experiment.
+
+  Args:
+    config: All settings.
+
+  Returns:
+    The model.
+
+  Raises:
+    SettingError: If its settings do not fit.
+  """
+  *_, frozen_key = _keys(config)
+  with prefix_setting_errors("config.model."):
+    return models.create_model(
+      vocab_size=config.data.vocab_size,
+      frozen_key=frozen_key,
+      max_positions=config.data.sequence_length,
+      **config.model,
+    )
+
+
+def make_gradient_steps(
+  config: ml_collections.ConfigDict, model: LanguageModel
+) -> dict[str, GradientStep]:
+  """Makes the gradients that a run uses.
+
+  Args:
+    config: All settings.
+    model: The model of these settings.
+
+  Returns:
+    The gradient of a batch by each method, in the order of their use.
+
+  Raises:
+    SettingError: If the settings of the gradient do not fit the model.
+  """
+  _, training_key, _ = _keys(config)
   gradient_steps = {}
   for method in _methods(config):
-    with config_lib.naming("gradient"):
+    with prefix_setting_errors("config.gradient."):
       value_and_grad = make_value_and_grad(
         model,
         method=method,
@@ -67,100 +105,13 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
       accumulation_steps=config.train.accumulation_steps,
       key=training_key if model.is_random else None,
     )
-  optimizer = create_optimizer(
-    num_steps=config.train.num_steps, **config.optimizer
-  )
-  return Experiment(model, optimizer, gradient_steps, init_key)
+  return gradient_steps
 
 
-def create_model(config: ml_collections.ConfigDict) -> LanguageModel:
-  """Creates the model of an experiment alone.
-
-  Args:
-    config: All settings.
-
-  Returns:
-    The model.
-
-  Raises:
-    ValueError: If its settings do not fit.
-  """
-  *_, frozen_key = _keys(config)
-  with config_lib.naming("model"):
-    return models.create_model(
-      vocab_size=config.data.vocab_size,
-      frozen_key=frozen_key,
-      max_positions=config.data.sequence_length,
-      **config.model,
-    )
-
-
-def init(experiment: Experiment) -> steps.TrainState:
-  """Returns the state before the first update; `jax.eval_shape` takes it."""
+def init(experiment: Experiment) -> TrainState:
+  """Returns the state before the first update; works in `jax.eval_shape`."""
   params = experiment.model.init(experiment.init_key)
   return steps.init_train_state(params, experiment.optimizer)
-
-
-def first_state(
-  config: ml_collections.ConfigDict, experiment: Experiment
-) -> steps.TrainState:
-  """Computes the state that a new run starts from.
-
-  Args:
-    config: All settings.
-    experiment: The experiment of these settings.
-
-  Returns:
-    The state before the first update, with new parameters or with those in the
-    file `train.init_from`.
-
-  Raises:
-    ValueError: If the file cannot be read, or is of another model.
-  """
-  sample = jax.jit(lambda: init(experiment))
-  if config.train.init_from is None:
-    return sample()
-  params = weights.load_initial_params(config, jax.eval_shape(sample).params)
-  return steps.init_train_state(params, experiment.optimizer)
-
-
-def check_initial_params(config: ml_collections.ConfigDict) -> None:
-  """Raises if a run cannot start from the file `train.init_from`.
-
-  Args:
-    config: All settings; those of the gradient do not matter.
-
-  Raises:
-    ValueError: If there is such a file, and it cannot be read or is of another
-      model.
-  """
-  if config.train.init_from is not None:
-    abstract = jax.eval_shape(create_model(config).init, jax.random.key(0))
-    weights.load_initial_params(config, abstract)
-
-
-def restore_run(
-  workdir: str, experiment: Experiment
-) -> tuple[steps.TrainState, dict[str, Any]]:
-  """Restores what a run has learned.
-
-  Args:
-    workdir: The folder of the run.
-    experiment: The experiment of its settings.
-
-  Returns:
-    The state and the facts of its newest checkpoint.
-
-  Raises:
-    ValueError: If there is none, or it cannot be read.
-  """
-  abstract_state = jax.eval_shape(lambda: init(experiment))
-  restored = checkpoint.restore_newest(workdir, abstract_state)
-  if restored is None:
-    raise ValueError(
-      f"--workdir {workdir} has no checkpoint yet: train first, or longer"
-    )
-  return restored
 
 
 def create_split(
@@ -177,9 +128,10 @@ def create_split(
     The dataset.
 
   Raises:
-    ValueError: If the settings of the data, or the file, do not fit.
+    SettingError: If settings of the data do not fit, or the file cannot be
+      read.
   """
-  with config_lib.naming("data"):
+  with prefix_setting_errors("config.data."):
     return data.create_dataset(
       split=split, batch_size=batch_size, seed=config.seed, **config.data
     )
@@ -194,8 +146,8 @@ def abstract_batch(
 
   Args:
     config: All settings.
-    batch_size: B, sequences; None: those of an update.
-    length: T, tokens; None: those of a sequence.
+    batch_size: B, sequences; None: `config.train.batch_size`.
+    length: T, tokens; None: `config.data.sequence_length`.
 
   Returns:
     Batch of `jax.ShapeDtypeStruct`s.
@@ -206,6 +158,23 @@ def abstract_batch(
   )
   tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
   return Batch(tokens, tokens, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def count_flops(config: ml_collections.ConfigDict, model: LanguageModel) -> int:
+  """Counts the FLOPs of the model in one update, for any gradient method.
+
+  Args:
+    config: All settings.
+    model: The model of these settings.
+
+  Returns:
+    FLOPs of the matrix products in one forward and one backward pass. A
+    backward pass costs two forward passes; recomputation is not counted.
+  """
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  tokens = abstract_batch(config).inputs
+  state = jax.eval_shape(lambda: model.init_state(tokens.shape[0]))
+  return 3 * count_matmul_flops(model.apply, params, tokens, state)
 
 
 def method_at(config: ml_collections.ConfigDict, step: int) -> str:
@@ -223,13 +192,13 @@ def method_at(config: ml_collections.ConfigDict, step: int) -> str:
 
 
 def evaluation_chunk(config: ml_collections.ConfigDict) -> int:
-  """Returns how many tokens are evaluated at once.
+  """Returns the chunk size of evaluation, which needs no more memory.
 
   Args:
     config: All settings.
 
   Returns:
-    C tokens where training has the memory for no more, T elsewhere.
+    C if training computes every gradient in chunks, T otherwise.
   """
   if config.gradient.method == "slim":
     return min(config.gradient.chunk_size, config.data.sequence_length)
@@ -237,7 +206,7 @@ def evaluation_chunk(config: ml_collections.ConfigDict) -> int:
 
 
 def _keys(config: ml_collections.ConfigDict) -> jax.Array:
-  """Keys of the parameters, of what is random in training, and of constants."""
+  """Splits the seed into keys of parameters, of training and of frozen random numbers."""
   return split(jax.random.key(config.seed), 3)
 
 

@@ -1,86 +1,98 @@
-"""All programs of a run, compiled before it writes anything."""
+"""The compiled programs of a run."""
 
-import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
-from slim.data import Dataset
-from slim.evaluate import sum_batches
-from slim.runs import metrics
-from slim.training import (
-  build as experiment,
-)
-from slim.training import (
-  steps,
-)
-from slim.types import Params
+from slim.training import build, steps
+from slim.training.gradients import COMPILER_OPTIONS
+from slim.training.steps import GradientStep, UpdateStep
+from slim.types import Batch, Params, TrainState
 
 
-class Programs(NamedTuple):
-  """The programs of a run; the evaluation compiles at its first call."""
+class CompiledGradient(NamedTuple):
+  """A compiled gradient, and the memory that XLA assigned to it."""
 
-  gradient_steps: dict[str, tuple[Callable[..., Any], int]]  # By method.
-  update_step: Callable[..., Any]
-  evaluate: Callable[[Params], dict[str, float]]
-  flops_per_step: int  # Of the model: the same for every gradient method.
+  step: GradientStep
+  activation_bytes: int  # All temporary buffers; no arguments or results.
 
 
-def compile_programs(
+class CompiledSteps(NamedTuple):
+  """What one update runs."""
+
+  gradients: dict[str, CompiledGradient]  # By method, see `build.method_at`.
+  update: UpdateStep
+
+
+def compile_steps(
   config: ml_collections.ConfigDict,
-  parts: experiment.Experiment,
-  abstract_state: steps.TrainState,
-  validation_data: Dataset,
+  experiment: build.Experiment,
+  abstract_state: TrainState,
   start: int,
-) -> Programs:
-  """Compiles all that the steps from `start` on need.
+) -> CompiledSteps:
+  """Compiles the updates of a run from step `start` on.
 
   Args:
     config: All settings.
-    parts: The experiment of these settings.
+    experiment: The experiment of these settings.
     abstract_state: The shapes and dtypes of its state.
-    validation_data: What is evaluated while training.
     start: Updates done so far.
 
   Returns:
-    The programs.
+    The compiled steps, with the gradient methods that are still needed.
   """
-  shapes = jax.eval_shape(lambda: validation_data.batch(0))
   methods = {
-    experiment.method_at(config, start),
-    experiment.method_at(config, config.train.num_steps - 1),
+    build.method_at(config, start),
+    build.method_at(config, config.train.num_steps - 1),
   }
-  initial_state = parts.model.init_state(config.train.batch_size)
-  evaluation_step = jax.jit(steps.make_evaluation_step(parts.model))
-
-  def evaluate(params):
-    batches = validation_data.evaluation_batches()
-    sums = sum_batches(
-      evaluation_step,
-      params,
-      initial_state,
-      itertools.islice(batches, config.train.eval_batches),
-      chunk_size=experiment.evaluation_chunk(config),
-      carry_state=False,
+  batch = build.abstract_batch(config)
+  gradients = {
+    method: compile_gradient_step(
+      experiment.gradient_steps[method], abstract_state.params, batch
     )
-    return metrics.means("eval", sums)
-
-  return Programs(
-    gradient_steps={
-      method: steps.compile_gradient_step(
-        parts.gradient_steps[method], abstract_state.params, shapes
-      )
-      for method in methods
-    },
-    update_step=steps.compile_update_step(
-      steps.make_update_step(parts.optimizer), abstract_state
-    ),
-    evaluate=evaluate,
-    # A backward pass costs two forward ones; recomputing is not counted.
-    flops_per_step=3
-    * metrics.count_matmul_flops(
-      parts.model.apply, abstract_state.params, shapes.inputs, initial_state
-    ),
+    for method in methods
+  }
+  update = compile_update_step(
+    steps.make_update_step(experiment.optimizer), abstract_state
   )
+  return CompiledSteps(gradients, update)
+
+
+def compile_gradient_step(
+  gradient_step: GradientStep, params: Params, batch: Batch
+) -> CompiledGradient:
+  """Compiles a gradient, and asks the compiler how much memory it needs.
+
+  Args:
+    gradient_step: From `make_gradient_step`.
+    params: Parameters, or their shapes.
+    batch: A batch, or its shapes.
+
+  Returns:
+    The compiled gradient with its activation memory.
+  """
+  step = jax.ShapeDtypeStruct((), jnp.int32)
+  compiled = (
+    jax.jit(gradient_step).lower(params, batch, step).compile(COMPILER_OPTIONS)
+  )
+  memory = compiled.memory_analysis().temp_size_in_bytes
+  return CompiledGradient(compiled, memory)
+
+
+def compile_update_step(
+  update_step: UpdateStep, state: TrainState
+) -> jax.stages.Compiled:
+  """Compiles an update that writes the new state over the old one.
+
+  Args:
+    update_step: From `make_update_step`.
+    state: A state, or its shapes.
+
+  Returns:
+    The compiled `update_step`. It donates the state that it is given.
+  """
+  weight = jax.ShapeDtypeStruct((), jnp.float32)
+  jitted = jax.jit(update_step, donate_argnums=0)
+  return jitted.lower(state, state.params, weight).compile()

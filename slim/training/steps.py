@@ -1,64 +1,70 @@
-"""The compiled programs of a run: the gradient, the update, the evaluation.
+"""The two functions of one update: the gradient, and the optimizer's step.
 
-Gradient and update are two programs, so that what XLA reports as the temporary
-memory of the first is the activation memory of the gradient method alone, and
-not the workspace of the optimizer.
+They are compiled as two programs. XLA then reports the temporary memory of the
+gradient alone, which is its activation memory.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from slim.kernels.support.random_bits import fold_in
-from slim.training.gradients import COMPILER_OPTIONS
-from slim.training.losses import cross_entropy_sums
-from slim.types import Batch, LanguageModel, Params, State, Sums
+from slim.training.gradients import ValueAndGrad
+from slim.types import Batch, Params, Sums, TrainState
 
 
-class TrainState(NamedTuple):
-  """All that changes while training."""
+class GradientStep(Protocol):
+  """Differentiates the summed loss of a batch."""
 
-  step: jax.Array  # [], int32: updates done so far.
-  params: Params
-  opt_state: optax.OptState
+  def __call__(
+    self, params: Params, batch: Batch, step: jax.Array, /
+  ) -> tuple[Sums, Params]:
+    """Returns the sums, and the gradient of `Sums.nll` in `params`."""
+
+
+class UpdateStep(Protocol):
+  """Applies the optimizer to a summed gradient."""
+
+  def __call__(
+    self, state: TrainState, gradients: Params, weight: jax.Array, /
+  ) -> tuple[TrainState, jax.Array]:
+    """Returns the new state, and the norm of the mean gradient."""
 
 
 def init_train_state(
   params: Params, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """Starts to train parameters.
+  """Returns the state before the first update.
 
   Args:
-    params: The parameters.
-    optimizer: What updates them.
+    params: The initial parameters.
+    optimizer: The optimizer that will update them.
 
   Returns:
-    The state before the first update.
+    The state of step 0.
   """
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
 def make_gradient_step(
-  value_and_grad: Callable[..., tuple[Sums, Params]],
+  value_and_grad: ValueAndGrad,
   *,
   accumulation_steps: int,
   key: jax.Array | None,
-) -> Callable[[Params, Batch, jax.Array], tuple[Sums, Params]]:
+) -> GradientStep:
   """Makes the gradient of the summed loss of a batch.
 
-  Row b of the batch of step s has the key fold_in(fold_in(key, s), b): nothing
-  has to be remembered, so a resumed run drops the same, and so does one that
-  processes the batch in another number of parts.
+  Row b of the batch of step s has the key fold_in(fold_in(key, s), b). A
+  resumed run therefore draws the same dropout masks, and so does a run with
+  another `accumulation_steps`.
 
   Args:
-    value_and_grad: `value_and_grad(params, batch, keys=None) -> (Sums,
-      gradients of sums.nll)`, from `slim.training.gradients`.
-    accumulation_steps: A, divides B. Parts of the batch, processed one after
-      the other with the activation memory of one.
-    key: PRNG key of what is random in training; None: nothing is.
+    value_and_grad: From `slim.training.gradients`.
+    accumulation_steps: A, divides B. The batch is processed in A parts, one
+      after the other, with the activation memory of one part.
+    key: PRNG key of the randomness in training; None if there is none.
 
   Returns:
     `gradient_step(params, batch, step) -> (Sums, gradients of sums.nll)`.
@@ -87,24 +93,22 @@ def make_gradient_step(
   return gradient_step
 
 
-def make_update_step(
-  optimizer: optax.GradientTransformation,
-) -> Callable[[TrainState, Params, jax.Array], tuple[TrainState, jax.Array]]:
+def make_update_step(optimizer: optax.GradientTransformation) -> UpdateStep:
   """Makes the update of the parameters.
 
   Args:
-    optimizer: Takes gradients of the mean loss.
+    optimizer: Transforms the gradient of the mean loss.
 
   Returns:
-    `update_step(state, gradients, weight) -> (state, norm)`: `gradients` are of
-    the summed loss and `weight` is what the sum is divided by, 1 if it is 0;
-    `norm` [], float32, is the length of the mean gradient before any clipping.
+    `update_step(state, gradients, weight) -> (state, norm)`. `gradients` are
+    those of the summed loss. `weight`, [], divides them; 0 counts as 1. `norm`,
+    [], float32, is the norm of the mean gradient before clipping.
   """
 
   def update_step(state, gradients, weight):
-    weight = jnp.where(weight == 0, 1, weight)  # Sums of nothing are 0.
+    weight = jnp.where(weight == 0, 1, weight)  # Sums over no tokens are 0.
     mean = jax.tree.map(lambda x: x / weight, gradients)
-    # Optax takes powers of Python's numbers by counts, which "strict" refuses.
+    # Optax raises Python floats to integer powers, which "strict" refuses.
     with jax.numpy_dtype_promotion("standard"):
       updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
@@ -112,60 +116,3 @@ def make_update_step(
     return TrainState(state.step + 1, params, opt_state), norm
 
   return update_step
-
-
-def make_evaluation_step(
-  model: LanguageModel,
-) -> Callable[[Params, State, Batch], tuple[Sums, State]]:
-  """Makes the loss of some tokens, given a state of those before them.
-
-  Args:
-    model: The model.
-
-  Returns:
-    `evaluation_step(params, state, batch) -> (Sums, state)`.
-  """
-
-  def evaluation_step(params, state, batch):
-    logits, state = model.apply(params, batch.inputs, state)
-    return cross_entropy_sums(logits, batch.targets, batch.weights), state
-
-  return evaluation_step
-
-
-def compile_gradient_step(
-  gradient_step: Callable[..., Any], params: Params, batch: Batch
-) -> tuple[Callable[..., tuple[Sums, Params]], int]:
-  """Compiles the gradient, and asks the compiler what memory it needs.
-
-  Args:
-    gradient_step: From `make_gradient_step`.
-    params: Parameters, or their shapes.
-    batch: A batch, or its shapes.
-
-  Returns:
-    The compiled `gradient_step`, and its activation memory in bytes: all
-    temporary buffers, without arguments and results.
-  """
-  step = jax.ShapeDtypeStruct((), jnp.int32)
-  compiled = (
-    jax.jit(gradient_step).lower(params, batch, step).compile(COMPILER_OPTIONS)
-  )
-  return compiled, compiled.memory_analysis().temp_size_in_bytes
-
-
-def compile_update_step(
-  update_step: Callable[..., Any], state: TrainState
-) -> Callable[..., tuple[TrainState, jax.Array]]:
-  """Compiles the update, which writes the new state over the old one.
-
-  Args:
-    update_step: From `make_update_step`.
-    state: A state, or its shapes.
-
-  Returns:
-    The compiled `update_step`. The state it is given cannot be used again.
-  """
-  weight = jax.ShapeDtypeStruct((), jnp.float32)
-  jitted = jax.jit(update_step, donate_argnums=0)
-  return jitted.lower(state, state.params, weight).compile()

@@ -7,12 +7,8 @@ import pytest
 
 from slim.memory import __main__ as command
 from slim.memory import timeline
-from slim.training import (
-  build as experiment,
-)
-from slim.training import (
-  steps,
-)
+from slim.training import build
+from slim.training.compiled import compile_gradient_step
 from slim.training.gradients import COMPILER_OPTIONS
 from tests.commands import run_command
 from tests.helpers import SMALL, make_config
@@ -42,12 +38,12 @@ def test_it_is_the_program_that_training_compiles(monkeypatch):
   [(method, report, _)] = command.analyse_config(config)
   assert method == "full"
   assert calls == [(COMPILER_OPTIONS, config.matmul_precision)]
-  parts = experiment.create_experiment(config)
-  params = jax.eval_shape(lambda: experiment.init(parts)).params
-  batch = experiment.create_split(config, "train", 4).batch(0)
+  experiment = build.create_experiment(config)
+  params = jax.eval_shape(lambda: build.init(experiment)).params
+  batch = build.create_split(config, "train", 4).batch(0)
   with jax.default_matmul_precision(config.matmul_precision):
-    compiled, activation_bytes = steps.compile_gradient_step(
-      parts.gradient_steps["full"], params, batch
+    compiled, activation_bytes = compile_gradient_step(
+      experiment.gradient_steps["full"], params, batch
     )
   assert report.temporary_bytes == activation_bytes
   memory = compiled.memory_analysis()

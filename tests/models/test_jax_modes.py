@@ -4,12 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from slim.training import (
-  build as experiment,
-)
-from slim.training import (
-  steps,
-)
+from slim.training import build, steps
+from slim.training.evaluation import make_evaluation_step
 from slim.types import Batch
 from tests.helpers import SMALL, make_config
 
@@ -57,16 +53,18 @@ def make_training_step(model, dtype):
   )
 
   def step(key, tokens):
-    parts = experiment.create_experiment(config)
-    (gradient_step,) = parts.gradient_steps.values()
-    update_step = steps.make_update_step(parts.optimizer)
-    evaluation_step = steps.make_evaluation_step(parts.model)
-    state = steps.init_train_state(parts.model.init(key), parts.optimizer)
+    experiment = build.create_experiment(config)
+    (gradient_step,) = experiment.gradient_steps.values()
+    update_step = steps.make_update_step(experiment.optimizer)
+    evaluation_step = make_evaluation_step(experiment.model, len(tokens[0]))
+    state = steps.init_train_state(
+      experiment.model.init(key), experiment.optimizer
+    )
     batch = Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones_like(tokens[:, 1:]))
     batch = batch._replace(weights=batch.weights.astype(jnp.float32))
     sums, gradients = gradient_step(state.params, batch, state.step)
     state, norm = update_step(state, gradients, sums.weight)
-    start = parts.model.init_state(len(tokens))
+    start = experiment.model.init_state(len(tokens))
     return evaluation_step(state.params, start, batch)[0], sums, state, norm
 
   return step, (jax.random.key(0), jnp.zeros((4, 17), jnp.int32))

@@ -4,7 +4,7 @@ import pytest
 
 from slim import config as config_lib
 from slim.plan.candidates import (
-  create_network,
+  create_planned_model,
   make_formula,
   timed_rows,
 )
@@ -41,7 +41,7 @@ def make(**settings):
 def no_formula(monkeypatch):
   """Counts nothing of the activations, which takes a trace for each size."""
   monkeypatch.setattr(
-    "slim.plan.from_config.make_formula", lambda network: lambda option: 0
+    "slim.plan.from_config.make_formula", lambda planned: lambda option: 0
   )
 
 
@@ -99,7 +99,8 @@ def test_what_is_to_be_pasted_changes_what_differs():
 def test_accumulation_is_planned_as_it_is_run():
   """Its parts need less, and each of them goes through the weights."""
   whole, parts = (
-    create_network(make(train__accumulation_steps=number)) for number in (1, 4)
+    create_planned_model(make(train__accumulation_steps=number))
+    for number in (1, 4)
   )
   option = Option("full", None, None, False)
   assert make_formula(parts)(option) < 0.5 * make_formula(whole)(option)
@@ -152,10 +153,10 @@ def test_a_run_keeps_its_network(monkeypatch):
   """A budget would decide what is trained."""
   seen = []
 
-  def find_none(rows, budget, held, compile_option):
+  def find_none(rows, budget, resident_bytes, compile_option):
     seen.extend(rows)
     row = rows[-1]._replace(activation_bytes=2**20, total_bytes=2**21)
-    return Plan((row,), budget, held)
+    return Plan((row,), budget, resident_bytes)
 
   monkeypatch.setattr("slim.plan.from_config.search", find_none)
   config = make(gradient__chunk_size=None, gradient__memory_budget="1KiB")

@@ -63,8 +63,10 @@ def test_a_recurrence_is_planned(everything):
   assert choice.activation_bytes == memory.temp_size_in_bytes
   held = memory.argument_size_in_bytes + memory.output_size_in_bytes
   # The compiler adds some bytes for the places of the results.
-  assert sum(found.held.values()) == pytest.approx(held, abs=64)
-  assert choice.total_bytes == sum(found.held.values(), choice.activation_bytes)
+  assert sum(found.resident_bytes.values()) == pytest.approx(held, abs=64)
+  assert choice.total_bytes == sum(
+    found.resident_bytes.values(), choice.activation_bytes
+  )
 
 
 def test_what_is_plenty_needs_no_chunks():
@@ -72,7 +74,7 @@ def test_what_is_plenty_needs_no_chunks():
   found = plan(step, PARAMS, STATE, XS, budget="1GiB", others=array(2**20, 2))
   assert found.choice.option == Option("full", T, "store", False)
   assert found.choice.time == 1
-  assert found.held["others"] == 2**23
+  assert found.resident_bytes["others"] == 2**23
   assert all(row.total_bytes is None for row in found.rows[1:])
 
 
@@ -119,7 +121,7 @@ def test_leaves_of_all_kinds_are_planned():
     "rewind",
   }
   assert all(row.total_bytes > 0 for row in found.rows)
-  assert found.held["gradients"] == 4  # Of the float alone.
+  assert found.resident_bytes["gradients"] == 4  # Of the float alone.
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ finally:
 # Prints the activations that are planned, and by what the process grows.
 GROWTH = """
 import pathlib, jax
-from slim import experiment, steps
+from slim.training import build
+from slim.training.compiled import compile_gradient_step
 from slim.plan.candidates import with_option
 from slim.plan.options import Option
 from tests.helpers import make_config
@@ -55,12 +56,12 @@ config = make_config(model__width=64, data__sequence_length=4096)
 for option in (
   Option("full", None, None, False), Option("slim", 2048, "rewind", False),
 ):
-  parts = experiment.create_experiment(with_option(config, option))
-  params = jax.jit(parts.model.init)(parts.init_key)
-  batch = experiment.create_split(config, "train", config.train.batch_size)
+  experiment = build.create_experiment(with_option(config, option))
+  params = jax.jit(experiment.model.init)(experiment.init_key)
+  batch = build.create_split(config, "train", config.train.batch_size)
   batch = jax.tree.map(jax.numpy.asarray, batch.batch(0))
-  step, compiled = steps.compile_gradient_step(
-    parts.gradient_steps[option.method], params, batch
+  step, compiled = compile_gradient_step(
+    experiment.gradient_steps[option.method], params, batch
   )
   before = size("VmRSS")
   pathlib.Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak.

@@ -25,7 +25,7 @@ def no_process(monkeypatch):
   monkeypatch.setattr("slim.plan.search._process_bytes", lambda: 0)
 
 
-def make_plan(budget, held=7):
+def make_plan(budget):
   """Searches; returns the chunk sizes that were compiled, too."""
   compiled = []
 
@@ -34,8 +34,8 @@ def make_plan(budget, held=7):
     activations = ACTIVATIONS[option.chunk_size] * MIB
     return activations, max(activations, 28 * MIB)  # As of an update.
 
-  held = {"weights": held * MIB}
-  return search(ROWS, budget * MIB, held, compile_option), compiled
+  resident = {"weights": 7 * MIB}
+  return search(ROWS, budget * MIB, resident, compile_option), compiled
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,10 @@ def test_where_nothing_fits_it_says_what_would(no_process):
 def test_a_cpu_holds_the_process_too(monkeypatch):
   """A run would be killed for what Python and the compiler need."""
   found, _ = make_plan(2**20)
-  assert 2**28 < found.held["the process"] < 2**33
-  assert found.choice.total_bytes == sum(found.held.values()) + 100 * MIB
+  assert 2**28 < found.resident_bytes["the process"] < 2**33
+  assert (
+    found.choice.total_bytes == sum(found.resident_bytes.values()) + 100 * MIB
+  )
   monkeypatch.setattr("jax.default_backend", lambda: "gpu")
   assert _process_bytes() == 0
 

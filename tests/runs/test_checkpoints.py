@@ -10,9 +10,10 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from slim.runs import checkpoints as checkpoint
 from slim import command_line
+from slim.runs import checkpoints
 from slim.training import steps
+from slim.training.compiled import compile_update_step
 from tests.commands import assert_refused, limit_files, run_command
 
 OPTIMIZER = optax.adam(0.1)
@@ -29,7 +30,7 @@ ABSTRACT = jax.eval_shape(init)
 
 def save(workdir, *numbers, keep=3):
   """Saves a state a step, each from another seed."""
-  checkpointer = checkpoint.Checkpointer(workdir, keep)
+  checkpointer = checkpoints.Checkpointer(workdir, keep)
   for number in numbers:
     state = init(number)._replace(step=jnp.int32(number))
     checkpointer.save(state, {"window": [0.1, number]})
@@ -47,26 +48,26 @@ def damage(workdir, step):
 def test_restored_state_is_the_saved_one(tmp_path):
   """Without it a resumed run would go on from other numbers."""
   save(str(tmp_path), 5, 7)
-  state, facts = checkpoint.restore_newest(str(tmp_path), ABSTRACT)
+  state, metadata = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
   expected = init(7)._replace(step=jnp.int32(7))
   assert jax.tree.structure(state) == jax.tree.structure(expected)
   jax.tree.map(np.testing.assert_array_equal, state, expected)
-  assert facts == {"window": [0.1, 7]}
+  assert metadata == {"window": [0.1, 7]}
 
 
 def test_nothing_to_restore(tmp_path):
   """Without it a first run would fail."""
-  assert checkpoint.restore_newest(str(tmp_path), ABSTRACT) is None
+  assert checkpoints.restore_newest(str(tmp_path), ABSTRACT) is None
   assert not list(tmp_path.iterdir())
   (tmp_path / "checkpoints").mkdir()
-  assert checkpoint.restore_newest(str(tmp_path), ABSTRACT) is None
+  assert checkpoints.restore_newest(str(tmp_path), ABSTRACT) is None
 
 
 def test_relative_folders_work(tmp_path, monkeypatch):
   """Without it `--workdir=runs/x` would fail, as Orbax wants whole paths."""
   monkeypatch.chdir(tmp_path)
   save("runs", 5)
-  assert checkpoint.restore_newest("runs", ABSTRACT)[0].step == 5
+  assert checkpoints.restore_newest("runs", ABSTRACT)[0].step == 5
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -77,17 +78,17 @@ def test_only_the_newest_are_kept(tmp_path):
 
 
 def test_saving_copies_before_it_returns(tmp_path):
-  """Without it the next, donating update would write into the checkpoint."""
-  update = steps.compile_update_step(steps.make_update_step(OPTIMIZER), init())
+  """Without it the next, donating update would write into the checkpoints."""
+  update = compile_update_step(steps.make_update_step(OPTIMIZER), init())
   state = init()
   expected = jax.tree.map(np.array, state)
   gradients = {"layer": {"w": jnp.ones((64, 64))}}
-  checkpointer = checkpoint.Checkpointer(str(tmp_path), 3)
+  checkpointer = checkpoints.Checkpointer(str(tmp_path), 3)
   checkpointer.save(state, {})
   for _ in range(50):
     state, _ = update(state, gradients, jnp.float32(1))
   checkpointer.close()
-  restored, _ = checkpoint.restore_newest(str(tmp_path), ABSTRACT)
+  restored, _ = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
   jax.tree.map(np.testing.assert_array_equal, restored, expected)
 
 
@@ -96,7 +97,7 @@ def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
   save(str(tmp_path), 5, 7)
   damage(tmp_path, 7)
   with caplog.at_level(logging.WARNING, "slim"):
-    state, _ = checkpoint.restore_newest(str(tmp_path), ABSTRACT)
+    state, _ = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
   assert state.step == 5
   [message] = [r.getMessage() for r in caplog.records if r.name[:4] == "slim"]
   assert message.startswith("the checkpoint of step 7 is damaged, falling back")
@@ -119,7 +120,7 @@ def test_no_lost_file_reaches_orbax(tmp_path, monkeypatch):
   for file in (tmp_path / "checkpoints" / "7" / "state" / "d").iterdir():
     data = file.read_bytes()
     file.unlink()
-    checkpoint.restore_newest(str(tmp_path), ABSTRACT)
+    checkpoints.restore_newest(str(tmp_path), ABSTRACT)
     file.write_bytes(data)
   assert restored and set(restored) == {5}
 
@@ -128,7 +129,7 @@ def test_an_empty_folder_is_a_damaged_checkpoint(tmp_path):
   """Without it a half-deleted checkpoint would stop the run."""
   save(str(tmp_path), 5)
   (tmp_path / "checkpoints" / "7").mkdir()
-  state, _ = checkpoint.restore_newest(str(tmp_path), ABSTRACT)
+  state, _ = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
   assert state.step == 5
 
 
@@ -138,7 +139,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
   damage(tmp_path, 5)
   damage(tmp_path, 7)
   with pytest.raises(ValueError, match=r"no readable .* \[7, 5\]") as error:
-    checkpoint.restore_newest(str(tmp_path), ABSTRACT)
+    checkpoints.restore_newest(str(tmp_path), ABSTRACT)
   assert "\n" not in str(error.value)
 
 
@@ -146,13 +147,13 @@ def test_damaged_checkpoints_are_set_aside(tmp_path):
   """Without it the repeated step could not be saved, or one would be lost."""
   save(str(tmp_path), 5, 7)
   damage(tmp_path, 7)
-  checkpoint.set_aside_after(str(tmp_path), 5)
+  checkpoints.set_aside_after(str(tmp_path), 5)
   assert (tmp_path / "damaged_checkpoints" / "7.0").is_dir()
   save(str(tmp_path), 7)
-  restore = functools.partial(checkpoint.restore_newest, str(tmp_path))
+  restore = functools.partial(checkpoints.restore_newest, str(tmp_path))
   assert restore(ABSTRACT)[0].step == 7
   # The same step, damaged again.
-  checkpoint.set_aside_after(str(tmp_path), 5)
+  checkpoints.set_aside_after(str(tmp_path), 5)
   assert (tmp_path / "damaged_checkpoints" / "7.1").is_dir()
 
 
@@ -161,7 +162,7 @@ def test_another_model_is_not_damage(tmp_path):
   save(str(tmp_path), 5)
   other = ABSTRACT._replace(params={"new": ABSTRACT.params})
   with pytest.raises(ValueError, match="step 5 .* has other parameters"):
-    checkpoint.restore_newest(str(tmp_path), other)
+    checkpoints.restore_newest(str(tmp_path), other)
 
 
 def test_a_save_under_way_is_left_alone_by_readers(tmp_path):
@@ -169,7 +170,7 @@ def test_a_save_under_way_is_left_alone_by_readers(tmp_path):
   save(str(tmp_path), 5)
   under_way = tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp"
   under_way.mkdir()
-  assert checkpoint.restore_newest(str(tmp_path), ABSTRACT)[0].step == 5
+  assert checkpoints.restore_newest(str(tmp_path), ABSTRACT)[0].step == 5
   assert under_way.is_dir()
 
 
@@ -185,4 +186,4 @@ def test_a_full_disk_is_one_line(tmp_path):
   assert_refused(
     done, f"cannot save a checkpoint in {tmp_path}/checkpoints: File too large"
   )
-  assert checkpoint.list_steps(str(tmp_path)) == []
+  assert checkpoints.list_steps(str(tmp_path)) == []

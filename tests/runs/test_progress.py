@@ -7,7 +7,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from slim.runs import progress
+from slim.runs import metrics, progress
 from slim.types import Sums
 
 
@@ -31,7 +31,7 @@ def make(**settings):
     log_every=2,
     tokens_per_step=8,
     flops_per_step=100,
-    window=Sums(0.0, 0.0, 0.0),
+    report_sums=Sums(0.0, 0.0, 0.0),
   )
   return progress.Progress(writer, **defaults | settings), writer.records
 
@@ -65,7 +65,7 @@ def test_a_resumed_report_is_that_of_an_uninterrupted_run():
   for step in range(1, 3):
     add(first, step, step)
   first.flush()
-  second, records = make(log_every=3, step=2, window=first.window)
+  second, records = make(log_every=3, step=2, report_sums=first.report_sums)
   add(second, 3, 3)
   second.flush()
   assert records[0]["train/loss"] == whole_records[0]["train/loss"]
@@ -78,7 +78,7 @@ def test_the_last_step_is_reported():
     add(report, step, 1.0)
   report.flush()
   assert [record["step"] for record in records] == [4, 8, 10]
-  assert report.window.weight == 8  # A longer run reports the whole window.
+  assert report.report_sums.weight == 8  # A longer run reports all of it.
 
 
 def test_speed_leaves_pauses_out(monkeypatch):
@@ -117,12 +117,12 @@ def test_the_line_says_how_long_it_takes(monkeypatch, caplog):
 def test_an_evaluation_is_recorded_and_logged(caplog):
   """Without it nobody would see whether a run still learns."""
   report, records = make()
-  values = {"eval/loss": 0.5, "eval/bpc": 0.72, "eval/accuracy": 0.9}
+  sums = Sums(nll=5.0, correct=9.0, weight=10.0)
   with caplog.at_level(logging.INFO, "slim"):
-    report.report_evaluation(4, values)
-  assert records == [{"step": 4} | values]
+    report.report_evaluation(4, sums)
+  assert records == [{"step": 4} | metrics.means("eval", sums)]
   assert caplog.messages == [
-    "step 4/10  validation loss 0.5000  bpc 0.7200  accuracy 90.00 %"
+    "step 4/10  validation loss 0.5000  bpc 0.7213  accuracy 90.00 %"
   ]
 
 
@@ -147,7 +147,7 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(loss):
   """The last update would be saved though it has broken the weights."""
   report, records = make()
   with pytest.raises(FloatingPointError) as error:
-    report.report_evaluation(3, {"eval/loss": loss})
+    report.report_evaluation(3, Sums(loss, 1.0, 1.0))
   assert str(error.value).startswith(
     f"the validation loss of step 3 is {loss}: lower config.optimizer.learning"
   )

@@ -5,45 +5,41 @@ import numpy as np
 import pytest
 
 from slim import models
-from slim.training import build as experiment
+from slim.training import build
 from tests.helpers import SMALL, make_config
 
 
 def test_full_then_slim_changes_in_the_middle():
   """Without it the paper's fine-tuning would be another regime."""
   settings = make_config(gradient__method="full_then_slim", train__num_steps=7)
-  methods = [experiment.method_at(settings, step) for step in range(7)]
+  methods = [build.method_at(settings, step) for step in range(7)]
   assert methods == ["full"] * 3 + ["slim"] * 4
-  parts = experiment.create_experiment(settings)
-  assert list(parts.gradient_steps) == ["full", "slim"]
+  experiment = build.create_experiment(settings)
+  assert list(experiment.gradient_steps) == ["full", "slim"]
 
 
 @pytest.mark.parametrize("method", ["full", "remat", "slim"])
 def test_other_methods_do_not_change(method):
   """Without it half a run would be done by another method."""
   settings = make_config(gradient__method=method, train__num_steps=7)
-  assert {experiment.method_at(settings, step) for step in range(7)} == {method}
+  assert {build.method_at(settings, step) for step in range(7)} == {method}
 
 
 def test_evaluation_needs_no_more_memory_than_training():
   """Without it a run that fits would fail at its first evaluation."""
-  assert experiment.evaluation_chunk(make_config(gradient__chunk_size=64)) == 64
-  assert (
-    experiment.evaluation_chunk(make_config(gradient__chunk_size=9999)) == 512
-  )
-  assert (
-    experiment.evaluation_chunk(make_config(gradient__method="full")) == 512
-  )
+  assert build.evaluation_chunk(make_config(gradient__chunk_size=64)) == 64
+  assert build.evaluation_chunk(make_config(gradient__chunk_size=9999)) == 512
+  assert build.evaluation_chunk(make_config(gradient__method="full")) == 512
 
 
 def test_the_seed_decides_the_weights():
   """Without it a run could not be repeated, or its seed would mean nothing."""
 
   def weights(seed):
-    parts = experiment.create_experiment(make_config(seed=seed, **SMALL))
+    experiment = build.create_experiment(make_config(seed=seed, **SMALL))
     # The model's own parameters would take a program a seed.
-    model = parts.model._replace(init=jax.random.key_data)
-    return experiment.init(parts._replace(model=model)).params
+    model = experiment.model._replace(init=jax.random.key_data)
+    return build.init(experiment._replace(model=model)).params
 
   np.testing.assert_array_equal(weights(1), weights(1))
   assert (weights(1) != weights(2)).any()
@@ -56,7 +52,7 @@ def test_the_seed_decides_the_random_features(monkeypatch):
     models, "create_model", lambda **settings: found.append(settings)
   )
   for seed in (1, 1, 2):
-    experiment.create_model(make_config(seed=seed, **SMALL))
+    build.create_model(make_config(seed=seed, **SMALL))
   a, b, c = (jax.random.key_data(x["frozen_key"]) for x in found)
   np.testing.assert_array_equal(a, b)
   assert (a != c).any()
@@ -72,10 +68,10 @@ def test_the_seed_decides_the_random_features(monkeypatch):
 def test_errors_name_the_setting(settings, message):
   """Without it an error would name an argument that the user never gave."""
   with pytest.raises(ValueError, match=f"^{message}"):
-    experiment.create_experiment(make_config(**settings))
+    build.create_experiment(make_config(**settings))
 
 
 def test_errors_of_the_data_name_the_setting():
   """Without it an error would name an argument that the user never gave."""
   with pytest.raises(ValueError, match="^config.data.sequence_length must be"):
-    experiment.create_split(make_config(data__sequence_length=7), "train", 1)
+    build.create_split(make_config(data__sequence_length=7), "train", 1)

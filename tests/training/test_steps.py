@@ -8,7 +8,8 @@ import pytest
 
 from slim.kernels.support.random_bits import fold_in
 from slim.training import steps
-from slim.types import Batch, LanguageModel, Sums
+from slim.training.compiled import compile_gradient_step, compile_update_step
+from slim.types import Batch, Sums, TrainState
 
 B, T, VOCAB_SIZE = 4, 6, 5
 
@@ -79,7 +80,7 @@ def test_dropout_is_a_function_of_step_and_row(params, batch, impl):
 def test_update_divides_by_the_weight_once(params):
   """Without it the learning rate would depend on the number of tokens."""
   gradients = {"table": jnp.ones((VOCAB_SIZE,) * 2)}
-  state = steps.TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
+  state = TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
   update = steps.make_update_step(optax.sgd(1.0))
   state, norm = update(state, gradients, jnp.float32(10))
   np.testing.assert_allclose(state.params["table"], params["table"] - 0.1)
@@ -90,7 +91,7 @@ def test_update_divides_by_the_weight_once(params):
 def test_a_batch_without_weight_changes_no_parameter(params):
   """Sums of nothing, divided by nothing, would make all of them NaN."""
   gradients = {"table": jnp.zeros((VOCAB_SIZE,) * 2)}
-  state = steps.TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
+  state = TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
   update = steps.make_update_step(optax.sgd(1.0))
   state, norm = update(state, gradients, jnp.float32(0))
   np.testing.assert_array_equal(state.params["table"], params["table"])
@@ -101,14 +102,12 @@ def test_compiled_programs_train(params, batch):
   """Without it the programs that run would not be the ones tested."""
   optimizer = optax.adam(0.1)
   state = steps.init_train_state(params, optimizer)
-  gradient_step, activation_bytes = steps.compile_gradient_step(
+  gradient_step, activation_bytes = compile_gradient_step(
     steps.make_gradient_step(value_and_grad, accumulation_steps=1, key=None),
     state.params,
     batch,
   )
-  update_step = steps.compile_update_step(
-    steps.make_update_step(optimizer), state
-  )
+  update_step = compile_update_step(steps.make_update_step(optimizer), state)
   state = jax.tree.map(jnp.copy, state)
   losses = []
   for step in range(5):
@@ -134,7 +133,7 @@ def test_activation_bytes_are_those_of_the_temporaries(params, batch):
 
   def measure(function):
     step = steps.make_gradient_step(function, accumulation_steps=1, key=None)
-    return steps.compile_gradient_step(step, params, batch)[1]
+    return compile_gradient_step(step, params, batch)[1]
 
   added = measure(wasteful) - measure(value_and_grad)
   assert 0.9 <= added / (240**2 * 4) <= 4
@@ -147,20 +146,5 @@ def test_no_rounding_is_left_out():
     return (a + b).astype(jnp.float32)
 
   a, b = jnp.bfloat16(1), jnp.bfloat16(2**-8)
-  compiled, _ = steps.compile_gradient_step(add, a, b)
+  compiled, _ = compile_gradient_step(add, a, b)
   assert compiled(a, b, np.int32(0)) == 1
-
-
-def test_evaluation_continues_from_the_state():
-  """Without it a carried state would be dropped between chunks."""
-
-  def apply(params, tokens, state):
-    return jnp.zeros((*tokens.shape, VOCAB_SIZE)) + params, state + 1
-
-  model = LanguageModel(None, None, apply, None, is_random=False)
-  step = steps.make_evaluation_step(model)
-  tokens = jnp.zeros((B, T), jnp.int32)
-  batch = Batch(tokens, tokens, jnp.ones((B, T)))
-  sums, state = step(0.0, 5, batch)
-  assert state == 6
-  np.testing.assert_allclose(sums.nll, B * T * np.log(VOCAB_SIZE), rtol=1e-6)

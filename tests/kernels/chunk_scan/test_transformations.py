@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from slim.kernels import POLICIES, scan
 from slim.plan.memory_estimate import kept
-from slim.runs.metrics import count_matmul_flops
+from slim.training.flops import count_matmul_flops
 from tests.helpers import TOLERANCES, assert_gradients_close, pairwise
 from tests.kernels.toy import (
   Data,

@@ -1,0 +1,186 @@
+"""The datasets that `config.data.name` can name; each is one entry."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from slim.data import dataset
+from slim.data.copying import Copying
+from slim.data.corpora import CORPORA
+from slim.data.dataset import Dataset
+from slim.data.reading import read_corpus
+from slim.data.text import (
+  ORDERS,
+  VOCAB_SIZE,
+  Text,
+  TextSplit,
+  check_uncompressed,
+  cut_text,
+  load_text,
+)
+from slim.settings import SettingError, setting
+
+Path = str | os.PathLike[str]
+
+
+class CreateDataset(Protocol):
+  """Creates a split from the arguments of `create_dataset`."""
+
+  def __call__(
+    self,
+    *,
+    split: str,
+    sequence_length: int,
+    batch_size: int,
+    seed: int,
+    vocab_size: int,
+    path: Path | None,
+    order: str,
+  ) -> Dataset:
+    """Returns the split."""
+
+
+class Entry(NamedTuple):
+  """A dataset, and what the commands need to know about it."""
+
+  create: CreateDataset
+  is_continuous: bool  # Whether each evaluation window continues the last one.
+
+
+def _create_copying(
+  *, path: Path | None, order: str, **settings: int | str
+) -> Copying:
+  """Creates the Copying task, which has no file and no order."""
+  del order
+  if path is not None:
+    raise SettingError(
+      "path",
+      f": 'copying' reads no file, got {str(path)!r}; leave path out, or "
+      "choose the dataset 'text'",
+    )
+  return Copying(**settings)
+
+
+def _create_text(
+  read_split: Callable[[Path | None, str], TextSplit],
+  *,
+  split: str,
+  vocab_size: int,
+  path: Path | None,
+  order: str,
+  **settings: int,
+) -> Text:
+  """Creates sequences of a text, whose tokens are bytes."""
+  dataset.check_choice("split", split, dataset.SPLITS)
+  # An embedding clips indices past its end without an error.
+  dataset.check_at_least("vocab_size", vocab_size, VOCAB_SIZE)
+  return Text(read_split(path, split), order=order, **settings)
+
+
+def _read_file(path: Path | None, split: str) -> TextSplit:
+  """Reads a split of any file."""
+  if path is None:
+    raise SettingError(
+      "path",
+      ": 'text' needs a file and got None; pass the path of a file to read as "
+      "bytes",
+    )
+  data = load_text(path)
+  check_uncompressed(path, data)
+  return cut_text("text", data, split)
+
+
+def _read_published(name: str, path: Path | None, split: str) -> TextSplit:
+  """Reads a split of a published text from files, or with tfds."""
+  if path is not None:
+    return read_corpus(CORPORA[name], path, split)
+  from slim.data import builders  # Importing tfds takes seconds.
+
+  return builders.load_split(name, split)
+
+
+DATASETS = {
+  "copying": Entry(_create_copying, is_continuous=False),
+  "text": Entry(partial(_create_text, _read_file), is_continuous=True),
+} | {
+  name: Entry(
+    partial(_create_text, partial(_read_published, name)), is_continuous=True
+  )
+  for name in CORPORA
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+  """The settings `config.data`; the arguments of `create_dataset`."""
+
+  name: str = setting(
+    "copying",
+    "Dataset: the Copying task, a published text (ptb, enwik8 or "
+    "tiny_shakespeare), or text, the bytes of any file.",
+    choices=tuple(DATASETS),
+  )
+  path: str | None = setting(
+    None,
+    "Location of the data. For text, the file. For a published text, its file, "
+    "a zip or a folder; None: prepared or downloaded with tfds. None for "
+    "copying.",
+    is_path=True,
+  )
+  sequence_length: int = setting(512, "T, tokens; even for copying.")
+  vocab_size: int = setting(
+    256, "Number of different tokens; at least 256 for texts."
+  )
+  order: str = setting(
+    "random",
+    "Training sequences of texts: random crops, or consecutive slices.",
+    choices=ORDERS,
+  )
+
+
+def create_dataset(
+  name: str,
+  *,
+  split: str,
+  sequence_length: int,
+  batch_size: int,
+  seed: int,
+  vocab_size: int,
+  path: Path | None,
+  order: str,
+) -> Dataset:
+  """Creates one split of a dataset.
+
+  Args:
+    name: A key of `DATASETS`: "copying" (see `Copying`), or a `Text`: "text" or
+      one of `CORPORA`, "ptb", "enwik8" or "tiny_shakespeare".
+    split: "train", "validation" or "test".
+    sequence_length: T, tokens.
+    batch_size: B, sequences.
+    seed: Selects the sequences, at least 0.
+    vocab_size: Tokens that the model knows; at least 256 for all texts.
+    path: For "text", the file. For a corpus, its file or the folder of its
+      files (see `read_corpus`); None: prepared or downloaded with tfds. None
+      for "copying".
+    order: "random" or "consecutive" sequences of a text; ignored by "copying".
+
+  Returns:
+    A Dataset.
+
+  Raises:
+    SettingError: If an argument is not as described, the data cannot be read or
+      is not what it should be, or the split is too short for a sequence.
+  """
+  dataset.check_choice("name", name, tuple(DATASETS))
+  dataset.check_choice("order", order, ORDERS)
+  return DATASETS[name].create(
+    split=split,
+    sequence_length=sequence_length,
+    batch_size=batch_size,
+    seed=seed,
+    vocab_size=vocab_size,
+    path=path,
+    order=order,
+  )

@@ -1,0 +1,90 @@
+"""The loss of a model over a split of the data: sums over tokens, by chunks."""
+
+import itertools
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from slim.data import Dataset
+from slim.kernels import scan
+from slim.training.gradients import make_step
+from slim.types import Batch, LanguageModel, Params, State, Sums
+
+
+class EvaluationStep(Protocol):
+  """Scores a batch, given the state of the tokens before it."""
+
+  def __call__(
+    self, params: Params, state: State, batch: Batch, /
+  ) -> tuple[Sums, State]:
+    """Returns the sums of each chunk, [1, N], and the state after the batch."""
+
+
+def make_evaluation_step(
+  model: LanguageModel, chunk_size: int
+) -> EvaluationStep:
+  """Makes the loss of a batch, computed chunk by chunk.
+
+  Args:
+    model: The model.
+    chunk_size: C, tokens. As in training, a remainder is the first chunk. A
+      model without a recurrent state needs C ≥ T.
+
+  Returns:
+    `evaluation_step(params, state, batch) -> (Sums, state)`. Jit it.
+
+  Memory: the activations of a forward pass over C tokens.
+  """
+  step, _ = make_step(model, None)
+
+  def evaluation_step(params, state, batch):
+    state, sums = scan(step, params, state, batch, chunk_size=chunk_size)
+    return sums, state
+
+  return evaluation_step
+
+
+def make_evaluation(
+  model: LanguageModel,
+  dataset: Dataset,
+  *,
+  batch_size: int,
+  chunk_size: int,
+  num_batches: int | None = None,
+  carry_state: bool = False,
+) -> Callable[[Params], Sums]:
+  """Makes the evaluation of parameters on a split.
+
+  Args:
+    model: The model.
+    dataset: The split.
+    batch_size: B, sequences in its batches.
+    chunk_size: C, tokens; see `make_evaluation_step`.
+    num_batches: How many batches to evaluate; None: the whole split.
+    carry_state: Whether a batch continues from the state after the batch before
+      it. Otherwise each starts from the initial state.
+
+  Returns:
+    `evaluate(params) -> Sums`, totals over all tokens, added in float64. It
+    compiles at its first call.
+  """
+  initial_state = model.init_state(batch_size)
+  evaluation_step = jax.jit(make_evaluation_step(model, chunk_size))
+
+  def evaluate(params):
+    found = []
+    state = initial_state
+    for batch in itertools.islice(dataset.evaluation_batches(), num_batches):
+      if not carry_state:
+        state = initial_state
+      sums, state = evaluation_step(params, state, batch)
+      found.append(sums)
+    # Transfer them after the loop, so that the device never waits for the host.
+    found = jax.device_get(found)
+    return Sums(
+      *(np.sum(x, dtype=np.float64) for x in zip(*found, strict=True))
+    )
+
+  return evaluate
