@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from slim import command_line, data
+from slim import command_line
 from slim.files import local_path, writing
 from slim.runs import metrics
 from slim.runs.checkpoints import restore_run
@@ -42,11 +42,6 @@ def evaluate_workdir(
   """
   workdir = local_path("--workdir", workdir)
   config = read_config(workdir)
-  if carry_state and not data.DATASETS[config.data.name].is_continuous:
-    raise ValueError(
-      "--carry_state needs a text, whose windows follow one another, got "
-      f"config.data.name={config.data.name!r}"
-    )
   experiment = build.create_experiment(config)
   if carry_state and experiment.model.state_kind != "fixed":
     raise ValueError(
@@ -67,6 +62,11 @@ def evaluate_workdir(
     raise ValueError(
       f"{error}; if the data has moved, pass its location with --data_path"
     ) from error
+  if carry_state and not dataset.is_continuous:
+    raise ValueError(
+      "--carry_state needs a text, whose windows follow one another, got "
+      f"config.data.name={config.data.name!r}"
+    )
   state, metadata = restore_run(
     workdir, jax.eval_shape(lambda: build.init(experiment))
   )

@@ -12,7 +12,6 @@ from slim.files import check_new_file, local_path
 from slim.runs.checkpoints import restore_run
 from slim.runs.weights import save_weights
 from slim.runs.workdir import read_config
-from slim.settings import prefix_setting_errors
 from slim.training import build
 
 
@@ -38,8 +37,10 @@ def export_workdir(workdir: str, output: str) -> int:
   state, _ = restore_run(
     workdir, jax.eval_shape(lambda: build.init(experiment))
   )
-  with prefix_setting_errors("--"):
+  try:
     save_weights(output, state.params, config, int(state.step))
+  except ValueError as error:
+    raise ValueError(f"--{error}") from error
   return int(state.step)
 
 

@@ -16,13 +16,13 @@ from absl import flags
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
-from slim.files import check_folder, local_path
 from slim.plan.from_config import fit_config
 from slim.runs import checkpoints, metrics, weights
 from slim.runs.profiler import Profiler
 from slim.runs.progress import Progress, log_start
 from slim.runs.workdir import (
   check_workdir,
+  find_workdir,
   is_run,
   lock_workdir,
   read_config,
@@ -54,8 +54,7 @@ def train_and_evaluate(
     FloatingPointError: If the loss or the gradient is not finite.
   """
   config_lib.validate(config)
-  workdir = local_path("--workdir", workdir)
-  check_folder("--workdir", workdir)
+  workdir = find_workdir(workdir)
   with jax.default_matmul_precision(config.matmul_precision):
     return _train(config, workdir)
 

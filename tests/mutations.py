@@ -421,14 +421,14 @@ MUTATIONS = [
   ),
   Mutation(
     "training/optimizers.py",
-    "(step + 1) / max(warmup_steps, 1)",
-    "step / max(warmup_steps, 1)",
+    "(step + 1) / max(settings.warmup_steps, 1)",
+    "step / max(settings.warmup_steps, 1)",
     "training/test_optimizers.py",
   ),
   Mutation(
     "training/optimizers.py",
-    "parts.insert(0, optax.clip_by_global_norm(clip_norm))",
-    "parts.append(optax.clip_by_global_norm(clip_norm))",
+    "transformations.insert(0, clip)",
+    "transformations.append(clip)",
     "training/test_optimizers.py",
   ),
   # Runs.
@@ -464,15 +464,15 @@ MUTATIONS = [
   ),
   Mutation(
     "runs/progress.py",
-    "      self.window = Sums(0.0, 0.0, 0.0)",
+    "      self.report_sums = Sums(0.0, 0.0, 0.0)",
     "      pass",
     "runs/test_progress.py test_train.py",
   ),
   Mutation(
-    "config/__init__.py",
-    ' and value < float("inf")',
-    "",
-    "config/test_config.py",
+    "settings.py",
+    "elif self.minimum is None and not 0 < value < math.inf:",
+    "elif self.minimum is None and not 0 < value:",
+    "config/test_config.py test_settings.py",
   ),
   Mutation(
     "config/presets.py",
@@ -514,7 +514,7 @@ MUTATIONS = [
   # Commands.
   Mutation(
     "train.py",
-    'if facts["data_fingerprint"] != train_data.fingerprint:',
+    'if metadata["data_fingerprint"] != train_data.fingerprint:',
     "if False:",
     "test_train.py",
   ),
@@ -525,10 +525,10 @@ MUTATIONS = [
     "test_train.py",
   ),
   Mutation(
-    "evaluate.py",
-    "    if not carry_state:\n      state = initial_state",
-    "    if carry_state:\n      state = initial_state",
-    "test_evaluate.py",
+    "training/evaluation.py",
+    "if not carry_state:",
+    "if carry_state:",
+    "training/test_evaluation.py test_evaluate.py",
   ),
   Mutation(
     "export.py",

@@ -34,7 +34,7 @@ PACKAGES = {
   "models": JAX | {"flax"},
   "data": {"numpy"},
   "training": JAX | {"ml_collections", "optax"},
-  "config": {"absl", "ml_collections"},
+  "config": {"absl", "jax", "ml_collections"},
   "runs": JAX
   | {"ml_collections", "orbax", "safetensors", "tensorboardX", "tensorstore"},
   "command_line": {"absl", "jax"},

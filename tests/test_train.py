@@ -342,10 +342,10 @@ def test_other_data_is_refused(tmp_path, text):
   ("settings", "message"),
   [
     (dict(gradient__chunk_size=-1), "config.gradient.chunk_size must be > 0"),
-    (dict(model__num_heads=3), "config.model.num_heads must be a divisor of"),
+    (dict(model__num_heads=3), "config.model.width must be a multiple of n"),
     (dict(model__feature_map="cube"), "config.model.feature_map must be one"),
     (dict(data__sequence_length=15), "config.data.sequence_length must be ev"),
-    (dict(data__name="x"), "config.data.name must be one of 'copying'"),
+    (dict(data__name="x"), "config.data.name must be one of ('copying'"),
     (dict(data__name="text", data__vocab_size=256), "config.data.path: 'text"),
     (dict(profile__steps=(5, 7)), "config.profile.steps must be FIRST,LAST"),
     (dict(train__init_from="x"), "config.train.init_from: x must be a safete"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from slim import config as config_lib
+from slim.config.names import check_names, unknown_setting
 from slim.files import local_path
 
 
@@ -54,7 +54,7 @@ def load_config(flag: str) -> ml_collections.ConfigDict:
       f"{_definition(get_config)}: get_config must return a ConfigDict, which "
       f"starts as slim.config.base(), got {type(config).__name__}"
     )
-  config_lib.check_names(config)
+  check_names(config)
   return config.lock()
 
 
@@ -102,7 +102,7 @@ def _call(path: str, function: Callable[[], Any]) -> Any:
       lines, reason = [error.lineno], f"SyntaxError: {error.msg}"
     elif isinstance(getattr(error, "obj", None), ml_collections.ConfigDict):
       # It has asked for a setting; what is raised has a repr of all settings.
-      reason = str(config_lib.unknown_setting(error.name))
+      reason = str(unknown_setting(error.name))
     else:
       reason = first_line(error)
       if type(error) is not ValueError:

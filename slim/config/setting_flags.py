@@ -5,8 +5,9 @@ from typing import Any
 
 from absl import flags
 
-from slim import config as config_lib
 from slim.config.config_file import load_config
+from slim.config.defaults import list_declarations
+from slim.settings import Setting
 
 flags.disclaim_key_flags()  # `--help` lists them as those of the command.
 
@@ -47,14 +48,14 @@ def define_config(
   Returns:
     Holder of the settings, once `parse_flags` has changed those of the file.
   """
-  for name, kind in config_lib.types().items():
-    name, about = f"config.{name}", "Setting, see slim/config/__init__.py."
-    if kind is bool:
+  for name, declaration in list_declarations().items():
+    name, about = f"config.{name}", _describe(declaration)
+    if declaration.kind is bool:
       flag = flags.BooleanFlag(name, None, about)
     else:
-      parser = _SettingParser(kind)
+      parser = _SettingParser(declaration.kind)
       flag = flags.Flag(parser, None, name, None, about)
-    # Only in `--helpfull`, as they are many.
+    # With this module name only `--helpfull` lists them, as they are many.
     flags.DEFINE_flag(flag, flag_values, module_name="slim.config")
   return flags.DEFINE(
     _ConfigParser(),
@@ -88,10 +89,17 @@ def change_settings(flag_values: flags.FlagValues) -> None:
   flag_values["config"].value.update_from_flattened_dict(
     {
       name: flag_values[f"config.{name}"].value
-      for name in config_lib.types()
+      for name in list_declarations()
       if flag_values[f"config.{name}"].present
     }
   )
+
+
+def _describe(declaration: Setting) -> str:
+  """Returns the help of a flag: the description, the choices, the default."""
+  choices = ", ".join(map(str, declaration.choices))
+  choices = f" One of: {choices}." if choices else ""
+  return f"{declaration.about}{choices} Default: {declaration.default}."
 
 
 def _parse_tuple(argument):

@@ -77,6 +77,11 @@ class Copying:
     return "copying"
 
   @property
+  def is_continuous(self) -> bool:
+    """False: sequences are independent."""
+    return False
+
+  @property
   def description(self) -> str:
     """The name, the split and every setting that its batches depend on."""
     return (

@@ -23,6 +23,10 @@ class Dataset(Protocol):
     """What the sequences are taken from, in a few words."""
 
   @property
+  def is_continuous(self) -> bool:
+    """Whether each evaluation window continues the one before it."""
+
+  @property
   def description(self) -> str:
     """The name, the split and every setting that its batches depend on."""
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from slim.data import dataset
 from slim.data.copying import Copying
@@ -40,13 +40,6 @@ class CreateDataset(Protocol):
     order: str,
   ) -> Dataset:
     """Returns the split."""
-
-
-class Entry(NamedTuple):
-  """A dataset, and what the commands need to know about it."""
-
-  create: CreateDataset
-  is_continuous: bool  # Whether each evaluation window continues the last one.
 
 
 def _create_copying(
@@ -101,13 +94,12 @@ def _read_published(name: str, path: Path | None, split: str) -> TextSplit:
   return builders.load_split(name, split)
 
 
-DATASETS = {
-  "copying": Entry(_create_copying, is_continuous=False),
-  "text": Entry(partial(_create_text, _read_file), is_continuous=True),
+# A new dataset is one entry.
+DATASETS: dict[str, CreateDataset] = {
+  "copying": _create_copying,
+  "text": partial(_create_text, _read_file),
 } | {
-  name: Entry(
-    partial(_create_text, partial(_read_published, name)), is_continuous=True
-  )
+  name: partial(_create_text, partial(_read_published, name))
   for name in CORPORA
 }
 
@@ -175,7 +167,7 @@ def create_dataset(
   """
   dataset.check_choice("name", name, tuple(DATASETS))
   dataset.check_choice("order", order, ORDERS)
-  return DATASETS[name].create(
+  return DATASETS[name](
     split=split,
     sequence_length=sequence_length,
     batch_size=batch_size,

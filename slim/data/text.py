@@ -174,6 +174,11 @@ class Text:
     return self._name
 
   @property
+  def is_continuous(self) -> bool:
+    """True: windows follow one another through the split."""
+    return True
+
+  @property
   def description(self) -> str:
     """The name, the split and every setting that its batches depend on."""
     return (

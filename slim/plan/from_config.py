@@ -18,7 +18,6 @@ from slim.plan.candidates import (
 from slim.plan.memory_estimate import tree_bytes
 from slim.plan.options import Option
 from slim.plan.search import Plan, Row, search
-from slim.settings import SettingError
 from slim.training import build, steps
 from slim.training.compiled import (
   CompiledSteps,
@@ -79,14 +78,14 @@ def fit_config(
     compiled steps.
 
   Raises:
-    SettingError: If no gradient fits.
+    ValueError: If no gradient fits.
   """
   name = "config.gradient.memory_budget"
   budget = parse_size(name, config.gradient.memory_budget)
   planned = create_planned_model(config)
   plan, programs = _search([planned], timed_rows(planned), budget)
   if plan.choice is None:
-    raise SettingError(name, plan.describe_failure())
+    raise ValueError(f"{name} {plan.describe_failure()}")
   _LOG.info(
     "%s=%s: %s, with activations of %s: %s in all",
     name,

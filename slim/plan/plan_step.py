@@ -9,7 +9,6 @@ from slim.config.byte_sizes import parse_size
 from slim.kernels import scan
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.support.cotangents import inexact_leaves
-from slim.memory.report import lower, report_of
 from slim.plan.memory_estimate import (
   activation_bytes,
   kept,
@@ -104,8 +103,9 @@ def plan(
       return sum((x.real.sum() for x in inexact_leaves(outs)), 0.0)
 
     gradient = jax.grad(total, allow_int=True)
-    compiled = lower(gradient, params, state, xs).compile(COMPILER_OPTIONS)
-    activations = report_of(compiled).temporary_bytes
+    lowered = jax.jit(gradient).lower(params, state, xs)
+    memory = lowered.compile(COMPILER_OPTIONS).memory_analysis()
+    activations = memory.temp_size_in_bytes
     return activations, activations
 
   policies = ("rewind", "store", "sqrt") if rewind else ("store", "sqrt")
@@ -115,10 +115,10 @@ def plan(
   whole, *cut = options
   whole = whole._replace(chunk_size=length, policy="store")  # For `scan`.
   rows = sorted(map(make_row, [whole, *cut]), key=lambda row: row.time)
-  held = {
+  resident_bytes = {
     "arguments": tree_bytes((params, state, xs)),
     "gradients": tree_bytes(inexact_leaves(params)),
     "others": tree_bytes(others),
   }
   size = parse_size("budget", budget)
-  return search(rows, size, held, compile_option)
+  return search(rows, size, resident_bytes, compile_option)

@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore
 
+from slim.runs._stored_arrays import name_shapes, read_shapes
 from slim.types import TrainState
 
 _LOG = logging.getLogger("slim.runs.checkpoints")
@@ -153,7 +153,7 @@ def restore_newest(
     for step in steps:
       folder = os.path.join(_folder(workdir), str(step), _STATE)
       try:
-        fits = _read_shapes(folder) == _name_shapes(abstract_state)
+        fits = read_shapes(folder) == name_shapes(abstract_state)
         if fits:
           restored = manager.restore(step, args=args)
           return restored[_STATE], restored[_METADATA]
@@ -216,40 +216,6 @@ def set_aside_after(workdir: str, last_step: int) -> None:
         if not os.path.exists(path := os.path.join(damaged, f"{step}.{i}"))
       )
       shutil.move(os.path.join(_folder(workdir), str(step)), free)
-
-
-def _read_shapes(folder: str) -> dict[str, tuple[int, ...]]:
-  """Reads all arrays in a folder, and returns their shapes by name.
-
-  Orbax reads the arrays in parallel. If one fails, the others print tracebacks
-  from threads, where they cannot be caught. So they are read here first, one
-  after the other.
-
-  Raises:
-    ValueError: If there are no arrays, or one cannot be read.
-  """
-  base = {"driver": "file", "path": f"{folder}/"}
-  store = {"driver": "ocdbt", "base": base}
-  keys = tensorstore.KvStore.open(store).result().list().result()
-  paths = [key.decode().removesuffix(".zarray") for key in keys]
-  paths = [path for path in paths if path.endswith("/")]
-  if not paths:
-    raise ValueError(f"there are no arrays in {folder}")
-  shapes = {}
-  for path in paths:
-    spec = {"driver": "zarr", "kvstore": store | {"path": path}}
-    array = tensorstore.open(spec).result()
-    array.read().result()
-    shapes[path.removesuffix("/")] = array.shape
-  return shapes
-
-
-def _name_shapes(state: TrainState) -> dict[str, tuple[int, ...]]:
-  """Returns the shapes of a state by the names that Orbax stores them under."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="."): x.shape
-    for path, x in jax.tree_util.tree_leaves_with_path(state)
-  }
 
 
 def _first_line(error: BaseException) -> str:

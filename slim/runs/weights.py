@@ -17,7 +17,6 @@ import safetensors.numpy
 from slim import config as config_lib
 from slim.files import check_new_file, local_path, writing
 from slim.types import Params
-from slim.runs.workdir import differences
 
 # Settings of the model that change no meaning of a parameter.
 _MAY_DIFFER = ("model.dropout", "model.dtype")
@@ -124,7 +123,7 @@ def load_initial_params(
   must_agree = ["data.vocab_size"]
   if config.model.feature_map == "favor":
     must_agree.append("seed")  # The random features are drawn from it.
-  for name in differences(stored, config, ignored=_MAY_DIFFER):
+  for name in config_lib.differences(stored, config, ignored=_MAY_DIFFER):
     if name.startswith("model.") or name in must_agree:
       raise ValueError(
         f"config.{name} must be {old[name]!r}, as in config.train.init_from="

@@ -18,7 +18,7 @@ import ml_collections
 
 import slim
 from slim import config as config_lib
-from slim.files import writing
+from slim.files import check_folder, local_path, writing
 
 _LOG = logging.getLogger("slim.runs.workdir")
 
@@ -36,6 +36,23 @@ _MAY_DIFFER = (
 
 _FILES = (".lock", "config.json", "metrics.jsonl")
 _FOLDERS = ("checkpoints", "damaged_checkpoints", "profile")
+
+
+def find_workdir(workdir: str) -> str:
+  """Reads the folder that a run is to be written to; writes nothing.
+
+  Args:
+    workdir: The path that the user gave.
+
+  Returns:
+    The path of the folder, which need not exist.
+
+  Raises:
+    ValueError: If it is not a path, or no file can be written there.
+  """
+  workdir = local_path("--workdir", workdir)
+  check_folder("--workdir", workdir)
+  return workdir
 
 
 def is_run(workdir: str) -> bool:
@@ -79,7 +96,7 @@ def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
     return
   stored = read_config(workdir)
   old, new = config_lib.flatten(stored), config_lib.flatten(config)
-  found = differences(stored, config, ignored=_may_differ(config))
+  found = config_lib.differences(stored, config, ignored=_may_differ(config))
   if found:
     listed = ", ".join(
       f"config.{name} ({old[name]!r} there, {new[name]!r} here)"
@@ -124,30 +141,6 @@ def lock_workdir(workdir: str) -> Iterator[None]:
         error.strerror,
       )
     yield
-
-
-def differences(
-  a: ml_collections.ConfigDict,
-  b: ml_collections.ConfigDict,
-  *,
-  ignored: tuple[str, ...] = (),
-) -> list[str]:
-  """Compares settings.
-
-  Args:
-    a: Settings that have passed `slim.config.validate`.
-    b: Others.
-    ignored: Dotted names that are not compared.
-
-  Returns:
-    The dotted names of the settings that differ.
-  """
-  flat_a, flat_b = config_lib.flatten(a), config_lib.flatten(b)
-  return [
-    name
-    for name, value in flat_a.items()
-    if name not in ignored and value != flat_b[name]
-  ]
 
 
 def write_config(
@@ -211,11 +204,7 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
 
 def _may_differ(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   """Returns the settings that change no number of this run when continued."""
-  # These two do other things at the same step when the run gets longer.
-  if (
-    config.optimizer.schedule == "cosine"
-    or config.gradient.method == "full_then_slim"
-  ):
+  if config_lib.depends_on_num_steps(config):
     return _MAY_DIFFER
   return (*_MAY_DIFFER, "train.num_steps")
 

@@ -17,7 +17,7 @@ from slim.settings import prefix_setting_errors
 from slim.training import steps
 from slim.training.flops import count_matmul_flops
 from slim.training.gradients import make_value_and_grad
-from slim.training.optimizers import create_optimizer
+from slim.training.optimizers import OptimizerSettings, create_optimizer
 from slim.training.steps import GradientStep
 from slim.types import Batch, LanguageModel, TrainState
 
@@ -44,9 +44,10 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
     SettingError: If settings of the model or of the gradient do not fit.
   """
   model = create_model(config)
-  optimizer = create_optimizer(
-    num_steps=config.train.num_steps, **config.optimizer
-  )
+  with prefix_setting_errors("config.optimizer."):
+    optimizer = create_optimizer(
+      OptimizerSettings(**config.optimizer), config.train.num_steps
+    )
   init_key, *_ = _keys(config)
   return Experiment(
     model, optimizer, make_gradient_steps(config, model), init_key
@@ -206,7 +207,7 @@ def evaluation_chunk(config: ml_collections.ConfigDict) -> int:
 
 
 def _keys(config: ml_collections.ConfigDict) -> jax.Array:
-  """Splits the seed into keys of parameters, of training and of frozen random numbers."""
+  """Splits the seed: parameters, training, and frozen random arrays."""
   return split(jax.random.key(config.seed), 3)
 
 

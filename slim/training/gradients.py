@@ -75,7 +75,7 @@ def make_value_and_grad(
     if policy == "rewind" and model.rewind is None:
       raise ValueError(
         "policy must be 'sqrt' or 'store' for a model that cannot be undone, "
-        "got 'rewind'"
+        "such as one with feature_map='favor' and qk_norm=False, got 'rewind'"
       )
 
   def dense(params, batch, keys, remat):

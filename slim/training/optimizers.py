@@ -1,23 +1,95 @@
-"""Adam, with the schedules and the extras that experiments ask for."""
+"""Adam, with schedules, gradient clipping and weight decay."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from slim.settings import SettingError, check_settings, setting
+
+
+class Schedule(NamedTuple):
+  """The shape f of a learning rate schedule."""
+
+  make: Callable[["OptimizerSettings", int], optax.Schedule]
+  depends_on_num_steps: bool  # Then a longer run has another f.
+
+
+# A new schedule is one entry.
+SCHEDULES = {
+  "constant": Schedule(
+    lambda s, num_steps: optax.constant_schedule(1.0),
+    depends_on_num_steps=False,
+  ),
+  "cosine": Schedule(
+    lambda s, num_steps: optax.cosine_decay_schedule(
+      1.0, num_steps, alpha=s.decay_factor
+    ),
+    depends_on_num_steps=True,
+  ),
+  "step": Schedule(
+    lambda s, num_steps: optax.piecewise_constant_schedule(
+      1.0, {s.decay_at: s.decay_factor}
+    ),
+    depends_on_num_steps=False,
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+  """The settings `config.optimizer`; β and ε default to PyTorch's values."""
+
+  learning_rate: float = setting(1e-3, "η, the highest learning rate.")
+  schedule: str = setting(
+    "constant",
+    "Learning rate over the steps: constant; cosine, down to decay_factor · η "
+    "at the last step; or step, multiplied by decay_factor from step decay_at "
+    "on.",
+    choices=tuple(SCHEDULES),
+  )
+  warmup_steps: int = setting(
+    0, "Steps of linear growth up to the learning rate.", minimum=0
+  )
+  decay_at: int | None = setting(
+    None, "The step at which the learning rate drops. For step only."
+  )
+  decay_factor: float = setting(
+    0.1, "Factor of the final learning rate. For cosine and step.", minimum=0
+  )
+  beta1: float = setting(0.9, "β₁ of Adam.", minimum=0, below=1)
+  beta2: float = setting(0.999, "β₂ of Adam.", minimum=0, below=1)
+  epsilon: float = setting(1e-8, "ε of Adam, outside of the square root.")
+  clip_norm: float | None = setting(
+    None,
+    "Largest norm of the whole mean gradient; longer ones are scaled down. "
+    "None: no clipping.",
+  )
+  weight_decay: float = setting(
+    0.0,
+    "λ, decoupled weight decay (AdamW). It applies to matrices, not to biases "
+    "and norms.",
+    minimum=0,
+  )
+
+  def check(self) -> None:
+    """Raises if a setting cannot work, alone or with another.
+
+    Raises:
+      SettingError: It names the setting, what it must be, and what it is.
+    """
+    check_settings(self)
+    if self.schedule == "step" and self.decay_at is None:
+      raise SettingError(
+        "decay_at", "must be a step number for schedule='step', got None"
+      )
+
 
 def create_optimizer(
-  *,
-  learning_rate: float,
-  num_steps: int,
-  schedule: str = "constant",
-  warmup_steps: int = 0,
-  decay_at: int | None = None,
-  decay_factor: float = 0.1,
-  beta1: float = 0.9,
-  beta2: float = 0.999,
-  epsilon: float = 1e-8,
-  clip_norm: float | None = None,
-  weight_decay: float = 0.0,
+  settings: OptimizerSettings, num_steps: int
 ) -> optax.GradientTransformation:
   """Creates Adam: clip, scale by the moments, decay, scale by the rate.
 
@@ -25,91 +97,59 @@ def create_optimizer(
   θ = θ − η_s (m̂ / (√v̂ + ε) + λ θ),   with the bias-corrected m̂ and v̂.
 
   Args:
-    learning_rate: η, the highest of the schedule.
+    settings: The settings.
     num_steps: Updates in the whole run; only "cosine" depends on it.
-    schedule: "constant", "cosine" or "step"; see `make_schedule`.
-    warmup_steps: Updates of linear growth at the start.
-    decay_at: The update from which "step" is at its lower rate.
-    decay_factor: The lower rate of "cosine" and "step", as a part of η.
-    beta1: β₁, in [0, 1). This and the next two default to PyTorch's values.
-    beta2: β₂, in [0, 1).
-    epsilon: ε, outside of the root.
-    clip_norm: Gradients longer than this are scaled down to it, over all
-      parameters together; None: never.
-    weight_decay: λ, decoupled from the gradient (AdamW). Of matrices only:
-      biases and the scales of norms are left alone.
 
   Returns:
     An optax transformation of mean gradients into updates to be added.
 
   Raises:
-    ValueError: If `schedule` is unknown.
+    SettingError: If a setting cannot work.
   """
-  rate = make_schedule(
-    learning_rate,
-    num_steps=num_steps,
-    schedule=schedule,
-    warmup_steps=warmup_steps,
-    decay_at=decay_at,
-    decay_factor=decay_factor,
-  )
-  parts = [
-    optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon),
+  rate = make_schedule(settings, num_steps)
+  transformations = [
+    optax.scale_by_adam(
+      b1=settings.beta1, b2=settings.beta2, eps=settings.epsilon
+    ),
     optax.scale_by_learning_rate(rate),
   ]
-  if weight_decay:
-    parts.insert(1, optax.add_decayed_weights(weight_decay, mask=_is_matrix))
-  if clip_norm is not None:
-    parts.insert(0, optax.clip_by_global_norm(clip_norm))
-  return optax.chain(*parts)
+  if settings.weight_decay:
+    decay = optax.add_decayed_weights(settings.weight_decay, mask=_is_matrix)
+    transformations.insert(1, decay)
+  if settings.clip_norm is not None:
+    clip = optax.clip_by_global_norm(settings.clip_norm)
+    transformations.insert(0, clip)
+  return optax.chain(*transformations)
 
 
 def make_schedule(
-  learning_rate: float,
-  *,
-  num_steps: int,
-  schedule: str,
-  warmup_steps: int,
-  decay_at: int | None,
-  decay_factor: float,
+  settings: OptimizerSettings, num_steps: int
 ) -> optax.Schedule:
   """Makes the learning rate as a function of the update, counted from 0.
 
   η_s = η min(1, (s + 1) / warmup_steps) f(s), where f(s) is
 
     "constant"   1
-    "cosine"     falling from 1 to decay_factor as half a wave over num_steps
+    "cosine"     half a cosine wave from 1 to decay_factor over num_steps
     "step"       1, and decay_factor for s ≥ decay_at
 
   Args:
-    learning_rate: η.
+    settings: The settings.
     num_steps: Updates in the whole run.
-    schedule: The name of f.
-    warmup_steps: Updates of linear growth; 0: none.
-    decay_at: An update; "step" only.
-    decay_factor: At least 0; "cosine" and "step".
 
   Returns:
     A function of the update's number.
 
   Raises:
-    ValueError: If `schedule` is unknown.
+    SettingError: If a setting cannot work.
   """
-  if schedule == "constant":
-    factor = optax.constant_schedule(1.0)
-  elif schedule == "cosine":
-    factor = optax.cosine_decay_schedule(1.0, num_steps, alpha=decay_factor)
-  elif schedule == "step":
-    factor = optax.piecewise_constant_schedule(1.0, {decay_at: decay_factor})
-  else:
-    raise ValueError(
-      f"schedule must be one of 'constant', 'cosine', 'step'; got {schedule!r}"
-    )
+  settings.check()
+  factor = SCHEDULES[settings.schedule].make(settings, num_steps)
 
   def rate(step: jax.Array) -> jax.Array:
-    # From 1 on, or the first update would be lost to a rate of 0.
-    warmup = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
-    return learning_rate * warmup * factor(step)
+    # With s instead of s + 1, the rate of the first update would be 0.
+    warmup = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
+    return settings.learning_rate * warmup * factor(step)
 
   return rate
 

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slim.settings import SettingError
 from slim.training.optimizers import (
+  OptimizerSettings,
   create_optimizer,
   make_schedule,
 )
@@ -18,7 +20,7 @@ GRADIENTS = {"bias": jnp.array([0.3, 40.0]), "matrix": jnp.array([[-2.0, 0.0]])}
 
 def updates(num_steps=3, **settings):
   """Returns the updates for the same gradients at each of some steps."""
-  optimizer = create_optimizer(num_steps=num_steps, **settings)
+  optimizer = create_optimizer(OptimizerSettings(**settings), num_steps)
   state = optimizer.init(PARAMS)
   results = []
   for _ in range(num_steps):
@@ -74,13 +76,13 @@ def test_clipping_scales_all_parameters_together():
 )
 def test_schedules_at_their_corners(settings, expected):
   """Without it a rate would drop a step early, or start at 0."""
-  settings = dict(warmup_steps=0, decay_at=None, decay_factor=0.1) | settings
-  rate = make_schedule(2.0, num_steps=100, **settings)
+  settings = OptimizerSettings(learning_rate=2.0, **settings)
+  rate = make_schedule(settings, num_steps=100)
   for step, value in expected.items():
     np.testing.assert_allclose(rate(jnp.int32(step)), value, rtol=1e-5)
 
 
 def test_unknown_schedule_is_refused():
   """Without it a misspelt schedule would train at a constant rate."""
-  with pytest.raises(ValueError, match="schedule must be one of .* got 'lin'"):
-    create_optimizer(learning_rate=1.0, num_steps=1, schedule="lin")
+  with pytest.raises(SettingError, match="schedule must be one of .* got 'lin"):
+    create_optimizer(OptimizerSettings(schedule="lin"), num_steps=1)

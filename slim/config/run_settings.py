@@ -1,0 +1,80 @@
+"""The settings of a whole run: `config.train`, `config.profile` and the top."""
+
+import dataclasses
+
+from slim.settings import SettingError, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class TopSettings:
+  """The settings that are in no group."""
+
+  seed: int = setting(
+    0,
+    "Seed of weights, random features, data and dropout; 0 to 2^32 - 1.",
+    minimum=0,
+    below=2**32,
+  )
+  matmul_precision: str = setting(
+    "highest",
+    "Precision of float32 matrix products on accelerators: float32 (highest), "
+    "or what the device offers instead, such as TF32 or bfloat16 (high, "
+    "default).",
+    choices=("default", "high", "highest"),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+  """The settings `config.train`."""
+
+  num_steps: int = setting(1000, "Updates of the weights.")
+  batch_size: int = setting(16, "B, sequences per update.")
+  accumulation_steps: int = setting(
+    1,
+    "Parts into which a batch is split, one after the other in the memory of "
+    "one part; divides batch_size.",
+  )
+  log_every: int = setting(50, "Steps between reports.")
+  eval_every: int = setting(
+    500, "Steps between evaluations; the last step is always evaluated."
+  )
+  eval_batches: int | None = setting(
+    None,
+    "Batches per evaluation while training. None: the whole validation split.",
+  )
+  checkpoint_every: int = setting(
+    500, "Steps between checkpoints; the last step is always saved."
+  )
+  keep_checkpoints: int = setting(
+    3, "How many of the newest checkpoints to keep."
+  )
+  init_from: str | None = setting(
+    None,
+    "Start from the weights in this file of `python -m slim.export`. None: new "
+    "weights. The settings of the model must agree, except dropout and dtype.",
+    is_path=True,
+  )
+  tensorboard: bool = setting(
+    False, "Write the metrics as TensorBoard event files, too."
+  )
+
+  def check(self) -> None:
+    """Raises SettingError if settings do not fit each other."""
+    if self.batch_size % self.accumulation_steps:
+      raise SettingError(
+        "accumulation_steps",
+        "must be a divisor of config.train.batch_size, which is "
+        f"{self.batch_size}, got {self.accumulation_steps}",
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileSettings:
+  """The settings `config.profile`."""
+
+  steps: tuple[int, ...] = setting(
+    (),
+    "First and last step of a trace by jax.profiler, as in 10,20. The first "
+    "update is step 1, as in the log. (): no trace.",
+  )
