@@ -100,8 +100,8 @@ def test_validate_rewinds_favor_with_qk_norm_only(method):
   with pytest.raises(ValueError) as error:
     config_lib.validate(config)
   assert str(error.value) == (
-    "config.gradient.policy must be 'sqrt' or 'store' for a model that cannot be "
-    "undone, such as one with feature_map='favor' and qk_norm=False, got "
+    "config.gradient.policy must be 'sqrt' or 'store' for a model that cannot "
+    "be undone, such as one with feature_map='favor' and qk_norm=False, got "
     "'rewind'"
   )
   for name, value in (

@@ -79,5 +79,5 @@ def test_command_line(tmp_path):
 
 def test_a_setting_that_does_not_fit_is_an_error():
   """Without it a mistake in a config would be answered by a traceback."""
-  with pytest.raises(ValueError, match="config.gradient.method must be in"):
+  with pytest.raises(ValueError, match="config.gradient.method must be one of"):
     next(command.analyse_config(make(gradient__method="slimm")))
