@@ -170,7 +170,7 @@ def test_a_command_is_understood(path, words, monkeypatch):
 
 def test_commands_leave_nothing_in_a_clone():
   """Fails if what the documented commands write would be untracked files."""
-  assert WRITABLE in (ROOT / ".gitignore").read_text().splitlines()
+  assert f"/{WRITABLE}" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_no_command_escapes_its_test():
