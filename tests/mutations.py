@@ -134,9 +134,9 @@ MUTATIONS = [
     SOFTMAX,
   ),
   Mutation(
-    K + "softmax/_axis.py",
-    "return self.index(i) >= i * self.size",
-    "return self.index(i) > i * self.size",
+    K + "softmax/_grid.py",
+    "return self.tokens(i) >= i * self.size",
+    "return self.tokens(i) > i * self.size",
     SOFTMAX,
   ),
   Mutation(

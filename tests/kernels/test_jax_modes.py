@@ -1,7 +1,7 @@
-"""Modes of JAX that a user's whole program may run in, for every kernel.
+"""Every kernel works in every mode of JAX.
 
-`CASES` calls each public name of `slim.kernels`, all of what it takes that a
-mode may meet: masks, dropout, functions of the user's, arrays closed over.
+`CASES` calls each public name of `slim.kernels` with everything that a mode may
+affect: masks, dropout, functions of the user, and arrays closed over.
 """
 
 import functools
@@ -317,7 +317,7 @@ def value_and_gradients(fn, *args):
 
 
 def test_every_kernel_has_a_case():
-  """A new kernel would be left out of all of these tests."""
+  """Fails if a new kernel is missing in these tests."""
   used = {name for case in CASES.values() for name in case.uses}
   assert used == set(kernels.__all__)
 
@@ -349,7 +349,7 @@ def _slow(*values):
   [jax.eval_shape, pytest.param(_call, marks=pytest.mark.full)],
 )
 def test_strict_promotion(name, dtypes, run):
-  """An operation of ours on two dtypes or ranks would be refused."""
+  """Fails if a kernel mixes dtypes or ranks implicitly."""
   case = CASES[name]
   with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
     run(
@@ -370,7 +370,7 @@ def test_strict_promotion(name, dtypes, run):
 )
 @pytest.mark.parametrize("name", [x for x in CASES if "attention" in x])
 def test_strict_promotion_of_mixed_dtypes(x64, name, dtypes):
-  """Arguments that a kernel takes together would be refused."""
+  """Fails if a kernel refuses arguments of different dtypes."""
   test_strict_promotion(name, dtypes, jax.eval_shape)
 
 
@@ -400,7 +400,7 @@ def _assert_close(found, right):
 
 @pytest.mark.parametrize("name", CASES)
 def test_explicit_sharding(name):
-  """A kernel would refuse sharded arrays, mix them up, or gather them."""
+  """Fails if a kernel refuses sharded arrays, mixes them up or gathers them."""
   args, right = _right(name)
   mesh = _make_mesh(AxisType.Explicit, AxisType.Explicit)
   args = [_shard(x, mesh) for x in args]
@@ -429,7 +429,7 @@ def test_explicit_sharding(name):
   ],
 )
 def test_context_mesh(name, types, is_compiled):
-  """A kernel would fail with `jax.set_mesh`, or in a mesh of mixed types."""
+  """Fails if a kernel breaks under `jax.set_mesh`, or in a mixed mesh."""
   args, right = _right(name)
   mesh = _make_mesh(*types)
   fn = functools.partial(value_and_gradients, CASES[name].fn)
@@ -448,7 +448,7 @@ def test_context_mesh(name, types, is_compiled):
   ],
 )
 def test_debugging_switches(name):
-  """Our own -inf, of what is masked out, would be reported as the user's."""
+  """Fails if the -inf of masked scores is reported as an error."""
   args, right = _right(name)
   with jax.debug_infs(True), jax.debug_nans(True):
     found = value_and_gradients(CASES[name].fn, *args)
@@ -465,7 +465,7 @@ def test_debugging_switches(name):
   ],
 )
 def test_debugging_switches_in_float64(x64, name, run):
-  """As `test_debugging_switches`, in the other precision, and compiled."""
+  """Like `test_debugging_switches`, in the other precision, and compiled."""
   args = _make_args(CASES[name].shapes, "float64")
   fn = functools.partial(value_and_gradients, CASES[name].fn)
   with jax.debug_infs(True), jax.debug_nans(True):
@@ -479,8 +479,8 @@ def test_debugging_switches_in_float64(x64, name, run):
     kernels.chunked_softmax_attention,
   ],
 )
-def test_debugging_switches_find_faults_of_the_user(fn):
-  """A NaN would be hidden from `jax.debug_nans`."""
+def test_debugging_switches_find_errors_of_the_user(fn):
+  """Fails if a NaN is hidden from `jax.debug_nans`."""
   q, k, v = _make_args((BTHK,) * 3, "float32")
   nan, inf = q.at[0, 0, 0, 0].set(jnp.nan), v.at[0, 0, 0, 0].set(jnp.inf)
   with jax.debug_nans(True), pytest.raises(FloatingPointError):

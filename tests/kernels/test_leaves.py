@@ -1,4 +1,4 @@
-"""Leaves of all kinds go through the kernels that differentiate by chunks.
+"""Kernels with custom derivatives accept leaves of all kinds.
 
 Each kernel is compared with the same function differentiated plainly.
 """
@@ -187,9 +187,9 @@ def assert_alike(found, right):
 @pytest.mark.parametrize("kind", ["real", "complex", "batch of 0"])
 @pytest.mark.parametrize("way", WAYS)
 def test_leaves_of_all_kinds(x64, way, kind):
-  """A key, an integer, a number or an empty array would be refused or lost.
+  """Fails if a key, integer, number or empty array is refused or lost.
 
-  A complex gradient would be conjugated, or be that of its real part.
+  Also if a complex gradient is conjugated, or that of its real part.
   """
   arguments = make_arguments(kind)
   # Constants of one program: numbers and keys are not traced yet, as eagerly.
@@ -202,13 +202,13 @@ def test_leaves_of_all_kinds(x64, way, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_leaves_of_all_kinds_eagerly(x64, way):
-  """An array that is not traced would be treated as one that is."""
+  """Fails if an array that is not traced is treated as one that is."""
   arguments = make_arguments("real")
   assert_alike(*(gradients_and_outputs(run, arguments) for run in WAYS[way]))
 
 
-def test_a_number_in_the_state_takes_the_type_of_the_step():
-  """A count that starts from 0 would be refused, or change the outputs."""
+def test_number_in_the_state_takes_the_dtype_of_the_step():
+  """Fails if a count that starts from 0 is refused, or changes the outputs."""
 
   def count(params, state, chunk):
     state = state + chunk.sum(1)[0]

@@ -1,4 +1,4 @@
-"""Reversible layers: the gradient of the same layers differentiated plainly."""
+"""Reversible layers have the gradient of plain autodiff."""
 
 import functools
 
@@ -104,8 +104,8 @@ def _value_and_gradients(inputs, form):
 
 
 @pytest.mark.parametrize("form", [as_list, as_scan])
-def test_gradients_are_those_of_autodiff(x64, form):
-  """A stream, a state, dropout or what is closed over would be mistaken."""
+def test_gradients_equal_autodiff(x64, form):
+  """Fails if a stream, a state, dropout or a closure is mixed up."""
   inputs = make_inputs("float64")
   found, right = (value_and_gradients(x, inputs) for x in (form, by_autodiff))
   assert_gradients_close(found, right, 1e-12)
@@ -113,7 +113,7 @@ def test_gradients_are_those_of_autodiff(x64, form):
 
 @pytest.mark.slow
 def test_float32_at_12_layers(x64):
-  """The error of undoing would grow out of bounds with the depth."""
+  """Fails if the error of undoing grows out of bounds with the depth."""
   wide = make_inputs("float64", layers=12, width=64)
   right = value_and_gradients(by_autodiff, wide)
   narrow = jax.tree.map(lambda x: x.astype("float32"), wide)
@@ -124,8 +124,8 @@ def test_float32_at_12_layers(x64):
     assert error <= 2 * allowed <= 1e-5, (error, allowed)
 
 
-def test_a_decision_is_not_made_anew():
-  """Made again from streams that were found again, some would turn out else."""
+def test_decisions_are_replayed():
+  """Fails if decisions are recomputed from recovered streams: some differ."""
   layers, width = 12, 128
   w = jnp.swapaxes(make_inputs("float32", layers, width)["w"], 0, 1)
   x = jax.random.normal(jax.random.key(0), (64, width))
@@ -164,7 +164,7 @@ def test_a_decision_is_not_made_anew():
 
 @pytest.mark.parametrize("is_scan", [False, True])
 def test_memory_does_not_grow_with_the_depth(is_scan):
-  """The activations of all layers would be kept."""
+  """Fails if the activations of all layers are stored."""
   size = 4096 * 64
 
   def activation_bytes(layers):
@@ -194,8 +194,8 @@ def test_memory_does_not_grow_with_the_depth(is_scan):
   assert many <= 12 * size * 4
 
 
-def test_memory_of_the_way_there_does_not_grow():
-  """The zeros that loops start from would be there for all layers at once."""
+def test_memory_of_the_forward_pass_does_not_grow():
+  """Fails if the initial zeros of all loops are allocated at once."""
 
   def temporary_bytes(count):
     def sublayer(w, x, context, replay):
@@ -225,14 +225,14 @@ def test_memory_of_the_way_there_does_not_grow():
   ],
 )
 def test_wrong_streams_are_refused(shapes, dtype, message):
-  """Gradients would be wrong by more than rounding, without a word."""
+  """Fails if gradients can be wrong by more than rounding, silently."""
   streams = tuple(jnp.zeros(shape, dtype) for shape in shapes)
   with pytest.raises(ValueError, match=message):
     reversible([lambda *_: None], [()], streams, [()])
 
 
-def test_an_odd_number_cannot_be_scanned():
-  """The streams would change places at each layer."""
+def test_odd_number_cannot_be_scanned():
+  """Fails if the streams change places at each layer."""
   streams = (jnp.zeros(2), jnp.zeros(2))
   with pytest.raises(ValueError, match="sublayers must be an even number"):
     reversible_scan([lambda *_: None], [()], streams, [()])
@@ -240,7 +240,7 @@ def test_an_odd_number_cannot_be_scanned():
 
 @pytest.mark.parametrize("form", [as_list, as_scan])
 def test_second_derivatives_are_refused(x64, form):
-  """They would fail somewhere inside."""
+  """Fails if they fail somewhere inside."""
   inputs = make_inputs("float64", layers=1)
 
   def loss(w):
@@ -259,8 +259,8 @@ def test_second_derivatives_are_refused(x64, form):
     (lambda y: y * 1j, r"got complex64\[2, 3\]$"),
   ],
 )
-def test_a_y_that_is_not_like_the_streams_is_refused(change, message):
-  """Its imaginary part would be lost, or one row be added to all."""
+def test_y_unlike_the_streams_is_refused(change, message):
+  """Fails if its imaginary part is lost, or one row is added to all."""
   message = (
     r"^the y that sublayers\[1\] returns must be like the streams, float32"
     rf"\[2, 3\], {message}"
@@ -275,8 +275,8 @@ def test_a_y_that_is_not_like_the_streams_is_refused(change, message):
 
 
 @pytest.mark.parametrize("name", ["params", "contexts"])
-def test_an_entry_for_each_sublayer_is_asked_for(name):
-  """The error would speak of a zip."""
+def test_one_entry_per_sublayer_is_required(name):
+  """Fails if the error is about a zip."""
   arguments = {"params": [(), ()], "contexts": [(), ()]} | {name: [()]}
   message = f"^{name} must have one entry for each of the 2 sublayers, got 1$"
   with pytest.raises(ValueError, match=message):

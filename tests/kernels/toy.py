@@ -1,10 +1,10 @@
-"""A recurrence of ten lines that can be undone, and all that flows through it.
+"""A recurrence of ten lines that can be rewound, with inputs of all kinds.
 
 It has what a language model has: an undecayed sum and a position in its state,
-noise by position as of dropout, integer inputs, and a closure over weights and
-a key. Beside them it has all other kinds of leaves: float inputs, inputs that
-are off (of width 0), a parameter that nothing uses, and keys, integers and
-booleans among the parameters and in the state.
+noise by position as in dropout, integer inputs, and a closure over weights and
+a key. It also has all other kinds of leaves: float inputs, inputs of width 0, a
+parameter that nothing uses, and keys, integers and booleans among the
+parameters and in the state.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Layers by chunks: the same function in less memory."""
+"""Position-wise layers by chunks compute the same in less memory."""
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +58,8 @@ compiled = jax.jit(value_and_gradients, static_argnums=0)
 @pytest.mark.parametrize(
   "case", each_value(chunk_size=[1, 4, 20], dtype=list(TOLERANCES))
 )
-def test_chunks_are_the_whole(x64, case):
-  """A chunk would be left out, or its gradient."""
+def test_chunks_equal_the_whole(x64, case):
+  """Fails if a chunk, or its gradient, is left out."""
   args = make(case["dtype"])
   found = compiled(case["chunk_size"], *args)
   assert_gradients_close(
@@ -68,7 +68,7 @@ def test_chunks_are_the_whole(x64, case):
 
 
 def test_another_axis_of_time(x64):
-  """Chunks would be cut from the batch, as if it were the sequence."""
+  """Fails if chunks are cut from the batch instead of the sequence."""
   params, x, targets, weights = make("float64")
   parts = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (x, targets, weights))
   seen = []
@@ -94,8 +94,8 @@ def test_another_axis_of_time(x64):
 
 @pytest.mark.parametrize("kernel", [chunked_map, chunked_sum])
 @pytest.mark.parametrize("second", [jax.grad, jax.jacfwd])
-def test_a_second_derivative_is_refused(kernel, second):
-  """The message would be about another function, or there be none."""
+def test_second_derivative_is_refused(kernel, second):
+  """Fails if the message names another function, or if there is none."""
 
   def fn(w, chunk):
     y = jnp.sin(w * chunk)
@@ -124,14 +124,14 @@ def test_a_second_derivative_is_refused(kernel, second):
   ],
 )
 def test_wrong_arguments_are_refused(kernel, shape, chunk_size, message):
-  """The message would be about arguments that the user has never passed."""
+  """Fails if the message is about arguments that the user did not pass."""
   with pytest.raises(ValueError, match=message):
     kernel(lambda _, x: x, (), jnp.ones(shape), chunk_size=chunk_size)
 
 
 @pytest.mark.parametrize("chunk_size", [2, 5])
-def test_a_wrong_result_is_refused(chunk_size):
-  """A scalar would come back as its own sum, or the error speak of a step."""
+def test_wrong_result_is_refused(chunk_size):
+  """Fails if a scalar is taken as its own sum, or the error names a step."""
   xs = jnp.ones((2, 5))
   message = (
     r"the result\['a'\] of fn must have a time axis 1, got shape \(\); for a "
@@ -165,8 +165,8 @@ def activation_bytes(chunk_size, length):
   return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_the_logits_are_those_of_a_chunk():
-  """A large vocabulary would need gigabytes for a long sequence."""
+def test_only_logits_of_one_chunk_are_held():
+  """Fails if a large vocabulary needs gigabytes for a long sequence."""
   short, long = (activation_bytes(64, length) for length in (1024, 8192))
   assert short <= 8 * 64 * 50_000 * 4
   # The tokens themselves, and their cotangents.

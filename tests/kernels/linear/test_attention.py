@@ -1,4 +1,4 @@
-"""Linear attention: three forms, one function, one gradient."""
+"""The three forms of linear attention: one function, one gradient."""
 
 import functools
 
@@ -131,8 +131,8 @@ def assert_right(form, args, cts, tol, eps=1e-16):
     compensated=[False, True],
   ),
 )
-def test_every_form_is_the_equation(x64, case):
-  """A form would compute another function, or another gradient."""
+def test_every_form_computes_the_equation(x64, case):
+  """Fails if a form computes another value or gradient."""
   args, cts = random_arguments(
     case["length"], case["dtype"], case["compensated"]
   )
@@ -145,8 +145,8 @@ def test_every_form_is_the_equation(x64, case):
   block_size=st.integers(1, 11),
   sizes=st.tuples(*[st.integers(1, 3)] * 4),
 )
-def test_blocks_of_any_size_are_the_equation(length, block_size, sizes):
-  """Some shape would be padded or broadcast wrongly, such as an axis of 1."""
+def test_blocks_of_any_size_compute_the_equation(length, block_size, sizes):
+  """Fails if some shape, such as an axis of 1, is padded wrongly."""
   with jax.enable_x64(True):
     args, cts = random_arguments(length, "float64", sizes=sizes)
     assert_right(in_blocks_of(block_size), args, cts, TOLERANCES["float64"])
@@ -166,7 +166,7 @@ THREE_FORMS = [
 )
 @pytest.mark.parametrize("compensated", [False, True])
 def test_a_sequence_can_be_cut_and_continued(x64, forms, compensated):
-  """Generation could not continue from the state of a prompt."""
+  """Fails if generation cannot continue from the state of a prompt."""
 
   def cut(q, k, v, state, eps):
     ys = []
@@ -181,8 +181,8 @@ def test_a_sequence_can_be_cut_and_continued(x64, forms, compensated):
 
 
 @pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
-def test_rounding_errors_in_the_state_count(form):
-  """What compensated sums know beyond float32 would not reach the output."""
+def test_error_terms_reach_the_output(form):
+  """Fails if the error terms of compensated sums do not reach the output."""
   args, _ = random_arguments(6, "float32", compensated=True)
   *tokens, state = args
   # Larger than rounding errors are, so that they show.
@@ -202,8 +202,8 @@ def test_rounding_errors_in_the_state_count(form):
 @pytest.mark.parametrize("eps", [0.0, 1e-16])
 @pytest.mark.parametrize("zero", ["q", "k", "both"])
 @pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
-def test_features_of_zero_are_no_nan(form, zero, eps):
-  """One dead token would turn the whole gradient into NaN."""
+def test_zero_features_give_no_nan(form, zero, eps):
+  """Fails if one token without features makes the whole gradient NaN."""
   (q, k, v, state), cts = random_arguments(7, "float32")
   state = jax.tree.map(np.zeros_like, state)
   q = q * 0 if zero in ("q", "both") else q
@@ -216,15 +216,15 @@ def test_features_of_zero_are_no_nan(form, zero, eps):
 
 @pytest.mark.parametrize("length", [5, 7])
 def test_padding_does_not_divide_by_zero(length):
-  """With eps = 0 a ragged last block would make every gradient NaN."""
+  """Fails if a padded last block makes every gradient NaN at eps = 0."""
   args, cts = random_arguments(length, "float32")
   assert_right(in_blocks_of(4), args, cts, TOLERANCES["float32"], eps=0.0)
 
 
 @pytest.mark.parametrize("exponent", [-20, -12, 0, 12, 25])
 @pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
-def test_a_tiny_or_huge_normaliser_has_its_gradient(form, exponent):
-  """The square of the normaliser would overflow, or its inverse vanish."""
+def test_tiny_and_huge_normalisers_have_gradients(form, exponent):
+  """Fails if the square of the normaliser overflows or underflows."""
   (q, k, v, state), cts = random_arguments(9, "float32")
   # The normaliser is q · z. The final state's cotangent would drown k's.
   q, k, state = jax.tree.map(
@@ -244,7 +244,7 @@ def test_a_tiny_or_huge_normaliser_has_its_gradient(form, exponent):
 @pytest.mark.parametrize("compensated", [False, True])
 @pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
 def test_short_floats_have_a_float32_state(form, compensated):
-  """Sums in bfloat16 would stand still after 256 tokens."""
+  """Fails if sums are in bfloat16, which stop growing after 256 tokens."""
   ones = jnp.ones((1, 301, 1, 1), jnp.bfloat16)
   state = init_prefix_sums(1, 1, 1, 1, compensated=compensated)
   y, after = jax.jit(form)(ones, ones, ones, state)
@@ -307,8 +307,8 @@ def test_value_offset_removes_rounding_of_a_common_part(x64):
   ids=str,
 )
 @pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
-def test_a_wrong_shape_is_refused(form, name, shape, message):
-  """It would be broadcast to a wrong result, or fail inside an einsum."""
+def test_wrong_shape_is_refused(form, name, shape, message):
+  """Fails if it is broadcast to a wrong result, or fails inside an einsum."""
   (q, k, v, state), _ = random_arguments(6, "float32")
   args = {"q": q, "k": k, "v": v, "kv": state.kv, "sums": state.k}
   args[name] = np.ones(shape, np.float32)
@@ -327,8 +327,8 @@ def test_a_wrong_shape_is_refused(form, name, shape, message):
   ids=["integers", "several", "text"],
 )
 @pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
-def test_a_wrong_type_is_refused(form, changes, message):
-  """y would be cut to integers, or several eps meet the wrong axis."""
+def test_wrong_dtype_is_refused(form, changes, message):
+  """Fails if y is cut to integers, or several eps meet the wrong axis."""
   (q, k, v, state), _ = random_arguments(6, "float32")
   with pytest.raises(ValueError, match=message):
     form(**{"q": q, "k": k, "v": v, "state": state} | changes)
@@ -336,7 +336,7 @@ def test_a_wrong_type_is_refused(form, changes, message):
 
 @pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
 def test_eps_may_be_an_array(x64, form):
-  """It would fail inside JAX if traced, widen y, or have no gradient."""
+  """Fails if a traced eps fails inside JAX, widens y, or has no gradient."""
   args, (y_ct, _) = random_arguments(6, "float32")
   epsilons = jnp.asarray([0.5, 2.0], jnp.bfloat16)
 
@@ -359,8 +359,8 @@ def test_eps_may_be_an_array(x64, form):
 
 
 @pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
-def test_arrays_of_numpy_and_an_empty_batch(form):
-  """They would be refused for a state that cannot be wider, or warn."""
+def test_numpy_arrays_and_empty_batch(form):
+  """Fails if they are refused for a state that cannot be wider, or warn."""
   args, cts = random_arguments(6, "float64")
   # Closed over, as jax.jit narrows its arguments itself.
   y, state = jax.jit(lambda: form(*args))()
@@ -373,8 +373,8 @@ def test_arrays_of_numpy_and_an_empty_batch(form):
 
 
 @pytest.mark.parametrize("block_size", [0, -1, True, 1.5])
-def test_a_bad_block_size_is_refused(block_size):
-  """The error would come from a reshape, and True would mean 1."""
+def test_bad_block_size_is_refused(block_size):
+  """Fails if the error comes from a reshape, or if True means 1."""
   args, _ = random_arguments(6, "float32")
   message = f"block_size must be a positive integer, got {block_size!r}$"
   with pytest.raises(ValueError, match=message):

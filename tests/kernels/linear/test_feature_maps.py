@@ -1,4 +1,4 @@
-"""Feature maps: their values, their derivatives, and what attention needs."""
+"""Feature maps: values, derivatives, and what attention relies on."""
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,14 @@ DERIVATIVES = {
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)
 def test_values(x64, name):
-  """A map would not be the function that its name and docstring say."""
+  """Fails if a map is not the function that its docstring states."""
   y = FEATURE_MAPS[name](jnp.asarray(X))
   np.testing.assert_allclose(y, VALUES[name], rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)
 def test_derivatives(x64, name):
-  """A gradient would be wrong, or NaN where the branch not taken overflows."""
+  """Fails if a gradient is wrong, or NaN because the other branch overflows."""
   f = FEATURE_MAPS[name]
   x = jnp.append(jnp.asarray(X), 1e4)
   right = np.append(DERIVATIVES[name], 2e4 if name == "square" else 1.0)
@@ -39,18 +39,18 @@ def test_derivatives(x64, name):
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)
 def test_features_are_never_negative(name):
-  """The normaliser would cancel, and the attention divide by nearly 0."""
+  """Fails if the normaliser can cancel, so that attention divides by ~0."""
   x = jnp.concatenate([jnp.linspace(-200.0, 200.0, 4001), jnp.zeros(1)])
   assert FEATURE_MAPS[name](x).min() >= 0
 
 
-def test_relu_is_lifted():
-  """With exact zeros the dense and the rewound pass divide 0 differently."""
+def test_relu_is_positive():
+  """Fails if exact zeros make the forward and rewound pass divide 0 by 0."""
   assert relu(jnp.array([-3.0, 0.0])).tolist() == [np.float32(1e-3)] * 2
 
 
 def test_elu_plus_one_keeps_small_values():
-  """Formed as (exp(x) - 1) + 1, what is below 6e-8 would vanish."""
+  """Fails if it computes exp(x) - 1 first, which loses values below 6e-8."""
   x = np.linspace(-80, -5, 76, dtype=np.float32)
   y = elu_plus_one(jnp.asarray(x))
   np.testing.assert_allclose(y, np.exp(x, dtype=np.float64), rtol=1e-6)
@@ -58,8 +58,8 @@ def test_elu_plus_one_keeps_small_values():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("name", FEATURE_MAPS)
-def test_a_token_is_mapped_alone_in_its_own_type(name, dtype):
-  """The value would depend on the cut into chunks, or the type change."""
+def test_tokens_are_mapped_alone_and_keep_their_dtype(name, dtype):
+  """Fails if the value depends on the chunks, or if the dtype changes."""
   f = FEATURE_MAPS[name]
   x = jax.random.normal(jax.random.key(0), (2, 5, 1, 3), dtype)
   whole = f(x)

@@ -1,4 +1,4 @@
-"""Sums come back when what was added is taken out, and so do derivatives."""
+"""Prefix sums, and their derivatives, come back after rewinding."""
 
 import functools
 
@@ -73,18 +73,18 @@ def distances_after_the_way_back(compensated):
 
 
 def test_compensated_sums_come_back():
-  """The gradient under `rewind` would drift with the length of the sequence."""
+  """Fails if the gradient under "rewind" drifts with the sequence length."""
   assert max(distances_after_the_way_back(compensated=True)) < 1e-11
 
 
 def test_plain_sums_do_not_come_back():
-  """The test above would pass whatever the error terms do."""
+  """Fails if the test above passes without error terms."""
   assert min(distances_after_the_way_back(compensated=False)) > 1e-7
 
 
 @pytest.mark.parametrize(("a", "b"), [(1.0, 1e-9), (1e-9, 1.0), (1.0, -1e-9)])
-def test_the_error_of_a_sum_is_known_exactly(a, b):
-  """Two-sum would hold for a large state alone, or be optimised away."""
+def test_error_of_a_sum_is_exact(a, b):
+  """Fails if two-sum needs the larger summand first, or is optimised away."""
 
   def fill(x):
     return PrefixSums(jnp.full((B, H, M, V), x), jnp.full((B, H, M), x))
@@ -98,8 +98,8 @@ def test_the_error_of_a_sum_is_known_exactly(a, b):
 
 
 @pytest.mark.parametrize("compensated", [False, True])
-def test_the_derivative_of_rewinding_is_the_identity(compensated):
-  """What continues from the state before would not differentiate there."""
+def test_derivative_of_rewinding_is_the_identity(compensated):
+  """Fails if a function of the state before is not differentiated there."""
   after, update = random_sums(0, compensated=compensated), random_sums(2)
 
   def rewind(kv, k, update):
@@ -115,8 +115,8 @@ def test_the_derivative_of_rewinding_is_the_identity(compensated):
 
 
 @pytest.mark.parametrize("compensated", [False, True])
-def test_one_pass_undoes_and_differentiates(x64, compensated):
-  """The step would have to be computed twice, or its gradient be wrong."""
+def test_one_pass_rewinds_and_differentiates(x64, compensated):
+  """Fails if the gradient of one rewinding pass is wrong."""
   k, v = random_tokens(7, jnp.float64)
   before = random_sums(0, compensated=compensated, dtype=jnp.float64)
   before = jax.tree.map(lambda x: x + 9, before)
@@ -156,7 +156,7 @@ def test_one_pass_undoes_and_differentiates(x64, compensated):
   ids=["add_sums", "rewind_prefix_sums", "sum_values"],
 )
 def test_error_terms_have_no_derivative(function):
-  """Rounding errors would be differentiated as if they were the model's."""
+  """Fails if rounding errors are differentiated."""
   state, update = random_sums(0, compensated=True), random_sums(2)
   sums, vjp = jax.vjp(function, state, update)
   cotangent, _ = vjp(jax.tree.map(jnp.ones_like, sums))
@@ -168,7 +168,7 @@ def test_error_terms_have_no_derivative(function):
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_plain_and_compensated_sums_agree(x64, dtype):
-  """A state made for `rewind` would be another model."""
+  """Fails if a state made for "rewind" is another model."""
   updates = random_sums(2, 50, dtype=dtype)
   sums = []
   for compensated in (False, True):
@@ -182,7 +182,7 @@ def test_plain_and_compensated_sums_agree(x64, dtype):
 
 
 def test_error_terms_count_in_the_value():
-  """What compensated sums know beyond their type's digits would be lost."""
+  """Fails if the digits beyond those of the dtype are lost."""
   state = random_sums(0, compensated=True)
   state = state._replace(error=jax.tree.map(lambda x: x + 1, state.error))
   for value, right in zip(sum_values(state)[:2], exact(state), strict=True):
@@ -192,7 +192,7 @@ def test_error_terms_count_in_the_value():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("compensated", [False, True])
 def test_initial_sums(x64, compensated, dtype):
-  """A state would start with the wrong shape, type or value."""
+  """Fails if a state starts with a wrong shape, dtype or value."""
   state = init_prefix_sums(B, H, M, V, dtype=dtype, compensated=compensated)
   parts = [state, state.error] if compensated else [state]
   assert (state.error is not None) == compensated
@@ -204,14 +204,14 @@ def test_initial_sums(x64, compensated, dtype):
 
 
 def test_initial_sums_are_separate_buffers():
-  """A program that donates its state would be refused."""
+  """Fails if a program that donates its state is refused."""
   leaves = jax.tree.leaves(init_prefix_sums(B, H, M, V, compensated=True))
   assert len({x.unsafe_buffer_pointer() for x in leaves}) == 4
 
 
 @pytest.mark.parametrize("block_size", [1, 3, 7, 64])
 def test_token_sums(x64, block_size):
-  """Tokens would be lost where the block does not divide the sequence."""
+  """Fails if tokens are lost when the block does not divide the sequence."""
   k, v = random_tokens(7, jnp.float64)
   sums = token_sums(k, v, block_size=block_size)
   right = PrefixSums(np.einsum("bthm,bthv->bhmv", k, v), np.sum(k, 1))
@@ -220,15 +220,15 @@ def test_token_sums(x64, block_size):
 
 
 def test_token_sums_of_short_floats_are_float32():
-  """In bfloat16 the sum of 301 ones is 300 or less."""
+  """Fails if they are summed in bfloat16, where 301 ones are at most 300."""
   ones = jnp.ones((1, 301, 1, 1), jnp.bfloat16)
   sums = token_sums(ones, ones)
   assert sums.kv.dtype == sums.k.dtype == jnp.float32
   assert (sums.kv.item(), sums.k.item()) == (301, 301)
 
 
-def test_arrays_of_numpy_and_an_empty_batch():
-  """Float64 of NumPy would warn, and the last batch of a data set fail."""
+def test_numpy_arrays_and_empty_batch():
+  """Fails if NumPy float64 warns, or if the last batch of a dataset fails."""
   k, v = (np.float64(x) for x in random_tokens(7))
   update = token_sums(k, v, block_size=3)
   before = jax.tree.map(np.float64, random_sums(0))
@@ -241,7 +241,7 @@ def test_arrays_of_numpy_and_an_empty_batch():
 
 
 def test_sums_that_do_not_fit_are_refused():
-  """The sums of one sequence would be added to all sequences of a batch."""
+  """Fails if the sums of one sequence are added to all of a batch."""
   state, one = random_sums(0), jax.tree.map(lambda x: x[:1], random_sums(2))
   for function in (add_sums, rewind_prefix_sums):
     with pytest.raises(ValueError, match=r"update.kv must have the shape \(2,"):
@@ -254,8 +254,8 @@ def test_sums_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("block_size", [0, -1, True, 1.5, "8"])
-def test_a_bad_block_size_is_refused(block_size):
-  """The error would come from a reshape, and True would mean 1."""
+def test_bad_block_size_is_refused(block_size):
+  """Fails if the error comes from a reshape, or if True means 1."""
   message = f"block_size must be a positive integer, got {block_size!r}$"
   with pytest.raises(ValueError, match=message):
     token_sums(*random_tokens(7), block_size=block_size)

@@ -1,4 +1,4 @@
-"""FAVOR+: an unbiased estimate of softmax, exact to rounding."""
+"""FAVOR+: an unbiased estimate of softmax attention, exact to rounding."""
 
 import functools
 
@@ -55,7 +55,7 @@ def attend(
   ],
 )
 def test_float32_is_exact(head_dim, lengths):
-  """An exponential makes of a small error of the exponent a large one."""
+  """Fails if the exponential amplifies an error of the exponent."""
   projection = sample_projection(KEY, 2 * head_dim, head_dim)
   q, k, v = of_length(9, 3, 1, 256, 2, head_dim)
   if lengths != "9":
@@ -102,8 +102,8 @@ def by_kernels(q, k, v, kv, z, projection):
     length=[1, 7, 13], dtype=["float64", "float32"], orthogonal=[False, True]
   ),
 )
-def test_features_are_the_equation(x64, case):
-  """Values or gradients, of keys and of the first state too, would be wrong."""
+def test_features_compute_the_equation(x64, case):
+  """Fails if values or gradients are wrong, of keys or of the state."""
   length, dtype, orthogonal = case.values()
   tol = {"float64": 1e-12, "float32": 1e-5}[dtype]
   projection = sample_projection(KEY, 20, 8, orthogonal=orthogonal)
@@ -136,7 +136,7 @@ def softmax_attention(q, k, v):
 
 
 def test_more_features_are_nearer_to_softmax():
-  """The features would be those of another kernel."""
+  """Fails if the features estimate another function than softmax."""
   q, k, v = of_length(2, 3, 100, 16)
   right = softmax_attention(q, k, v)
   errors = []
@@ -167,19 +167,19 @@ def estimates(orthogonal):
 
 
 @pytest.mark.parametrize("orthogonal", [False, True])
-def test_the_estimate_is_unbiased(orthogonal):
-  """Lengths or directions would be drawn from another distribution."""
+def test_estimate_is_unbiased(orthogonal):
+  """Fails if lengths or directions have another distribution."""
   found = estimates(orthogonal)
   assert abs(found.mean() - 1) <= 3 * found.std() / np.sqrt(len(found))
 
 
 def test_orthogonal_features_have_less_variance():
-  """The setting would not do what it is for."""
+  """Fails if the setting does not reduce the variance."""
   assert estimates(True).std() <= 0.95 * estimates(False).std()
 
 
 def test_orthogonal_rows():
-  """A block would not be orthogonal, or rows or keys repeat a vector."""
+  """Fails if a block is not orthogonal, or if rows or keys repeat a vector."""
   w = sample_projection(KEY, 20, 8)
   assert w.dtype == jnp.float32
   assert (w != sample_projection(jax.random.key(1), 20, 8)).any()
@@ -196,7 +196,7 @@ def test_orthogonal_rows():
 
 @pytest.mark.parametrize("orthogonal", [False, True])
 def test_rows_are_standard_normal(orthogonal):
-  """Of the QR decomposition's own choice of signs, directions are biased."""
+  """Fails if the signs that QR chooses bias the directions."""
   keys = jax.random.split(KEY, 2000)
   sample = functools.partial(
     sample_projection, num_features=3, head_dim=3, orthogonal=orthogonal
@@ -207,8 +207,8 @@ def test_rows_are_standard_normal(orthogonal):
   np.testing.assert_allclose(w.var(0), 1, atol=5 * np.sqrt(2 / 2000))
 
 
-def test_the_factor_of_a_query_cancels(x64):
-  """Its gradient would be that of a maximum."""
+def test_factor_of_a_query_cancels(x64):
+  """Fails if its gradient includes that of the maximum."""
   projection = sample_projection(KEY, 12, 8)
   q, k, v = of_length(3, 3, 1, 20, 2, 8)
 
@@ -229,7 +229,7 @@ def test_the_factor_of_a_query_cancels(x64):
 
 
 def test_no_key_overflows():
-  """One key along a row of the projection would make all sums infinite."""
+  """Fails if one key along a row of the projection makes all sums infinite."""
   projection = sample_projection(KEY, 256, 64)
   keys = projection * 64**0.25  # Where exponents are largest.
   sums = 2.0**20 * positive_random_features(keys, projection).sum(0)
@@ -237,7 +237,7 @@ def test_no_key_overflows():
 
 
 def test_no_query_overflows():
-  """Queries, which nothing bounds, would be NaN once they are long."""
+  """Fails if long queries, which nothing bounds, become NaN."""
   projection = sample_projection(KEY, 256, 64)
   features = positive_random_query_features(of_length(1e4, 5, 64), projection)
   np.testing.assert_allclose(features.max(-1), 1 / 16, rtol=1e-6)
@@ -247,8 +247,8 @@ def test_no_query_overflows():
 @pytest.mark.parametrize(
   "features", [positive_random_features, positive_random_query_features]
 )
-def test_a_token_is_mapped_alone_in_its_own_type(features, dtype):
-  """The value would depend on the cut into chunks, or the type change."""
+def test_tokens_are_mapped_alone_and_keep_their_dtype(features, dtype):
+  """Fails if the value depends on the chunks, or if the dtype changes."""
   projection = sample_projection(KEY, 12, 8)
   x = jnp.asarray(of_length(3, 2, 5, 1, 8), dtype)
   whole = features(x, projection)
@@ -272,7 +272,7 @@ def test_a_token_is_mapped_alone_in_its_own_type(features, dtype):
   ],
 )
 def test_wrong_sizes_are_refused(sizes, message):
-  """The error would be one of a random number generator's shape."""
+  """Fails if the error is about the shape of random numbers."""
   with pytest.raises(ValueError, match=message):
     sample_projection(KEY, *sizes)
 
@@ -280,8 +280,8 @@ def test_wrong_sizes_are_refused(sizes, message):
 @pytest.mark.parametrize(
   "features", [positive_random_features, positive_random_query_features]
 )
-def test_arrays_of_numpy_and_an_empty_batch(features):
-  """Float64 would warn, integers be cut, or the last batch fail."""
+def test_numpy_arrays_and_empty_batch(features):
+  """Fails if float64 warns, integers are cut, or the last batch fails."""
   projection = np.float64(sample_projection(KEY, 12, 8))
   found = features(np.float64(of_length(3, 5, 8)), projection)
   assert found.dtype == jnp.float32
@@ -297,8 +297,8 @@ def test_arrays_of_numpy_and_an_empty_batch(features):
 @pytest.mark.parametrize(
   "features", [positive_random_features, positive_random_query_features]
 )
-def test_a_projection_of_another_width_is_refused(features):
-  """The error would come from inside an einsum."""
+def test_projection_of_another_width_is_refused(features):
+  """Fails if the error comes from inside an einsum."""
   projection = sample_projection(KEY, 12, 8)
   message = r"x must have shape \[..., K=8\] like the projection, got \(2, 7\)"
   with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""LSH attention: what softmax is over all pairs that meet in some round."""
+"""LSH attention: softmax over all pairs that meet in some round."""
 
 import functools
 import math
@@ -107,10 +107,10 @@ def by_rounds(qk, v, y_ct, buckets, *, scale=SCALE, **settings):
     dtype=["float64", "float32"],
   ),
 )
-def test_rounds_are_softmax_over_the_pairs_that_meet(x64, case):
-  """A pair would be left out, or count twice, or its gradient would.
+def test_rounds_equal_softmax_over_pairs_that_meet(x64, case):
+  """Fails if a pair, or its gradient, is left out or counted twice.
 
-  Or a head would get the tokens, or the order, of another.
+  Also if a head gets the tokens, or the order, of another.
   """
   dtype = case.pop("dtype")
   *arrays, buckets = make_inputs(case.pop("length"), case.pop("num_hashes"))
@@ -132,8 +132,8 @@ def assert_right(found, right, y_ct, tol):
   assert abs(scale_ct - right_scale_ct) <= tol * np.abs(y_ct).sum()
 
 
-def test_a_chunk_of_all_is_full_attention(x64):
-  """The hashing would matter where nothing is left out."""
+def test_one_chunk_is_full_attention(x64):
+  """Fails if the hashing matters although nothing is left out."""
   qk, *_, buckets = make_inputs(9)
   found, _ = by_rounds(qk, qk, qk, buckets, chunk_size=2**31)
   k = qk / np.linalg.norm(qk, axis=-1, keepdims=True)
@@ -144,7 +144,7 @@ def test_a_chunk_of_all_is_full_attention(x64):
 
 
 def test_more_rounds_than_a_byte_counts(x64):
-  """Pairs that meet in 256 rounds would count as if they met in one."""
+  """Fails if pairs that meet in 256 rounds count as if they met in one."""
   qk, v, y_ct, buckets = make_inputs(5, num_hashes=300)
   buckets[:, :, :256] = [0, 0, 1, 1, 2]
   arrays = qk, v, y_ct, buckets
@@ -154,10 +154,10 @@ def test_more_rounds_than_a_byte_counts(x64):
 
 
 @pytest.mark.parametrize("rounds", ["sequential", "parallel"])
-def test_the_scale_may_be_an_array(rounds):
-  """Learned temperatures would fail inside JAX, or have no gradient.
+def test_scale_may_be_an_array(rounds):
+  """Fails if a learned temperature fails inside JAX, or has no gradient.
 
-  Causal: the first token sees no other, in both ways to go through the rounds.
+  Causal: the first token sees no other, in both forms of the rounds.
   """
   *arrays, buckets = make_inputs(7)
   arrays = [jnp.asarray(x, jnp.float32) for x in arrays]
@@ -171,8 +171,8 @@ def test_the_scale_may_be_an_array(rounds):
     assert_right(one, right, arrays[2], TOLERANCES["float32"])
 
 
-def test_the_scale_of_short_floats():
-  """An array would mean another number than a float does, or widen y."""
+def test_scale_of_short_floats():
+  """Fails if an array scales by another number than a float, or widens y."""
   *arrays, buckets = make_inputs(7)
   arrays = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
   found = by_rounds(*arrays, buckets, chunk_size=2, scale=jnp.float32(0.3))
@@ -188,7 +188,7 @@ def test_the_scale_of_short_floats():
 
 
 def test_more_rounds_are_nearer_to_full_attention():
-  """Pairs that a round misses would be missed by all."""
+  """Fails if all rounds miss the same pairs."""
   clusters, each, width = 16, 16, 32
   length = clusters * each
   random = np.random.default_rng(0)
@@ -232,7 +232,7 @@ def overhead(num_hashes, length=4096):
 
 
 def test_memory_does_not_grow_with_the_rounds():
-  """It is what sequential rounds are for."""
+  """Fails if sequential rounds need more memory than one round."""
   few, many = overhead(2), overhead(16)
   # The places of the tokens, and their order while they are sorted.
   assert many - few <= 14 * 8 * 4096 * 13, (few, many)
@@ -240,7 +240,7 @@ def test_memory_does_not_grow_with_the_rounds():
 
 @pytest.mark.slow
 def test_memory_is_linear_in_the_length():
-  """Long sequences would need all pairs at once."""
+  """Fails if a long sequence needs all pairs at once."""
   assert overhead(4, length=16384) <= 4.1 * overhead(4)
 
 
@@ -260,7 +260,7 @@ def hashed(x, key, num_buckets, num_hashes=2):
   ],
 )
 def test_buckets_are_the_nearest_axes(num_buckets, factors, dtype):
-  """A trained model would hash by other rotations than it was trained with."""
+  """Fails if a trained model is hashed by other rotations than in training."""
   x = np.random.default_rng(0).normal(size=(2, 50, 3, 8)).astype(np.float32)
   key = jax.random.key(1)
   right = 0
@@ -277,8 +277,8 @@ def test_buckets_are_the_nearest_axes(num_buckets, factors, dtype):
   np.testing.assert_array_equal(found, right)
 
 
-def test_a_count_without_even_factors_has_as_many_buckets():
-  """Most tokens would share few buckets, or some bucket be beyond the count."""
+def test_count_without_even_factors_has_as_many_buckets():
+  """Fails if most tokens share few buckets, or a bucket is out of range."""
   x = jax.random.normal(jax.random.key(0), (1, 3000, 1, 8))
   found = np.asarray(hashed(x, jax.random.key(1), 74)).ravel()
   count = np.bincount(found, minlength=74)
@@ -287,8 +287,8 @@ def test_a_count_without_even_factors_has_as_many_buckets():
   assert count[:6].mean() == pytest.approx(2 * count[6:].mean(), rel=0.3)
 
 
-def test_two_hashes_of_any_count_cost_alike():
-  """Hashing would cost as much as one hash into all buckets."""
+def test_two_hashes_of_any_count_cost_the_same():
+  """Fails if hashing costs as much as one hash into all buckets."""
   for num_buckets in [*range(66, 3000, 2), 2 * 49999, 10**6, 2**20, 2**30]:
     low, high = _factors(num_buckets)
     assert low % 2 == high % 2 == 0
@@ -320,8 +320,8 @@ def hashing_costs(length):
     pytest.param(130_944, marks=pytest.mark.slow),  # 2 · 3 · 11 · 31.
   ],
 )
-def test_hashing_a_neighbouring_length_costs_alike(length):
-  """One chunk more would take ten times the memory and twenty the time."""
+def test_hashing_a_neighbouring_length_costs_the_same(length):
+  """Fails if one more chunk takes ten times the memory."""
   ends = 32_768, 131_072
   costs = [hashing_costs(n) for n in ends]
   for found, *right in zip(hashing_costs(length), *costs, strict=True):
@@ -329,7 +329,7 @@ def test_hashing_a_neighbouring_length_costs_alike(length):
 
 
 def test_near_vectors_fall_into_one_bucket():
-  """Sorting by buckets would put no two together that matter."""
+  """Fails if sorting by bucket does not bring near vectors together."""
   random = np.random.default_rng(0)
   x, noise = random.normal(size=(2, 1, 500, 1, 64)).astype(np.float32)
   of = functools.partial(hashed, key=jax.random.key(2), num_buckets=64)
@@ -358,7 +358,7 @@ def test_near_vectors_fall_into_one_bucket():
   ],
 )
 def test_wrong_arguments_are_refused(changes, message):
-  """The error would come from inside a loop, or none."""
+  """Fails if the error comes from inside a loop, or if there is none."""
   arguments = {
     "qk": (2, 5, 3, 4),
     "v": (2, 5, 3, 4),
@@ -387,7 +387,7 @@ def test_wrong_arguments_are_refused(changes, message):
   ids=str,
 )
 def test_wrong_hashes_are_refused(changes, message):
-  """Numbers of buckets would overflow, or the error come from inside."""
+  """Fails if bucket numbers overflow, or if the error comes from inside."""
   arguments = {
     "x": np.ones((1, 2, 1, 3), np.float32),
     "key": jax.random.key(0),
@@ -398,8 +398,8 @@ def test_wrong_hashes_are_refused(changes, message):
     lsh_buckets(**arguments | changes)
 
 
-def test_an_empty_batch_and_float64_of_numpy():
-  """The last batch of a data set would fail inside a reshape, or warn."""
+def test_empty_batch_and_numpy_float64():
+  """Fails if the last batch of a dataset fails in a reshape, or warns."""
   arrays = make_inputs(7, batch=0)
   for heads_at_once in (None, 2):
     run = functools.partial(
@@ -413,7 +413,7 @@ def test_an_empty_batch_and_float64_of_numpy():
 
 
 def test_second_derivatives(x64):
-  """They would fail somewhere inside, or be wrong."""
+  """Fails if they fail somewhere inside, or are wrong."""
   qk, v, _, buckets = make_inputs(5)
 
   def curvature(rounds):

@@ -1,4 +1,4 @@
-"""The arguments of softmax attention: what is taken, and what is refused."""
+"""The arguments of softmax attention: which are accepted and refused."""
 
 import functools
 import itertools
@@ -96,7 +96,7 @@ FORMS = {
   ],
 )
 def test_wrong_arguments_are_refused(changes, message):
-  """The error would come from inside a loop, or none."""
+  """Fails if the error comes from inside a loop, or if there is none."""
   arrays = {
     name: changes.pop(name)
     for name in ("q", "k", "v", "bias", "mask")
@@ -107,8 +107,8 @@ def test_wrong_arguments_are_refused(changes, message):
   assert "\n" not in str(error.value)
 
 
-def test_what_is_no_array_is_refused():
-  """The error would name neither the argument nor what is wrong."""
+def test_non_arrays_are_refused():
+  """Fails if the error does not name the argument and what was found."""
   arguments = zeros()
   with pytest.raises(ValueError, match="k must be an array, got NoneType"):
     softmax_attention(arguments["q"], None, arguments["v"])
@@ -120,7 +120,7 @@ def test_what_is_no_array_is_refused():
 
 
 def test_windows_and_offsets_of_any_size():
-  """Sums of positions would overflow, and other keys be seen."""
+  """Fails if sums of positions overflow, so that other keys are seen."""
   num_q, num_k = 4, 5
   rows, columns = np.arange(num_q)[:, None], np.arange(num_k)[None]
   sizes = {"B": 2, "T": num_q, "S": num_k}
@@ -153,8 +153,8 @@ def test_windows_and_offsets_of_any_size():
     assert not make_window(None, True, offset, sizes).sees(*index).any()
 
 
-def test_a_window_without_limit_and_one_of_nothing():
-  """Huge windows would be an error from inside JAX, and 0 be refused."""
+def test_unlimited_and_empty_windows():
+  """Fails if a huge window is an error inside JAX, or if 0 is refused."""
   q, k, v = np.random.default_rng(0).normal(size=(3, 1, 5, 2, 4))
 
   @functools.partial(jax.jit, static_argnums=0)
@@ -169,8 +169,8 @@ def test_a_window_without_limit_and_one_of_nothing():
 
 
 @pytest.mark.parametrize("form", ["whole", "from_lse"])
-def test_offsets_of_sequences(x64, form):
-  """Caches of different lengths would need a call each."""
+def test_offset_per_sequence(x64, form):
+  """Fails if caches of different lengths do not fit one call."""
   random = np.random.default_rng(1)
   q, y_ct = random.normal(size=(2, 2, 5, 2, 3))
   k, v = random.normal(size=(2, 2, 13, 2, 3))
@@ -205,8 +205,8 @@ def test_offsets_of_sequences(x64, form):
     ("remat", "float64"),
   ],
 )
-def test_an_array_as_scale(x64, form, dtype):
-  """A learned temperature could not be traced, vmapped or differentiated."""
+def test_array_as_scale(x64, form, dtype):
+  """Fails if a learned temperature cannot be traced or differentiated."""
   random = np.random.default_rng(2)
   q, k, v = jnp.asarray(random.normal(size=(3, 1, 5, 2, 3)), dtype)
 
@@ -230,8 +230,8 @@ def test_an_array_as_scale(x64, form, dtype):
   assert_gradients_close(found, gradients(by_hand), tol)
 
 
-def test_numbers_of_other_libraries():
-  """They would be refused by a message that they satisfy."""
+def test_numbers_of_numpy_and_jax():
+  """Fails if numbers of NumPy or JAX are refused."""
   q, k, v = (x + 1 for x in zeros().values())
 
   numbers = (
@@ -263,8 +263,8 @@ def test_numbers_of_other_libraries():
 @pytest.mark.parametrize(
   "implementation", ["threefry2x32", "rbg", "unsafe_rbg"]
 )
-def test_dropout_depends_on_key_and_place_alone(implementation):
-  """Blocks, or sequences in a batch, would drop other pairs than the whole."""
+def test_dropout_depends_only_on_key_and_position(implementation):
+  """Fails if blocks, or rows of a batch, drop other pairs than the whole."""
   base = jax.random.key(5, impl=implementation)
   keys = jax.random.split(base, 3)
   rows, columns = (jnp.arange(n, dtype=jnp.int32) for n in (6, 7))
@@ -292,8 +292,8 @@ def test_dropout_depends_on_key_and_place_alone(implementation):
     assert (np.diff(whole, axis=axis) != 0).any()
 
 
-def test_a_batch_of_none():
-  """A filtered batch would be an error from a reshape."""
+def test_batch_of_0():
+  """Fails if a batch without sequences is an error of a reshape."""
   q, k, v = zeros(q=(0, 5, 4, 8), k=(0, 6, 2, 8), v=(0, 6, 2, 8)).values()
   for form in FORMS.values():
     gradients = jax.grad(
@@ -319,8 +319,8 @@ def test_a_batch_of_none():
   assert (y.shape, lse.shape) == ((0, 5, 4, 8), (0, 5, 4))
 
 
-def test_a_mask_function_as_documented():
-  """The example of the docstring would raise where ranks must be equal."""
+def test_mask_function_as_documented():
+  """Fails if the docstring's example raises under strict rank promotion."""
   lengths = jnp.array([6, 2])
   arguments = zeros()
   arguments["v"] = jnp.broadcast_to(jnp.eye(6, 8)[:, None], (2, 6, 2, 8))

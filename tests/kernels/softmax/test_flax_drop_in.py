@@ -26,7 +26,7 @@ def linen_layer(**settings):
   "case", each_value(masked=[False, True], batch_axes=[1, 2])
 )
 def test_linen(x64, case):
-  """The layer would not run, or compute something else."""
+  """Fails if the layer does not run, or computes something else."""
   masked, batch_axes = case["masked"], case["batch_axes"]
   x = jnp.asarray(X if batch_axes == 2 else X[0])
   mask = linen.make_causal_mask(x[..., 0]) if masked else None
@@ -45,8 +45,8 @@ def test_linen(x64, case):
   )
 
 
-def test_bias_and_mask_of_a_batch_of_two_axes(x64):
-  """A relative position bias would be left out."""
+def test_bias_and_mask_with_two_batch_axes(x64):
+  """Fails if a relative position bias is left out."""
   random = np.random.default_rng(1)
   q, k, v = jnp.asarray(random.normal(size=(3, 2, 3, 7, 2, 4)))
   bias = jnp.asarray(random.normal(size=(2, 3, 2, 7, 7)))
@@ -60,7 +60,7 @@ def test_bias_and_mask_of_a_batch_of_two_axes(x64):
 
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_nnx(x64, is_causal):
-  """The layer would not run, or compute something else."""
+  """Fails if the layer does not run, or computes something else."""
 
   def output(**settings):
     layer = nnx.MultiHeadAttention(
@@ -78,8 +78,8 @@ def test_nnx(x64, is_causal):
   assert_gradients_close(output(attention_fn=attention_fn), output(), 1e-6)
 
 
-def test_dropout_is_drawn_anew_and_not_where_it_is_off(x64):
-  """A network would train without it, or be evaluated with it."""
+def test_dropout_differs_per_call_and_can_be_off(x64):
+  """Fails if a network trains without dropout, or is evaluated with it."""
   layer = linen_layer(attention_fn=attention_fn, dropout_rate=0.5)
   x = jnp.asarray(X[0])
   init = functools.partial(layer.init, deterministic=True)
@@ -96,7 +96,7 @@ def test_dropout_is_drawn_anew_and_not_where_it_is_off(x64):
 
 
 def test_weights_are_refused(x64):
-  """Nothing would be there to sow."""
+  """Fails if a request for the weights is ignored."""
   x = jnp.asarray(X[0])
   layer = linen_layer(attention_fn=attention_fn)
   with pytest.raises(ValueError, match="sow_weights must be False"):
@@ -130,7 +130,7 @@ def test_weights_are_refused(x64):
   ],
 )
 def test_shapes_that_flax_refuses_are_refused(shapes, message):
-  """Queries would attend to the keys of another sequence."""
+  """Fails if queries attend to the keys of another sequence."""
   arrays = [jnp.zeros(shape) for shape in shapes]
   with pytest.raises(ValueError, match=message):
     attention_fn(*arrays, *arrays[1:2] * (len(arrays) == 2))
@@ -145,8 +145,8 @@ def test_shapes_that_flax_refuses_are_refused(shapes, message):
     jax.lax.DotAlgorithm(np.float32, np.float32, np.float32),
   ],
 )
-def test_precision_is_that_of_all_products(precision):
-  """It would be refused, or hold for the forward pass alone."""
+def test_precision_applies_to_all_products(precision):
+  """Fails if it is refused, or only used in the forward pass."""
   layer = linen.MultiHeadDotProductAttention(
     num_heads=2, attention_fn=attention_fn, precision=precision
   )

@@ -1,4 +1,4 @@
-"""NaN and inf in keys and values reach the queries that see them, alone."""
+"""NaN and inf in keys and values reach only the queries that see them."""
 
 import functools
 
@@ -68,8 +68,8 @@ def run(form, inputs, mask, cts):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_not_finite_reaches_those_who_see_it(x64, form):
-  """Padding of a cache would make NaN of a batch, or of its gradient."""
+def test_nan_reaches_only_queries_that_see_it(x64, form):
+  """Fails if padding of a cache makes a batch, or its gradient, NaN."""
   inputs, mask, cts, sees = make_inputs()
   reached = sees[..., BAD]
   assert not reached[:5].any() and reached[5:].any() and not reached.all(1)[0]
@@ -107,8 +107,8 @@ def test_what_is_not_finite_reaches_those_who_see_it(x64, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_query_that_sees_nothing_may_be_nan(x64, form):
-  """Padding of queries would make NaN of the gradients of keys."""
+def test_query_without_keys_may_be_nan(x64, form):
+  """Fails if padding of queries makes the gradients of keys NaN."""
   inputs, mask, cts, _ = make_inputs()
   mask[:, :, 3] = False
   bad = inputs | {"q": inputs["q"].copy()}

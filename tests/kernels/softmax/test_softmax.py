@@ -1,4 +1,4 @@
-"""Softmax attention: the definition, and the same by blocks."""
+"""Softmax attention: the definition, and the same block by block."""
 
 import functools
 
@@ -179,8 +179,8 @@ def by_jax(q, k, v, bias=None, mask=None, **kwargs):
     "scale",
   ],
 )
-def test_the_definition_is_that_of_jax(x64, kind):
-  """All else is compared with it, and would be wrong with it."""
+def test_definition_equals_jax(x64, kind):
+  """Fails if the definition, the reference of all other tests, is wrong."""
   inputs, mask, cts = make_inputs((2, 7, 9, 4, 2, 8, 8))
   # Theirs attends to all keys where a query sees none, and has no gradient of
   # the log-sum-exp.
@@ -211,8 +211,8 @@ def test_the_definition_is_that_of_jax(x64, kind):
     dtype=list(TOLERANCES),
   ),
 )
-def test_blocks_are_the_definition(x64, case):
-  """Blocks, or their gradients, would be another function."""
+def test_blocks_equal_the_definition(x64, case):
+  """Fails if blocks compute another value or gradient."""
   assert_same(case["form"], case["kind"], case["sizes"], case["dtype"])
 
 
@@ -232,15 +232,15 @@ def test_blocks_are_the_definition(x64, case):
   seed=st.integers(0, 5),
 )
 def test_any_lengths_and_blocks(sizes, blocks, kind, seed):
-  """Some length would be cut or padded wrongly."""
+  """Fails if some length is cut or padded wrongly."""
   # Not thousands of tiny blocks.
   blocks = [max(b, n // 8) for b, n in zip(blocks, sizes[1:3], strict=True)]
   with jax.enable_x64(True):
     assert_same(in_blocks(*blocks), kind, sizes, "float64", seed)
 
 
-def test_a_query_that_sees_nothing(x64):
-  """It would be NaN, or the mean of all values, and so would gradients be."""
+def test_query_without_keys(x64):
+  """Fails if y is NaN or the mean of all values, or a gradient is NaN."""
   inputs, mask, cts = make_inputs((2, 6, 6, 2, 2, 3, 3))
   mask[:, :, 2] = False
   for form in (
@@ -259,7 +259,7 @@ def test_a_query_that_sees_nothing(x64):
 
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_large_scores(size):
-  """The exponential would overflow, or all of a row underflow."""
+  """Fails if the exponential overflows, or a whole row underflows."""
   inputs, mask, cts = make_inputs((1, 9, 9, 2, 2, 3, 3))
   inputs["bias"] = inputs["bias"] + size
   inputs["q"] = 1e4 * inputs["q"]
@@ -282,8 +282,8 @@ def test_large_scores(size):
     ),
   ],
 )
-def test_blocks_that_nobody_sees_are_skipped(settings, columns_of_rows):
-  """Half of a causal attention's work would be for nothing."""
+def test_masked_blocks_are_skipped(settings, columns_of_rows):
+  """Fails if causal attention does twice the work it needs."""
   rows = []
 
   def mask_fn(i, j):
@@ -306,7 +306,7 @@ def test_blocks_that_nobody_sees_are_skipped(settings, columns_of_rows):
 
 
 def test_dropout_drops_its_share_of_the_same_pairs():
-  """Another block size, or the backward pass, would drop other ones."""
+  """Fails if another block size, or the backward pass, drops other pairs."""
   length = 64
   ones = jnp.ones((2, length, 3, 4))
   v = jnp.eye(length)[None, :, None, :] * jnp.ones((2, 1, 3, 1))
@@ -328,7 +328,7 @@ def test_dropout_drops_its_share_of_the_same_pairs():
 
 
 def test_pieces_of_queries_and_keys_make_the_whole(x64):
-  """A cache, or a mesh, would have to hold all keys in one place."""
+  """Fails if a cache, or a mesh, must hold all keys in one place."""
   inputs, _, _ = make_inputs((2, 11, 11, 2, 1, 3, 3))
   q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")
   whole = jax.jit(functools.partial(DEFINITION, is_causal=True))(q, k, v)
@@ -355,8 +355,8 @@ def test_pieces_of_queries_and_keys_make_the_whole(x64):
 @pytest.mark.parametrize(
   "kind", [pytest.param("plain", marks=pytest.mark.slow), "causal"]
 )
-def test_bfloat16_is_as_near_as_that_of_jax(x64, kind):
-  """Its sums would be in bfloat16."""
+def test_bfloat16_is_as_accurate_as_jax(x64, kind):
+  """Fails if sums are computed in bfloat16."""
   inputs, mask, cts = make_inputs((2, 96, 96, 4, 2, 32, 32))
   inputs = {name: inputs[name] for name in "qkv"}
 
@@ -387,7 +387,7 @@ def test_bfloat16_is_as_near_as_that_of_jax(x64, kind):
 
 
 def test_second_derivatives(x64):
-  """They would fail somewhere inside, or be wrong."""
+  """Fails if they fail somewhere inside, or are wrong."""
   inputs, _, _ = make_inputs((1, 5, 5, 2, 1, 3, 3))
   k, v = jnp.asarray(inputs["k"]), jnp.asarray(inputs["v"])
 
@@ -407,7 +407,7 @@ def test_second_derivatives(x64):
 
 
 def test_forward_mode(x64):
-  """It would be refused where it could be had, or be wrong."""
+  """Fails if it is wrong, or refused by a form that supports it."""
   inputs, _, _ = make_inputs((1, 5, 5, 2, 1, 3, 3))
   q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")
 
@@ -424,7 +424,7 @@ def test_forward_mode(x64):
 
 
 def test_vmap_and_shard_map(x64):
-  """Loops whose bounds or first values do not vary as the rest would fail."""
+  """Fails if a loop carry varies differently over a mesh than its inputs."""
   inputs, _, _ = make_inputs((8, 6, 6, 2, 2, 3, 3))
   q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")
 
@@ -465,8 +465,11 @@ def overhead(form, length, gradient):
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_the_overhead_is_a_300th(gradient):
-  """The paper's marks are a 59th, and of gradients a 32nd."""
+def test_memory_is_a_300th(gradient):
+  """Fails if memory exceeds 1/300 of that of all scores.
+
+  The paper reports 1/59, and 1/32 with gradients.
+  """
   standard = overhead(by_jax, 16384, gradient)
   assert standard >= 4 * 16384**2
   assert (
@@ -475,13 +478,13 @@ def test_the_overhead_is_a_300th(gradient):
   )
 
 
-def test_a_million_tokens():
-  """The gradient would need more than y, lse and the gradients themselves."""
+def test_million_tokens():
+  """Fails if the gradient needs more than y, lse and the gradients."""
   assert overhead(chunked_softmax_attention_and_lse, 2**20, True) <= 1.3e9
 
 
-def test_y_alone_is_what_jax_returns():
-  """A line that names one of them could not name the other."""
+def test_drop_in_for_jax():
+  """Fails if it cannot replace `jax.nn.dot_product_attention`."""
   inputs, mask, _ = make_inputs((2, 5, 7, 4, 2, 3, 3))
   q, k, v, bias = (
     jnp.asarray(inputs[name], jnp.float32) for name in ("q", "k", "v", "bias")

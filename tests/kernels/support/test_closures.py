@@ -9,7 +9,7 @@ from slim.kernels.support.closures import closure_to_arguments
 
 
 def test_converted_function_computes_the_same():
-  """Arguments or closure would be mixed up, or the structure lost."""
+  """Fails if arguments and closure are mixed up, or the structure is lost."""
   scale, shift = jnp.full(3, 2.0), np.arange(3.0, dtype=np.float32)
 
   def fn(x, pair):
@@ -24,8 +24,8 @@ def test_converted_function_computes_the_same():
 
 
 @pytest.mark.parametrize("traced", [True, False])
-def test_the_closure_is_an_argument(traced):
-  """What a step closes over would get no gradient, traced or not."""
+def test_closure_is_an_argument(traced):
+  """Fails if what a step closes over gets no gradient, traced or not."""
   x = jnp.array([1.0, 2.0])
 
   def loss(weights):
@@ -42,7 +42,7 @@ def test_the_closure_is_an_argument(traced):
 
 
 def test_keys_can_be_closed_over_under_grad_of_jit():
-  """Dropout inside a step would fail, as with `jax.closure_convert`."""
+  """Fails if dropout inside a step fails, as with `jax.closure_convert`."""
   key = jax.random.key(0)
 
   def run(x, key):

@@ -23,13 +23,13 @@ def data_parallel(fn, in_specs, out_specs):
 
 
 def test_without_a_mesh_nothing_varies():
-  """Programs for one device would be changed, or fail."""
+  """Fails if programs for one device change, or fail."""
   tree = {"a": jnp.ones(2), "n": jnp.arange(3), "key": jax.random.key(0)}
   assert jax.tree.leaves(match_varying_axes(tree)) == jax.tree.leaves(tree)
 
 
-def test_a_cast_here_sums_the_gradient_of_replicated_arrays():
-  """A loop over replicated and sharded arrays would refuse its carry."""
+def test_cast_sums_the_gradient_of_replicated_arrays():
+  """Fails if a loop over replicated and sharded arrays refuses its carry."""
 
   def fn(w, x):
     w, x, n = match_varying_axes((w, x, jnp.arange(2)))
@@ -45,8 +45,8 @@ def test_a_cast_here_sums_the_gradient_of_replicated_arrays():
 
 
 @pytest.mark.parametrize("dtype", [None, jnp.float32])
-def test_zeros_vary_as_what_they_are_like(dtype):
-  """A sum that starts from them would refuse its first sharded summand."""
+def test_zeros_vary_like_the_given_array(dtype):
+  """Fails if a sum from these zeros refuses its first sharded summand."""
 
   def fn(x):
     zeros = zeros_like(x, dtype)

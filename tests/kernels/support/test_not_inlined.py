@@ -1,4 +1,4 @@
-"""A function computed on its own: the same, in memory that is given back."""
+"""A function compiled as a unit: the same result, and memory is freed."""
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ def function(scale):
 
 
 @pytest.mark.parametrize("is_jitted", [False, True])
-def test_it_is_the_function(x64, is_jitted):
-  """A value would be another, or a derivative, or what is closed over."""
+def test_result_and_derivatives_are_the_same(x64, is_jitted):
+  """Fails if a value, a derivative or a closure changes."""
   random = np.random.default_rng(0)
   x, factor = jnp.asarray(random.normal(size=(2, 3, 4)))
 
@@ -60,8 +60,8 @@ def compile_loops(call, count):
   return jax.jit(run).lower(jnp.zeros(9)).compile()
 
 
-def test_memory_is_given_back():
-  """All layers would start before the first has ended."""
+def test_memory_is_freed():
+  """Fails if all layers start before the first has ended."""
 
   def temporaries(call, count):
     compiled = compile_loops(call, count)
@@ -71,8 +71,8 @@ def test_memory_is_given_back():
   assert many - few <= 2**16, (few, many)
 
 
-def test_it_is_not_merged_with_what_is_equal():
-  """What is computed anew would be kept from the first time instead."""
+def test_not_merged_with_an_equal_computation():
+  """Fails if a recomputation is replaced by the stored first result."""
 
   def run(x):
     return not_inlined(jnp.sin, x) * jnp.sin(x)

@@ -1,4 +1,4 @@
-"""Random numbers that depend on (key, counter) alone, with any keys."""
+"""Random numbers depend only on (key, counter), for all kinds of keys."""
 
 import contextlib
 import functools
@@ -21,8 +21,8 @@ IMPLEMENTATIONS = ["threefry2x32", "rbg", "unsafe_rbg"]
 N = 5
 
 
-def test_a_key_and_a_counter_are_hashed_by_threefry():
-  """Runs would draw other numbers than those before this version.
+def test_hash_is_threefry():
+  """Fails if runs draw other numbers than before this version.
 
   The words are the known answer of Salmon et al. for zeros.
   """
@@ -31,8 +31,8 @@ def test_a_key_and_a_counter_are_hashed_by_threefry():
   assert words == [0x6B200159, 0x99BA4EFE]
 
 
-def test_default_keys_draw_what_jax_draws():
-  """A run would start elsewhere and drop others than before this version."""
+def test_default_keys_draw_like_jax():
+  """Fails if runs start and drop differently than before this version."""
   key = jax.random.key(3)
   with jax.threefry_partitionable(True):
     pairs = [
@@ -80,8 +80,8 @@ def keys_and_draws(impl):
   ids=str,
 )
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-def test_draws_are_those_of_the_key_alone(impl, settings):
-  """They would change with the batch, the chunk or a setting of JAX."""
+def test_draws_depend_only_on_the_key(impl, settings):
+  """Fails if they change with the batch, the chunk or a setting of JAX."""
   keys, right = keys_and_draws(impl)
   with contextlib.ExitStack() as stack:
     for name, value in settings.items():
@@ -97,10 +97,10 @@ def test_draws_are_those_of_the_key_alone(impl, settings):
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_every_word_of_a_key_matters(impl):
-  """Keys that differ in what is left out would draw the same.
+  """Fails if two keys draw the same numbers.
 
   The two halves of jax.random.key(0, impl="rbg") are equal, so their sum or
-  difference will not do.
+  difference would ignore the seed.
   """
   words = jax.random.key_data(jax.random.key(0, impl=impl))
   changed = [words, *(words[None] + jnp.eye(words.size, dtype=jnp.uint32))]
@@ -114,8 +114,8 @@ def test_every_word_of_a_key_matters(impl):
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-def test_constants_are_those_of_the_key_alone(impl):
-  """A batch would be hashed, or projected, otherwise than its sequences."""
+def test_constants_depend_only_on_the_key(impl):
+  """Fails if a batch is hashed or projected differently than its rows."""
   keys = jax.random.split(jax.random.key(0, impl=impl), 2)
   x = np.random.default_rng(0).normal(size=(2, 1, 7, 2, 8)).astype("float32")
 
@@ -141,15 +141,15 @@ def test_constants_are_those_of_the_key_alone(impl):
   ],
   ids=["a seed", "floats", "no words", "several"],
 )
-def test_what_is_no_key_is_refused(key, found):
-  """It would be an error about the shape of an array of bits."""
+def test_non_keys_are_refused(key, found):
+  """Fails if the error is about the shape of an array of bits."""
   message = f"^key must be .*PRNG key.*, got {found}$"
   with pytest.raises(ValueError, match=message):
     sample_projection(key, 4, 2)
 
 
-def test_a_batch_of_keys_is_checked():
-  """Sequences would share what they drop."""
+def test_batch_of_keys_is_checked():
+  """Fails if sequences share what they drop."""
   keys = jax.random.split(jax.random.key(0), 3)
   check_keys("keys", keys, (3,))
   with pytest.raises(ValueError, match=r"keys must be PRNG .* \(2,\), got"):

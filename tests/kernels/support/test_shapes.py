@@ -1,4 +1,4 @@
-"""The message for a wrong shape says what was expected and what was found."""
+"""Messages for wrong shapes."""
 
 import jax.numpy as jnp
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from slim.kernels.support.shapes import check_shape
 
 
-def test_a_fitting_shape_passes():
-  """Good arguments would be refused."""
+def test_right_shape_passes():
+  """Fails if correct arguments are refused."""
   check_shape("q", jnp.zeros((2, 3, 4)), "BTK", {"B": 2, "K": 4, "V": 7})
 
 
@@ -22,7 +22,7 @@ def test_a_fitting_shape_passes():
   ],
   ids=["rank too low", "rank too high", "size", "empty", "scalar"],
 )
-def test_a_wrong_shape_is_named(shape, sizes, message):
-  """A user would be left with an error from deep inside an einsum."""
+def test_wrong_shape_is_named(shape, sizes, message):
+  """Fails if the message lacks what was expected or what was found."""
   with pytest.raises(ValueError, match=message):
     check_shape("q", jnp.zeros(shape), "BTK", sizes)
