@@ -4,6 +4,7 @@ The parts of slim that use the settings declare them; `python -m slim.train
 --helpfull` lists them with their descriptions.
 """
 
+from slim.config import presets
 from slim.config.defaults import base, list_declarations
 from slim.config.names import (
   check_names,
@@ -20,6 +21,7 @@ __all__ = [
   "differences",
   "flatten",
   "list_declarations",
+  "presets",
   "unknown_setting",
   "validate",
 ]

@@ -21,6 +21,8 @@ method and, except `performer`, the learning rate schedule. Each preset changes
 
 from ml_collections import ConfigDict
 
+from slim.data.corpora import CORPORA
+
 # The largest values in the smoke variant. The width and the number of heads are
 # not listed: they change together, or the heads might not divide the width.
 _SMOKE_LIMITS = {
@@ -165,7 +167,7 @@ def smoke(config: ConfigDict) -> None:
       value = config[group][name]
       if value is not None and value > largest:
         config[group][name] = largest
-  if config.data.name != "copying":
+  if config.data.name in ("text", *CORPORA):
     config.data.path = __file__
   train.init_from = None  # Weights of the full size do not fit.
   if config.profile.steps and config.profile.steps[-1] > train.num_steps:
