@@ -101,8 +101,10 @@ class _Types:
   @classmethod
   def of(cls, args):
     leaves, structure = jax.tree.flatten(args)
-    types = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-    return cls(structure, tuple(types))
+    types = map(jax.typeof, leaves)  # Numbers have one, too.
+    return cls(
+      structure, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in types)
+    )
 
   def tree(self):
     return jax.tree.unflatten(self.structure, self.leaves)
