@@ -1,10 +1,10 @@
-"""Is the chunked gradient the dense gradient, on a model of one's own?
+"""Check the gradient over chunks against the gradient of the whole sequence.
 
     certificate = certify(step, params, state, xs, policy="rewind", rewind=undo)
     print(certificate)
     assert certificate.ok, certificate.describe_failure()
 
-`python -m slim.certify --config=…` does it for the model of a config.
+`python -m slim.certify --config=…` checks the model of a config.
 """
 
 from slim.certify.certificate import Certificate, Check

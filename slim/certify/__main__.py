@@ -1,8 +1,8 @@
-"""Certifies a config: `python -m slim.certify --config=…`.
+"""Certify the gradient of a config: `python -m slim.certify --config=…`.
 
-Prints what was checked, writes it to `--output=certificate.json`, and ends with
-exit code 1 and one line if the gradient in chunks is not that of the whole
-sequence. No data is read.
+Prints a table of checks and writes it to `--output=certificate.json`. If the
+gradient over chunks is not that of the whole sequence, the exit code is 1 and
+one line names the cause. No data is read.
 """
 
 from absl import flags
@@ -17,14 +17,14 @@ def main(argv: list[str] | None = None) -> None:
   """Runs the command line.
 
   Args:
-    argv: The program and its arguments; None: those of this process.
+    argv: Program name and arguments. Default: `sys.argv`.
   """
   config = setting_flags.define_config()
   output = flags.DEFINE_string(
-    "output", None, "The checks as JSON, a new file."
+    "output", None, "Write the checks to this new JSON file."
   )
 
-  def check():
+  def check() -> None:
     path = output.value
     if path is not None:
       path = local_path("--output", path)

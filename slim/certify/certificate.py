@@ -1,4 +1,4 @@
-"""What was checked, what was found, and what may be the cause of it."""
+"""The checks of a step: values, limits and likely causes of failure."""
 
 import json
 import math
@@ -7,24 +7,34 @@ from typing import NamedTuple
 
 
 class Check(NamedTuple):
-  """One number, and what it may be at most."""
+  """One measured value and its limit.
 
-  what: str  # Such as "gradient of params".
-  where: str  # The array that is worst, or "".
-  dtype: str  # That all was computed in.
-  chunk_size: int | None  # None: no matter.
+  Attributes:
+    what: What is measured, such as "gradient of params".
+    where: Path of the worst array, or "".
+    dtype: Dtype of the computation.
+    chunk_size: C, tokens; None if the value does not depend on it.
+    value: The measured value.
+    limit: Largest value that passes.
+    cause: Likely cause of a failure.
+  """
+
+  what: str
+  where: str
+  dtype: str
+  chunk_size: int | None
   value: float
   limit: float
-  cause: str  # What is likely to be wrong, where the value is too large.
+  cause: str
 
   @property
   def ok(self) -> bool:
-    """Whether the value is in its limit; nan never is."""
+    """Whether the value is within its limit. NaN never is."""
     return self.value <= self.limit
 
   @property
-  def badness(self) -> float:
-    """The value over its limit; infinite for nan."""
+  def value_over_limit(self) -> float:
+    """value / limit; infinite if the value is NaN."""
     if math.isnan(self.value):
       return math.inf
     return self.value / self.limit
@@ -42,16 +52,18 @@ class Certificate(NamedTuple):
 
   @property
   def ok(self) -> bool:
-    """Whether the chunked gradient is that of the whole sequence."""
+    """Whether the gradient over chunks is that of the whole sequence."""
     return not self.failures
 
   def __str__(self) -> str:
-    """A table for people: of all chunk sizes the one that is worst."""
-    rows = [("check", "worst", "in", "C", "found", "limit", "")]
-    worst = {}
+    """Formats a table with the worst chunk size of each check."""
+    rows = [("check", "array", "dtype", "C", "value", "limit", "")]
+    worst: dict[tuple[str, str], Check] = {}
     for check in self.checks:
       key = check.what, check.dtype
-      if key not in worst or check.badness > worst[key].badness:
+      if (
+        key not in worst or check.value_over_limit > worst[key].value_over_limit
+      ):
         worst[key] = check
     for check in worst.values():
       rows.append(
@@ -72,7 +84,7 @@ class Certificate(NamedTuple):
     )
 
   def describe_failure(self) -> str:
-    """One line: the first failure, its number, and its likely cause."""
+    """Describes the first failure in one line: value, limit, likely cause."""
     first, *others = self.failures
     where = f" of {first.where}" if first.where else ""
     size = f", C = {first.chunk_size}" if first.chunk_size else ""
@@ -83,7 +95,7 @@ class Certificate(NamedTuple):
     )
 
   def save(self, path: str) -> None:
-    """Writes all checks as JSON."""
+    """Writes all checks to a JSON file."""
     checks = [check._asdict() | {"ok": check.ok} for check in self.checks]
     record = {"ok": self.ok, "checks": checks}
     pathlib.Path(path).write_text(json.dumps(record, indent=1) + "\n")

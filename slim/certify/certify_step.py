@@ -1,208 +1,229 @@
-"""Is the chunked gradient the dense gradient?"""
+"""Certify the gradient of a step over chunks."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from slim.certify.certificate import Certificate
+from slim.certify.certificate import Certificate, Check
 from slim.certify.checks import (
   EXACT,
   ROUNDING,
-  check_dtypes,
-  check_fading,
+  check_decay,
   check_gradients,
   check_memory,
-  check_rewinding,
+  check_rewound_states,
+  check_state_dtypes,
   check_values,
 )
+from slim.certify.distances import distance
 from slim.certify.gradient_error import relative_errors
-from slim.certify.gradients import (
-  Case,
-  differentiate,
-  distance,
-)
+from slim.certify.gradients import Results, ScanCall, differentiate
 from slim.kernels.chunk_scan.chunks import Chunks
-from slim.kernels.support.cotangents import (
-  inexact_leaves,
-  is_inexact,
-)
+from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
+from slim.kernels.support.cotangents import inexact_leaves, is_inexact
 from slim.kernels.support.dtypes import promote
 
 _LATER_TOKENS = (
-  "what the step computes of a token depends on later ones, such as a maximum "
-  "or a mean over the sequence, which a chunk cannot know"
+  "the output of a token depends on later tokens, such as by a maximum or a "
+  "mean over the sequence, which a chunk cannot know"
 )
-_CUT = (
-  "what the step computes depends on where chunks begin: random numbers and "
-  "positions must be functions of the position in the sequence alone"
+_CHUNK_STARTS = (
+  "the output depends on where chunks begin: random numbers and positions must "
+  "be functions of the position in the sequence alone"
 )
-_FORGOTTEN = (
+_LOST_DERIVATIVE = (
   "the values agree, so a derivative is lost between chunks: look for "
-  "stop_gradient or a derivative of your own that forgets the state's cotangent"
+  "stop_gradient, or for a custom derivative that drops the cotangent of the "
+  "state"
 )
 _ROUNDED = (
-  "in float64 it is right, so it is rounding: keep states and sums in float32 "
-  "or wider, or choose policy 'store'"
+  "it is correct in float64, so this is rounding: keep states and sums in "
+  "float32 or wider, or use policy 'store'"
 )
-_NOT_UNDONE = "rewinding fails, see the rewound states"
+_NOT_REWOUND = "rewinding fails, see the check of the rewound states"
 
 
 def certify(
-  step: Callable[..., tuple[Any, Any]],
+  step: StepFn,
   params: Any,
   state: Any,
   xs: Any,
   *,
   axis: int = 1,
   policy: str = "store",
-  rewind: Callable[..., tuple[Any, Any, Any]] | None = None,
+  rewind: RewindFn | None = None,
 ) -> Certificate:
   """Checks a step of `slim.kernels.scan` against the whole sequence at once.
 
-  In float64 with three chunk sizes, most of which leave a short first chunk,
-  and with one of them as it is given: outs, last state and gradients of all
-  floats and complex numbers, which are compared as pairs of floats; what
-  rewinding finds; and how memory grows with the length, which is compiled only.
+  In float64, with three chunk sizes, it compares outs, last state and the
+  gradients of all floating-point and complex inputs. A complex number counts as
+  a pair of real numbers. In the dtype of the arguments it compares the
+  gradients with one chunk size. It also checks the rewound states, and how
+  memory grows with the length.
 
   Args:
-    step: As of `slim.kernels.scan`. It has to compute in the dtypes of what it
-      is given, of which float32 becomes float64, and complex64 complex128.
-    params: As of `scan`.
-    state: As of `scan`; better not of zeros, whose gradient may be zero too.
-    xs: As of `scan`; T tokens, at least 12. A hundred are enough.
-    axis: As of `scan`.
-    policy: As of `scan`.
-    rewind: As of `scan`.
+    step: `step(params, state, chunk) -> (state, out)`, as for
+      `slim.kernels.scan`. It must compute in the dtypes of its arguments, which
+      become float64 (from float32) and complex128 (from complex64).
+    params: Pytree of arrays and numbers.
+    state: Pytree of arrays and numbers, the state before the first token.
+      Prefer nonzero values: at zero, a wrong gradient may be zero too.
+    xs: Pytree of arrays with T ≥ 12 tokens along `axis`. A hundred suffice.
+    axis: The axis of time.
+    policy: "store", "sqrt" or "rewind".
+    rewind: `rewind(params, state_after, chunk) -> (state_before, out,
+      state_after)`, for policy "rewind".
 
   Returns:
-    The certificate; it says for each failure what is likely to be wrong.
+    The certificate. Each failure names its likely cause.
 
   Raises:
     ValueError: If an argument does not fit, or the step does not compute in
       float64.
 
-  Cost: some ten compilations and gradients over T tokens.
+  Cost: about ten compilations, and as many gradients over T tokens.
   """
-  Chunks.of(xs, 1, axis)  # Refuses what has no tokens.
-  arrays = jax.tree.map(jnp.asarray, (params, state, xs))
-  case = Case(step, *arrays, axis, policy, rewind)
-  size = chunk_sizes(case.length)[0]
-  # What `scan` refuses, in the words of `scan`.
-  jax.eval_shape(lambda *arrays: case.run(*arrays, size), *arrays)
-  dtypes = [x.dtype for x in inexact_leaves(arrays)]
+  Chunks.of(xs, 1, axis)  # Raises if xs has no tokens.
+  params, state, xs = jax.tree.map(jnp.asarray, (params, state, xs))
+  call = ScanCall(step, params, state, xs, axis, policy, rewind)
+  chunk_size = chunk_sizes(call.length)[0]
+  # Raises what `scan` raises.
+  jax.eval_shape(
+    lambda params, state, xs: call.run(params, state, xs, chunk_size),
+    params,
+    state,
+    xs,
+  )
+  dtypes = [x.dtype for x in inexact_leaves((params, state, xs))]
   dtype = promote(*dtypes) if dtypes else jnp.float32
-  return certify_cases(case, widen(case), step, dtype)
+  return certify_calls(call, to_float64(call), step, dtype)
 
 
-def certify_cases(
-  case: Case,
-  wide_case: Case,
-  look: Callable[..., tuple[Any, Any]],
-  dtype: Any,
+def certify_calls(
+  call: ScanCall,
+  call_float64: ScanCall,
+  token_outputs: StepFn,
+  dtype: DTypeLike,
 ) -> Certificate:
-  """Checks a step that is there in its own dtype and in float64.
+  """Checks a step that exists in its own dtype and in float64.
 
   Args:
-    case: As it is used.
-    wide_case: The same in float64, differentiated with 64-bit types enabled.
-    look: In float64, the step with outs of each token where it has them.
-    dtype: What `case` computes in.
+    call: The call as it is used.
+    call_float64: The same call in float64. It is differentiated with 64-bit
+      types enabled.
+    token_outputs: A step in float64, with one out per token if there is any.
+    dtype: Dtype of the computation in `call`.
 
   Returns:
     The certificate.
   """
-  sizes = chunk_sizes(case.length)
-  name = jnp.finfo(dtype).dtype.name  # Of the parts of a complex number.
-  checks = list(check_dtypes(case, name))
+  *_, chunk_size, smallest = chunk_sizes(call.length)
+  name = jnp.finfo(dtype).dtype.name  # That of the parts of a complex number.
+  checks = list(check_state_dtypes(call, name))
   with jax.enable_x64(True):
-    right = differentiate(wide_case, None)
-    cause = _LATER_TOKENS if _sees_later(wide_case, look) else _CUT
-    found = {size: differentiate(wide_case, size) for size in sizes}
-    for size in sizes:
-      checks += check_values("float64", right, found[size], size, cause)
-    values_agree = all(check.ok for check in checks)
-    undone = True
-    if case.policy == "rewind":
-      rewinding = [
-        *check_rewinding("float64", wide_case, sizes[-1], EXACT),
-        *check_fading("float64", wide_case),
-      ]
-      undone = all(check.ok for check in rewinding)
-      checks += rewinding
-    if values_agree:
-      cause = _FORGOTTEN if undone else _NOT_UNDONE
-    for size in sizes:
-      checks += check_gradients(
-        "float64", right, found[size], size, lambda *_: EXACT, cause
-      )
+    dense_float64 = differentiate(call_float64, None)
+    found, cause = _check_in_float64(call_float64, dense_float64, token_outputs)
+  checks += found
   if all(check.ok for check in checks):
     cause = _ROUNDED
-  dense = differentiate(case, None)
+  dense = differentiate(call, None)
   errors = {
-    what: relative_errors(its, right.gradients[what])
-    for what, its in dense.gradients.items()
+    what: relative_errors(gradients, dense_float64.gradients[what])
+    for what, gradients in dense.gradients.items()
   }
   eps = float(jnp.finfo(name).eps)
 
   def limit(what, path):
-    """What rounding does to the dense gradient, four times."""
+    """Returns four times the rounding error of the dense gradient."""
     return max(4 * errors[what][path], ROUNDING, 16 * eps)
 
-  chunked = differentiate(case, sizes[1])
-  checks += check_gradients(name, right, chunked, sizes[1], limit, cause)
-  if case.policy == "rewind":
-    checks += check_rewinding(name, case, sizes[-1], ROUNDING)
-  checks += check_memory(name, case, sizes[1])
+  chunked = differentiate(call, chunk_size)
+  checks += check_gradients(
+    name, dense_float64, chunked, chunk_size, limit, cause
+  )
+  if call.policy == "rewind":
+    checks += check_rewound_states(name, call, smallest, ROUNDING)
+  checks += check_memory(name, call, chunk_size)
   return Certificate(tuple(checks))
 
 
 def chunk_sizes(length: int) -> tuple[int, int, int]:
-  """Three values of C for T tokens, the last the smallest."""
+  """Returns three chunk sizes for T tokens, the smallest last."""
   if length < 12:
     raise ValueError(f"xs must have at least 12 tokens, got {length}")
   return length // 2, length // 4 + 1, length // 7 + 1
 
 
-def _sees_later(case, look):
-  """Tells whether outs of tokens change with the last token."""
-
-  def change(x):
-    if not x.size or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-      return x
-    last = jax.lax.slice_in_dim(x, case.length - 1, None, axis=case.axis)
-    if is_inexact(x):
-      other = last + 1
-    else:
-      other = jnp.where(last == x.min(), x.max(), x.min()).astype(x.dtype)
-    rest = jax.lax.slice_in_dim(x, 0, case.length - 1, axis=case.axis)
-    return jnp.concatenate([rest, other], case.axis)
-
-  look = jax.jit(look)
-  before, after = (
-    [
-      jax.lax.slice_in_dim(x, 0, case.length - 1, axis=case.axis)
-      for x in jax.tree.leaves(look(case.params, case.state, xs)[1])
-      if x.shape[case.axis] == case.length
-    ]
-    for xs in (case.xs, jax.tree.map(change, case.xs))
-  )
-  return distance(before, after) > 0
-
-
-def widen(case: Case) -> Case:
-  """Makes float64 of float32, and complex128 of complex64; keeps the rest."""
+def to_float64(call: ScanCall) -> ScanCall:
+  """Casts float32 to float64, and complex64 to complex128."""
   wide = {"float32": jnp.float64, "complex64": jnp.complex128}
 
   def cast(x):
     dtype = wide.get(x.dtype.name)
     if dtype is None:
       return x
-    # A Python number stays one, which takes the dtype of what it meets.
+    # A Python number stays weakly typed.
     is_number = x.ndim == 0 and jax.typeof(x).weak_type
     return jnp.asarray(x.item()) if is_number else jnp.asarray(x, dtype)
 
   with jax.enable_x64(True):
-    arrays = jax.tree.map(cast, (case.params, case.state, case.xs))
-  return case._replace(params=arrays[0], state=arrays[1], xs=arrays[2])
+    params, state, xs = jax.tree.map(cast, (call.params, call.state, call.xs))
+  return call._replace(params=params, state=state, xs=xs)
+
+
+def _check_in_float64(
+  call: ScanCall, dense: Results, token_outputs: StepFn
+) -> tuple[list[Check], str]:
+  """Checks values, rewinding and gradients; returns the likely cause, too."""
+  sizes = chunk_sizes(call.length)
+  cause = _CHUNK_STARTS
+  if _depends_on_later_tokens(call, token_outputs):
+    cause = _LATER_TOKENS
+  chunked = {size: differentiate(call, size) for size in sizes}
+  checks: list[Check] = []
+  for size in sizes:
+    checks += check_values("float64", dense, chunked[size], size, cause)
+  values_agree = all(check.ok for check in checks)
+  rewound: list[Check] = []
+  if call.policy == "rewind":
+    rewound += check_rewound_states("float64", call, sizes[-1], EXACT)
+    rewound += check_decay("float64", call)
+  checks += rewound
+  if values_agree:
+    rewinds = all(check.ok for check in rewound)
+    cause = _LOST_DERIVATIVE if rewinds else _NOT_REWOUND
+  for size in sizes:
+    checks += check_gradients(
+      "float64", dense, chunked[size], size, lambda *_: EXACT, cause
+    )
+  return checks, cause
+
+
+def _depends_on_later_tokens(call: ScanCall, token_outputs: StepFn) -> bool:
+  """Tells whether outs of earlier tokens change with the last token."""
+
+  def change_last(x):
+    if not x.size or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return x
+    last = jax.lax.slice_in_dim(x, call.length - 1, None, axis=call.axis)
+    if is_inexact(x):
+      other = last + 1
+    else:
+      other = jnp.where(last == x.min(), x.max(), x.min()).astype(x.dtype)
+    return jnp.concatenate([drop_last(x), other], call.axis)
+
+  def drop_last(x):
+    return jax.lax.slice_in_dim(x, 0, call.length - 1, axis=call.axis)
+
+  step = jax.jit(token_outputs)
+  before, after = (
+    [
+      drop_last(x)
+      for x in jax.tree.leaves(step(call.params, call.state, xs)[1])
+      if x.shape[call.axis] == call.length
+    ]
+    for xs in (call.xs, jax.tree.map(change_last, call.xs))
+  )
+  return distance(before, after) > 0

@@ -1,166 +1,180 @@
-"""The checks of a case: values, gradients, rewound states, memory."""
+"""The checks of a scan: values, gradients, rewound states and memory."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from slim.certify.certificate import Check
+from slim.certify.distances import norm, relative_distance
 from slim.certify.gradient_error import relative_errors
-from slim.certify.gradients import (
-  OPTIONS,
-  Case,
-  Found,
-  fading,
-  norm,
-  relative_distance,
-  walk_back,
-)
-from slim.kernels.support.cotangents import (
-  inexact_leaves,
-  is_inexact,
-)
+from slim.certify.gradients import FAST_COMPILE_OPTIONS, Results, ScanCall
+from slim.certify.rewinding import decay_share, rewinding_error
+from slim.kernels.support.cotangents import inexact_leaves, is_inexact
 
-# Of float64: sums over chunks and over all tokens differ by their rounding.
+# Limit in float64. Sums over chunks and over all tokens round differently.
 EXACT = 1e-9
-# Of float32 and less, where a plain gradient is right by chance.
+# Smallest limit in float32 and below. A dense gradient may be closer by chance.
 ROUNDING = 2e-6
 
 
-def check_dtypes(case: Case, name: str) -> Iterator[Check]:
-  """A state of few bits forgets what is added to it."""
-  for path, x in jax.tree_util.tree_leaves_with_path(case.state):
+def check_state_dtypes(call: ScanCall, dtype: str) -> Iterator[Check]:
+  """Checks that each array of the state has the precision of float32."""
+  for path, x in jax.tree_util.tree_leaves_with_path(call.state):
     if is_inexact(x):
       yield Check(
         "spacing of numbers in the state",
         jax.tree_util.keystr(path, simple=True, separator="/"),
-        name,
+        dtype,
         None,
         float(jnp.finfo(x.dtype).eps),
         float(jnp.finfo(jnp.float32).eps),
-        f"the state is {x.dtype}: keep it in float32 or wider, as each chunk "
-        "rounds what is added to it",
+        f"the state is {x.dtype}: keep it in float32 or wider, because each "
+        "chunk rounds what is added to it",
       )
 
 
 def check_values(
-  name: str, right: Found, found: Found, size: int, cause: str
+  dtype: str, dense: Results, chunked: Results, chunk_size: int, cause: str
 ) -> Iterator[Check]:
-  """Chunks must not change what the step computes."""
+  """Checks that outs and last state do not depend on the chunks."""
   for what in ("outs", "state"):
-    a, b = getattr(found, what), getattr(right, what)
+    a, b = getattr(chunked, what), getattr(dense, what)
     if jax.tree.leaves(b):
       value = relative_distance(a, b, norm(b))
-      yield Check(what, "", name, size, value, EXACT, cause)
+      yield Check(what, "", dtype, chunk_size, value, EXACT, cause)
 
 
 def check_gradients(
-  name: str,
-  right: Found,
-  found: Found,
-  size: int,
+  dtype: str,
+  dense: Results,
+  chunked: Results,
+  chunk_size: int,
   limits: Callable[[str, str], float],
   cause: str,
 ) -> Iterator[Check]:
-  """Chunks must not change the gradient: for each input the worst array."""
-  for what, its in right.gradients.items():
+  """Checks that gradients do not depend on the chunks.
+
+  Args:
+    dtype: Dtype of `chunked`.
+    dense: Results without chunks.
+    chunked: Results with chunks.
+    chunk_size: C, tokens.
+    limits: `limits(what, path)`, the largest error of an array.
+    cause: Likely cause of a failure.
+
+  Yields:
+    The check of the worst array of params, of state and of xs.
+  """
+  for what, gradients in dense.gradients.items():
+    errors = relative_errors(chunked.gradients[what], gradients)
     checks = [
       Check(
         f"gradient of {what}",
         path,
-        name,
-        size,
+        dtype,
+        chunk_size,
         error,
         limits(what, path),
         cause,
       )
-      for path, error in relative_errors(found.gradients[what], its).items()
+      for path, error in errors.items()
     ]
     if checks:
-      yield max(checks, key=lambda check: check.badness)
+      yield max(checks, key=lambda check: check.value_over_limit)
 
 
-def check_rewinding(
-  name: str, case: Case, size: int, limit: float
+def check_rewound_states(
+  dtype: str, call: ScanCall, chunk_size: int, limit: float
 ) -> Iterator[Check]:
-  """What rewinding finds must be what was there."""
+  """Checks that rewinding returns the states of the forward pass."""
   yield Check(
     "rewound states",
     "",
-    name,
-    size,
-    walk_back(case, size),
+    dtype,
+    chunk_size,
+    rewinding_error(call, chunk_size),
     limit,
-    "rewind does not return the state before the chunk: it has to take off "
-    "what the step has added; a state that decays takes policy 'store' or "
-    "'sqrt'",
+    "rewind does not return the state before the chunk: it must subtract what "
+    "the step has added; a state that decays needs policy 'store' or 'sqrt'",
   )
 
 
-def check_fading(name: str, case: Case) -> Iterator[Check]:
-  """What fades on the way there is magnified on the way back."""
+def check_decay(dtype: str, call: ScanCall) -> Iterator[Check]:
+  """Checks that the state does not decay, which rewinding would amplify."""
   yield Check(
-    "fading of the state",
+    "decay of the state",
     "",
-    name,
+    dtype,
     None,
-    fading(case),
+    decay_share(call),
     0.01,
-    "the state decays, so rewinding magnifies its rounding errors with each "
-    "token: choose policy 'store' or 'sqrt'",
+    "the state decays, so rewinding amplifies its rounding errors with each "
+    "token: use policy 'store' or 'sqrt'",
   )
 
 
-def check_memory(name: str, case: Case, size: int) -> Iterator[Check]:
-  """Longer sequences must not take more but for their states and tokens."""
+def check_memory(
+  dtype: str, call: ScanCall, chunk_size: int
+) -> Iterator[Check]:
+  """Checks that a further chunk costs no memory beyond state and tokens.
+
+  The gradient over 4, 8 and 16 chunks is compiled, not run.
+  """
 
   def temporary_bytes(num_chunks):
     def resize(x):
       shape = list(x.shape)
-      shape[case.axis] = num_chunks * size
+      shape[call.axis] = num_chunks * chunk_size
       return jax.ShapeDtypeStruct(shape, x.dtype)
 
     def loss(params, state, xs):
-      state, outs = case.run(params, state, xs, size)
-      # Squares, as their derivatives need the values.
+      state, outs = call.run(params, state, xs, chunk_size)
+      # Squares, because their derivatives need the values.
       return sum(
         jnp.sum((x * x.conj()).real) for x in inexact_leaves((state, outs))
       )
 
     gradient = jax.grad(loss, argnums=(0, 1, 2), allow_int=True)
     lowered = jax.jit(gradient).lower(
-      case.params, case.state, jax.tree.map(resize, case.xs)
+      call.params, call.state, jax.tree.map(resize, call.xs)
     )
-    compiled = lowered.compile(OPTIONS)
+    compiled = lowered.compile(FAST_COMPILE_OPTIONS)
     return compiled.memory_analysis().temp_size_in_bytes
 
-  def bytes_of(tree):
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
   few, some, many = (temporary_bytes(n) for n in (4, 8, 16))
-  # "sqrt" may go on in steps: the larger rise is not by chance.
-  rise = max((some - few) / 4, (many - some) / 8)
-  tokens = bytes_of(case.xs) * size / case.length
-  state = 0 if case.policy == "rewind" else bytes_of(case.state)
-  outs = jax.eval_shape(case.step, case.params, case.state, case.xs)[1]
-  kept = {
+  # "sqrt" may grow in steps, so take the larger of two slopes.
+  slope = max((some - few) / 4, (many - some) / 8)
+  token_bytes = _num_bytes(call.xs) * chunk_size / call.length
+  state_bytes = 0 if call.policy == "rewind" else _num_bytes(call.state)
+  yield Check(
+    "bytes per chunk",
+    "",
+    dtype,
+    chunk_size,
+    max(0.0, slope),
+    state_bytes + 2 * token_bytes + 1024,
+    _find_memory_cause(call),
+  )
+
+
+def _find_memory_cause(call: ScanCall) -> str:
+  """Names the largest out with one value per token, if there is any."""
+  outs = jax.eval_shape(call.step, call.params, call.state, call.xs)[1]
+  per_token = {
     jax.tree_util.keystr(path): x
     for path, x in jax.tree_util.tree_leaves_with_path(outs)
-    if x.shape[case.axis] == case.length
+    if x.shape[call.axis] == call.length
   }
-  cause = "something of each chunk is kept for the backward pass"
-  if kept:
-    largest = max(kept, key=lambda name: kept[name].size)
-    cause = (
-      f"the step returns outs{largest} of every token, which are all kept: sum "
-      "its loss in the step and return x.reshape(1, 1)"
-    )
-  yield Check(
-    "bytes a chunk",
-    "",
-    name,
-    size,
-    max(0.0, rise),
-    state + 2 * tokens + 1024,
-    cause,
+  if not per_token:
+    return "the backward pass keeps an array of each chunk"
+  largest = max(per_token, key=lambda name: per_token[name].size)
+  return (
+    f"the step returns outs{largest} for every token, and all of them are "
+    "kept: sum the loss in the step and return x.reshape(1, 1)"
   )
+
+
+def _num_bytes(tree: Any) -> int:
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

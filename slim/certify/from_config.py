@@ -1,4 +1,4 @@
-"""Certifies the model of a config, as it trains."""
+"""Certify the model of a config, with the gradient that it trains with."""
 
 import jax
 import jax.numpy as jnp
@@ -7,25 +7,23 @@ import numpy as np
 
 from slim import config as config_lib
 from slim.certify.certificate import Certificate
-from slim.certify.certify_step import (
-  certify_cases,
-  widen,
-)
-from slim.certify.gradients import Case
+from slim.certify.certify_step import certify_calls, to_float64
+from slim.certify.gradients import ScanCall
+from slim.kernels.support.random_bits import split
 from slim.training import build
 from slim.training.gradients import make_step
 from slim.types import Batch
 
 _BATCH_SIZE = 2
-_TOKENS = 100  # Enough for three cuts; what is wrong at all is wrong there.
-_TOKENS_BEFORE = 16  # What the initial state has seen, or it would be of zeros.
+_NUM_TOKENS = 100  # Enough for three chunk sizes, most with a short chunk.
+_TOKENS_BEFORE = 16  # Make the initial state nonzero.
 
 
 def certify_config(config: ml_collections.ConfigDict) -> Certificate:
   """Checks the gradient that a config trains with; no data is read.
 
-  Random tokens and the weights of the config's seed. With dropout, if it has
-  any.
+  Tokens are random, and parameters come from the seed of the config. Dropout is
+  applied as in training.
 
   Args:
     config: All settings.
@@ -34,7 +32,7 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
     The certificate.
 
   Raises:
-    ValueError: If a setting does not fit, or the gradient is not SLiM's.
+    ValueError: If a setting does not fit, or the method has no chunks.
   """
   config_lib.validate(config)
   if not config.gradient.method.endswith("slim"):
@@ -43,7 +41,7 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
       f"chunks that can be certified, got {config.gradient.method!r}"
     )
   before = min(_TOKENS_BEFORE, config.data.sequence_length // 4)
-  length = min(_TOKENS, config.data.sequence_length - before)
+  length = min(_NUM_TOKENS, config.data.sequence_length - before)
   if length < 12:
     raise ValueError(
       "config.data.sequence_length must be at least 16 to be cut into chunks, "
@@ -51,9 +49,9 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
     )
   experiment = build.create_experiment(config)
   model = experiment.model
-  wide_config = config.copy_and_resolve_references()
-  wide_config.model.dtype = "float64"
-  wide_model = build.create_model(wide_config)
+  config_float64 = config.copy_and_resolve_references()
+  config_float64.model.dtype = "float64"
+  model_float64 = build.create_model(config_float64)
 
   tokens = jnp.asarray(
     np.random.default_rng(0).integers(
@@ -61,8 +59,7 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
     ),
     jnp.int32,
   )
-  keys = jax.random.split(jax.random.key(1), _BATCH_SIZE)
-  keys = keys if model.is_random else None
+  keys = split(jax.random.key(1), _BATCH_SIZE) if model.is_random else None
   policy = config.gradient.policy
   params = jax.jit(model.init)(experiment.init_key)
   state = model.init_state(_BATCH_SIZE, compensated=policy == "rewind")
@@ -71,13 +68,13 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
   batch = Batch(inputs, targets, jnp.ones(inputs.shape, jnp.float32))
 
   step, rewind = make_step(model, keys)
-  case = Case(step, params, state, batch, 1, policy, rewind)
-  step, rewind = make_step(wide_model, keys)
-  wide_case = widen(case._replace(step=step, rewind=rewind))
+  call = ScanCall(step, params, state, batch, 1, policy, rewind)
+  step, rewind = make_step(model_float64, keys)
+  call_float64 = to_float64(call._replace(step=step, rewind=rewind))
 
-  def look(params, state, batch):
-    logits, state = wide_model.apply(params, batch.inputs, state, keys)
+  def token_outputs(params, state, batch):
+    logits, state = model_float64.apply(params, batch.inputs, state, keys)
     return state, logits
 
   with jax.default_matmul_precision(config.matmul_precision):
-    return certify_cases(case, wide_case, look, config.model.dtype)
+    return certify_calls(call, call_float64, token_outputs, config.model.dtype)

@@ -1,11 +1,11 @@
-"""A certificate of fewer programs, for tests of one part of it."""
+"""A fixture that certifies with fewer compilations."""
 
 import pytest
 
 
 @pytest.fixture
 def one_size(monkeypatch):
-  """Certifies with one chunk size and without compiling for the memory."""
+  """Uses one chunk size and skips the check of memory."""
   monkeypatch.setattr(
     "slim.certify.certify_step.chunk_sizes", lambda length: (11, 11, 11)
   )

@@ -1,4 +1,4 @@
-"""Certificates of steps in plain JAX: right ones, and planted faults."""
+"""Certificates of steps in plain JAX: correct steps, and planted faults."""
 
 import functools
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from slim.certify import Certificate, certify
-from slim.certify.checks import check_dtypes
-from slim.certify.gradients import Case
+from slim.certify.checks import check_state_dtypes
+from slim.certify.gradients import ScanCall
 
 B, T, D, V = 2, 40, 3, 64
 
 
 def make_inputs(state_dtype="float32"):
-  """The params, state and xs of the steps below."""
+  """Returns params, state and xs for the steps below."""
   random = np.random.default_rng(0)
   arrays = {
     "w": random.normal(size=(D, D)),
@@ -31,25 +31,25 @@ def make_inputs(state_dtype="float32"):
   return params, state, xs
 
 
-def of_tokens(params, chunk):
-  """What each token adds to the state."""
+def token_updates(params, chunk):
+  """Returns what each token adds to the state."""
   return jnp.tanh(chunk["x"] @ params["w"])
 
 
 def loss(ys, chunk):
-  """The sum of the errors of a chunk."""
+  """Sums the squared errors of a chunk."""
   return jnp.square(ys - chunk["target"]).sum().reshape(1, 1)
 
 
 def add(params, state, chunk, change=lambda x: x):
-  """A state that is a sum of what `change` makes of the additions."""
-  ys = state[:, None] + jnp.cumsum(change(of_tokens(params, chunk)), 1)
+  """Sums the updates into the state, after `change`."""
+  ys = state[:, None] + jnp.cumsum(change(token_updates(params, chunk)), 1)
   return ys[:, -1], loss(ys, chunk)
 
 
-def take_off(params, after, chunk, step=add, decay=None, forget=False):
-  """Undoes `add`; with `decay`, or with derivatives that are forgotten."""
-  added = of_tokens(params, chunk)
+def subtract(params, after, chunk, step=add, decay=None, forget=False):
+  """Undoes `add`, with a `decay`, or without the cotangent (`forget`)."""
+  added = token_updates(params, chunk)
   if decay is None:
     before = after - jax.lax.stop_gradient(added.sum(1))
   else:
@@ -64,20 +64,20 @@ def take_off(params, after, chunk, step=add, decay=None, forget=False):
 
 
 def recur(params, state, chunk, decay=None, cut=lambda x: x, ys_of=loss):
-  """A decaying recurrence, token by token."""
+  """Runs a decaying recurrence token by token."""
   decay = params["decay"][None] if decay is None else decay
 
   def token(s, x):
     s = (decay * s + x).astype(s.dtype)
     return s, s
 
-  added = jnp.moveaxis(of_tokens(params, chunk), 1, 0)
+  added = jnp.moveaxis(token_updates(params, chunk), 1, 0)
   state, ys = jax.lax.scan(token, cut(state), added)
   return state, ys_of(jnp.moveaxis(ys, 0, 1).astype(added.dtype), chunk)
 
 
 def dropped(params, state, chunk):
-  """Dropout whose mask is drawn anew for each chunk."""
+  """Draws a dropout mask per chunk, which depends on the chunk size."""
 
   def change(x):
     mask = jax.random.bernoulli(jax.random.key(0), 0.5, x.shape)
@@ -86,8 +86,8 @@ def dropped(params, state, chunk):
   return add(params, state, chunk, change)
 
 
-def normalised(params, state, chunk):
-  """Additions less their largest in the sequence, as of unsafe features."""
+def normalized(params, state, chunk):
+  """Subtracts the maximum over the chunk, which depends on later tokens."""
   return recur(
     params,
     state,
@@ -97,7 +97,7 @@ def normalised(params, state, chunk):
 
 
 def with_logits(params, state, chunk):
-  """All logits are returned, for a loss outside."""
+  """Returns the logits of all tokens, for a loss outside of the step."""
   return recur(params, state, chunk, ys_of=lambda ys, _: ys @ params["out"])
 
 
@@ -109,12 +109,12 @@ DECAY = functools.partial(recur, decay=0.9)
   [
     pytest.param(recur, {"policy": "store"}, marks=pytest.mark.slow),
     pytest.param(recur, {"policy": "sqrt"}, marks=pytest.mark.slow),
-    (add, {"policy": "rewind", "rewind": take_off}),
+    (add, {"policy": "rewind", "rewind": subtract}),
   ],
   ids=["store", "sqrt", "rewind"],
 )
-def test_what_is_right_is_certified(step, settings):
-  """Nobody would believe what it says of others."""
+def test_correct_step_passes(step, settings):
+  """Fails if a correct step is rejected, or a chunk size is skipped."""
   certificate = certify(step, *make_inputs(), **settings)
   assert certificate.ok, f"{certificate}\n{certificate.describe_failure()}"
   sizes = {check.chunk_size for check in certificate.checks}
@@ -122,20 +122,20 @@ def test_what_is_right_is_certified(step, settings):
 
 
 def make_complex():
-  """Arguments whose numbers with a gradient are all complex; and a key."""
+  """Returns arguments whose differentiable leaves are complex; and a key."""
   params, state, xs = jax.tree.map(lambda x: x * (1 + 0.5j), make_inputs())
   return params | {"key": jax.random.key(0), "scale": 1j}, state, xs
 
 
 def complex_add(params, state, chunk, cut=lambda x: x):
-  """A sum of complex numbers."""
+  """Sums complex updates into the state."""
   added = jnp.cos(chunk["x"] @ params["w"]) * params["scale"] / 30
   ys = cut(state)[:, None] + jnp.cumsum(added, 1)
   return ys[:, -1], jnp.square(ys.real).sum().reshape(1, 1)
 
 
 def complex_rewind(params, after, chunk, share=1.0):
-  """Undoes `complex_add`, or a share of what it has added."""
+  """Undoes `complex_add`, or a share of it."""
   before = complex_add(params, jnp.zeros_like(after), chunk)[0]
   before = after - jax.lax.stop_gradient(before * share)
   return before, *complex_add(params, before, chunk)[::-1]
@@ -145,7 +145,7 @@ def complex_rewind(params, after, chunk, share=1.0):
   ("step", "rewind", "failure", "cause"),
   [
     (complex_add, complex_rewind, None, None),
-    # The derivative of the real part is right.
+    # Only the derivative of the imaginary part is wrong.
     (
       functools.partial(
         complex_add, cut=lambda x: x.real + 1j * jax.lax.stop_gradient(x.imag)
@@ -158,13 +158,13 @@ def complex_rewind(params, after, chunk, share=1.0):
       complex_add,
       functools.partial(complex_rewind, share=1.001),
       "rewound states in float64",
-      "a state that decays takes policy 'store' or 'sqrt'",
+      "a state that decays needs policy 'store' or 'sqrt'",
     ),
   ],
-  ids=["right", "cut", "rewound wrongly"],
+  ids=["correct", "stop_gradient", "rewound wrongly"],
 )
-def test_complex_numbers_count_as_pairs(one_size, step, rewind, failure, cause):
-  """A wrong complex gradient would be certified, as nothing real is wrong."""
+def test_complex_number_counts_as_pair(one_size, step, rewind, failure, cause):
+  """Fails if an error in the imaginary part alone passes."""
   policy = "rewind" if rewind else "store"
   certificate = certify(step, *make_complex(), policy=policy, rewind=rewind)
   assert certificate.ok == (failure is None), str(certificate)
@@ -175,7 +175,7 @@ def test_complex_numbers_count_as_pairs(one_size, step, rewind, failure, cause):
 
 
 def counting(params, state, chunk):
-  """A step with leaves of all kinds, and a state that begins with numbers."""
+  """Takes leaves of all kinds, and a state with Python numbers."""
   y = jnp.tanh(chunk["x"] * params["scale"] * params["flag"])
   y *= jax.random.uniform(params["key"], (), y.dtype) + params["whole"]
   totals = state["total"] + jnp.cumsum(y.sum((0, 2)))
@@ -183,8 +183,8 @@ def counting(params, state, chunk):
   return state, jnp.square(totals).sum().reshape(1, 1)
 
 
-def test_leaves_of_all_kinds_are_certified(one_size):
-  """A key, a number or an input that is off would end in a traceback."""
+def test_leaves_of_all_kinds(one_size):
+  """Fails if a key, a number or an empty input ends in a traceback."""
   params = {"key": jax.random.key(0), "scale": 0.5, "flag": True, "whole": 3}
   state = {"total": 0.1, "count": 0, "key": jax.random.key(1), "flag": False}
   xs = {
@@ -209,14 +209,14 @@ def test_leaves_of_all_kinds_are_certified(one_size):
     (np.ones((1, 20)), {}, "the out that step returns must have a time axis 1"),
   ],
 )
-def test_what_does_not_fit_is_refused(xs, settings, message):
-  """The message would be about arrays that the user has never passed."""
+def test_invalid_argument_raises(xs, settings, message):
+  """Fails if the message does not name the argument of the user."""
   with pytest.raises(ValueError, match=f"^{message}"):
     certify(lambda p, s, x: (s, x.sum()), (), 0.0, xs, **settings)
 
 
-def test_numbers_without_a_gradient_are_compared(one_size):
-  """A position that begins anew in each chunk would be certified."""
+def test_integer_state_is_compared(one_size):
+  """Fails if a position that restarts in each chunk passes."""
 
   def step(params, state, chunk):
     return jnp.int32(chunk.shape[1]), (chunk * params).sum().reshape(1, 1)
@@ -229,10 +229,10 @@ def test_numbers_without_a_gradient_are_compared(one_size):
   ("step", "rewind", "failure", "cause"),
   [
     (
-      normalised,
+      normalized,
       None,
       "outs in float64",
-      "depends on later ones, such as a max",
+      "depends on later tokens, such as by a max",
     ),
     (dropped, None, "outs in float64", "depends on where chunks begin: random"),
     (
@@ -241,39 +241,39 @@ def test_numbers_without_a_gradient_are_compared(one_size):
       "gradient of params of w in float64",
       "look for stop_gradient",
     ),
-    (with_logits, None, "bytes a chunk in float32", "outs of every token"),
+    (with_logits, None, "bytes per chunk in float32", "outs for every token"),
     pytest.param(
       DECAY,
-      functools.partial(take_off, step=DECAY),
+      functools.partial(subtract, step=DECAY),
       "rewound states in float64",
-      "a state that decays takes policy 'store' or 'sqrt'",
-      marks=pytest.mark.slow,  # Complex numbers hold it, above.
+      "a state that decays needs policy 'store' or 'sqrt'",
+      marks=pytest.mark.slow,  # The complex case above covers it.
     ),
     (
       DECAY,
-      functools.partial(take_off, step=DECAY, decay=0.9),
-      "fading of the state in float64",
-      "the state decays, so rewinding magnifies its rounding errors",
+      functools.partial(subtract, step=DECAY, decay=0.9),
+      "decay of the state in float64",
+      "the state decays, so rewinding amplifies its rounding errors",
     ),
     (
       add,
-      functools.partial(take_off, forget=True),
+      functools.partial(subtract, forget=True),
       "gradient of params of w in float64",
-      "forgets the state's cotangent",
+      "drops the cotangent of the state",
     ),
   ],
   ids=[
     "maximum over the sequence",
-    "dropout by chunks",
-    "cut between chunks",
+    "dropout per chunk",
+    "stop_gradient between chunks",
     "all logits",
     "rewound without the decay",
     "rewound with the decay",
     "forgotten cotangent",
   ],
 )
-def test_a_fault_is_caught_and_named(request, step, rewind, failure, cause):
-  """Somebody would train with it."""
+def test_fault_fails_with_its_cause(request, step, rewind, failure, cause):
+  """Fails if a wrong gradient passes, or the cause is not named."""
   if "bytes" not in failure:
     request.getfixturevalue("one_size")
   certificate = certify(
@@ -289,9 +289,9 @@ def test_a_fault_is_caught_and_named(request, step, rewind, failure, cause):
   assert "\n" not in line
 
 
-def test_a_narrow_state_is_named():
-  """Each chunk would round what is added to it."""
-  case = Case(recur, *make_inputs("bfloat16"), 1, "store", None)
-  [check] = check_dtypes(case, "bfloat16")
+def test_narrow_state_fails():
+  """Fails if a bfloat16 state passes, which rounds each update."""
+  call = ScanCall(recur, *make_inputs("bfloat16"), 1, "store", None)
+  [check] = check_state_dtypes(call, "bfloat16")
   line = Certificate((check,)).describe_failure()
   assert "the state is bfloat16: keep it in float32 or wider" in line

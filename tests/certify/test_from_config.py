@@ -1,4 +1,4 @@
-"""Certificates of the repository's own models, and the command line."""
+"""Certificates of the models of configs, and the command line."""
 
 import json
 import pathlib
@@ -19,13 +19,13 @@ SLIM = SMALL | dict(
 )
 
 
-# By default only a small model, below.
+# `make test` certifies one small model, in test_command_line.
 @pytest.mark.parametrize(
   "settings",
   [
     pytest.param(
       dict(gradient__policy="rewind", model__num_layers=1),
-      marks=pytest.mark.full,  # As the quickstart, below.
+      marks=pytest.mark.full,  # The quickstart below covers it.
     ),
     pytest.param(
       dict(
@@ -48,8 +48,8 @@ SLIM = SMALL | dict(
   ],
   ids=["rewind", "favor-bfloat16", "reversible-dropout"],
 )
-def test_our_models_are_certified(settings):
-  """A model would be refused that is right, or be wrong."""
+def test_models_pass(settings):
+  """Fails if a model has a wrong gradient, or a correct one is rejected."""
   certificate = certify_config(make_config(**SLIM | settings))
   assert certificate.ok, f"{certificate}\n{certificate.describe_failure()}"
 
@@ -67,14 +67,14 @@ def test_our_models_are_certified(settings):
     ),
   ],
 )
-def test_what_has_no_chunks_is_refused(settings, message):
-  """It would fail somewhere inside, or certify nothing."""
+def test_config_without_chunks_raises(settings, message):
+  """Fails if the error comes from inside, or nothing is certified."""
   with pytest.raises(ValueError, match=message):
     certify_config(make_config(**SLIM | settings))
 
 
 def run(*arguments):
-  """Certifies a small model by the command."""
+  """Runs the command on a small model."""
   return run_command(
     certify.main,
     f"--config={ROOT}/configs/quickstart.py:smoke",
@@ -88,7 +88,7 @@ def run(*arguments):
 
 
 def test_command_line(one_size, tmp_path):
-  """It would not run, or write nothing."""
+  """Fails if the command does not run, or writes no file."""
   output = tmp_path / "certificate.json"
   done = run(f"--output={output}")
   assert (done.code, done.errors) == (0, "")
@@ -98,8 +98,8 @@ def test_command_line(one_size, tmp_path):
   assert {check["dtype"] for check in found["checks"]} == {"float32", "float64"}
 
 
-def test_a_failure_ends_in_one_line(monkeypatch, tmp_path):
-  """A wrong gradient would end with exit code 0, or leave no record."""
+def test_failure_is_one_line(monkeypatch, tmp_path):
+  """Fails if a wrong gradient exits with 0, or leaves no file."""
   failed = Check("outs", "", "float64", 4, 0.5, 1e-9, "a cause")
   monkeypatch.setattr(
     "slim.certify.__main__.certify_config", lambda _: Certificate((failed,))
@@ -121,8 +121,8 @@ def test_a_failure_ends_in_one_line(monkeypatch, tmp_path):
     ("no/folder.json", "--output: cannot write {}: its folder does not exist"),
   ],
 )
-def test_where_nothing_can_be_written_is_refused(tmp_path, name, message):
-  """A file would be lost, or all the work before it is written."""
+def test_unwritable_output_is_refused_first(tmp_path, name, message):
+  """Fails if a file is overwritten, or the work is done in vain."""
   (tmp_path / "there.json").write_text("old")
   done = run(f"--output={tmp_path / name}")
   assert_refused(done, message.format(tmp_path / name))
@@ -130,8 +130,8 @@ def test_where_nothing_can_be_written_is_refused(tmp_path, name, message):
 
 
 @pytest.mark.slow
-def test_the_quickstart_in_a_process():
-  """The command of the README would not run."""
+def test_quickstart_in_process():
+  """Fails if the command of the README does not run."""
   done = subprocess.run(
     [sys.executable, "-m", "slim.certify"]
     + [f"--config={ROOT}/configs/quickstart.py:smoke"],
