@@ -16,7 +16,7 @@ from baselines import probabilities_attention
 from configurations import abstract_batch
 
 from slim.memory import MemoryReport, MemoryTimeline, memory_report
-from slim.memory.timeline import analyse
+from slim.memory.timeline import analyze
 from slim.models import create_model
 from slim.models.mixers import MIXERS
 from slim.models.mixers.mixer import MixerKind
@@ -163,5 +163,5 @@ def measure(
 ) -> tuple[MemoryReport, MemoryTimeline | None]:
   """Compiles a model's gradient; returns its memory, and over time if asked."""
   if with_timeline:
-    return compile_with(analyse, name, sizes)
+    return compile_with(analyze, name, sizes)
   return compile_with(memory_report, name, sizes), None

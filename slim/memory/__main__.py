@@ -1,10 +1,12 @@
-"""The memory of a gradient: `python -m slim.memory --config=…`.
+"""Measure the memory of a gradient: `python -m slim.memory --config=…`.
 
-Prints what the gradient of a config needs, and the largest buffers at the peak
-of its activations with the lines that made them; `--output=memory.svg` draws
-the activations over the program. Nothing is run, and no data is read.
+Prints arguments, outputs and activations of the gradient of a config, and the
+largest buffers at the peak with the source lines that allocate them.
+`--output=memory.svg` draws the activations over the program. Nothing is run,
+and no data is read.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import jax
@@ -22,21 +24,21 @@ from slim.memory.rendering import (
   plot_timelines,
 )
 from slim.memory.report import MemoryReport
-from slim.memory.timeline import MemoryTimeline, analyse
+from slim.memory.timeline import MemoryTimeline, analyze
 from slim.training import build
 from slim.training.gradients import COMPILER_OPTIONS
 
 
-def analyse_config(
+def analyze_config(
   config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[str, MemoryReport, MemoryTimeline]]:
-  """Compiles the gradient of a config, as training does, by each method.
+  """Compiles the gradients of a config as training does, and analyzes them.
 
   Args:
     config: All settings.
 
   Yields:
-    The method, and the report and the timeline of its gradient.
+    For each gradient method: its name, report and timeline.
 
   Raises:
     ValueError: If a setting does not fit.
@@ -48,7 +50,7 @@ def analyse_config(
   step = jax.ShapeDtypeStruct((), jnp.int32)
   for method, gradient_step in experiment.gradient_steps.items():
     with jax.default_matmul_precision(config.matmul_precision):
-      found = analyse(
+      found = analyze(
         gradient_step, params, batch, step, compiler_options=COMPILER_OPTIONS
       )
     yield method, *found
@@ -57,7 +59,7 @@ def analyse_config(
 def describe(
   method: str, report: MemoryReport, timeline: MemoryTimeline
 ) -> str:
-  """Returns the memory of a gradient in lines for people."""
+  """Formats the memory of a gradient as lines of text."""
   rows = {
     "arguments": report.argument_bytes,
     "outputs": report.output_bytes,
@@ -68,7 +70,7 @@ def describe(
     [
       f"gradient by {method}, MiB",
       *(f"  {name:<11}  {n / 2**20:>11,.2f}" for name, n in rows.items()),
-      "  at the peak of the activations, the largest of them:",
+      "  largest buffers at the peak of the activations:",
       *(f"    {line}" for line in describe_peak(timeline)),
     ]
   )
@@ -78,31 +80,35 @@ def main(argv: list[str] | None = None) -> None:
   """Runs the command line.
 
   Args:
-    argv: The program and its arguments; None: those of this process.
+    argv: Program name and arguments. Default: `sys.argv`.
   """
   config = setting_flags.define_config()
-  output = flags.DEFINE_string("output", None, "The figure, a new file.")
+  output = flags.DEFINE_string(
+    "output", None, "Draw the figure to this new file."
+  )
 
-  def show():
+  def show() -> None:
     path = output.value
     if path is not None:
       path = local_path("--output", path)
-      _naming_output(check_output, path)
+      with _name_flag():
+        check_output(path)
     timelines = {}
-    for method, report, timeline in analyse_config(config.value):
+    for method, report, timeline in analyze_config(config.value):
       print(describe(method, report, timeline), flush=True)
       timelines[f"activations of {method}"] = timeline
     if path is not None:
-      with writing(path, "--output"):
-        _naming_output(plot_timelines, timelines, path)
+      with writing(path, "--output"), _name_flag():
+        plot_timelines(timelines, path)
 
   command_line.run(show, argv)
 
 
-def _naming_output(function, *args):
-  """Calls a function whose errors begin with the name of the flag."""
+@contextlib.contextmanager
+def _name_flag() -> Iterator[None]:
+  """Makes errors that begin with "output" begin with the flag "--output"."""
   try:
-    function(*args)
+    yield
   except ValueError as error:
     raise ValueError(f"--{error}") from error
 

@@ -1,8 +1,8 @@
-"""Where and when a compiled program holds its temporary values.
+"""Read live ranges and addresses of temporary values from XLA's dump.
 
-XLA writes, if asked to, the order in which a program is executed, the first and
-the last instruction at which each value is live, and the address it is at. The
-form is that of jax 0.10 to 0.12.
+With `xla_dump_to`, XLA writes the order of instructions, the first and the last
+instruction at which each value is live, and its address. This reads the format
+of jax 0.10 to 0.12.
 """
 
 import pathlib
@@ -21,60 +21,70 @@ _VALUE = re.compile(
 
 
 class Value(NamedTuple):
-  """A value in temporary memory."""
+  """A value in temporary memory.
 
-  start: int  # The instruction that defines it.
-  stop: int  # The last one that needs it.
+  Attributes:
+    start: Index of the instruction that defines it.
+    stop: Index of the last instruction that reads it.
+    address: Bytes from the start of temporary memory.
+    size: Bytes.
+    name: Name of the instruction that defines it.
+    element: "1" for the second element of a tuple; "" for no tuple.
+    shape: Such as "f32[16,1024]".
+  """
+
+  start: int
+  stop: int
   address: int
-  size: int  # Bytes.
-  name: str  # Of the instruction.
-  index: str  # "1" for the second element of a tuple, else "".
-  shape: str  # As "f32[16,1024]".
+  size: int
+  name: str
+  element: str
+  shape: str
 
 
 class LiveRanges:
   """The temporary values of a program.
 
   Attributes:
-    num_instructions: How many the program has; those of a loop count once.
-    program: Its text.
+    num_instructions: Number of instructions. Those of a loop count once.
+    program: Text of the program.
   """
 
   def __init__(self, folder: str):
-    """Reads what XLA has written.
+    """Reads a dump of XLA.
 
     Args:
-      folder: Where, as in its option `xla_dump_to`.
+      folder: The folder of its option `xla_dump_to`.
 
     Raises:
-      ValueError: If it has a form that is not known.
+      ValueError: If the dump has another format.
     """
     ending = "-live-range.txt"
     found = pathlib.Path(folder).glob(f"*{ending}")
-    # What XLA compiles to try it out is smaller than the program.
+    # XLA also dumps small programs that it compiles for itself.
     largest = max(found, key=lambda path: path.stat().st_size, default=None)
     if largest is None:
-      raise _unknown_form("no live ranges")
+      raise _format_error("no live ranges")
     ranges, assignment, self.program = (
       pathlib.Path(str(largest).removesuffix(ending) + end).read_text("utf-8")
       for end in (ending, "-buffer-assignment.txt", ".txt")
     )
     self.num_instructions = len(_INSTRUCTION.findall(ranges))
     if not self.num_instructions:
-      raise _unknown_form("a program without instructions")
-    limits = {
-      (name, index): (int(start), int(stop))
-      for name, index, start, stop in _RANGE.findall(ranges)
+      raise _format_error("a program without instructions")
+    live_ranges = {
+      (name, element): (int(start), int(stop))
+      for name, element, start, stop in _RANGE.findall(ranges)
     }
-    self._values = _read_values(assignment, limits)
+    self._values = _read_values(assignment, live_ranges)
 
   def values_at(self, instruction: int) -> list[Value]:
-    """Returns what is live at an instruction: of one place the newest value."""
+    """Returns the live values, and of each place only the newest value."""
     live = [x for x in self._values if x.start <= instruction <= x.stop]
     return list({(x.address, x.size): x for x in sorted(live)}.values())
 
   def count_bytes(self, instruction: int) -> int:
-    """Returns how many bytes are live at an instruction, each counted once."""
+    """Counts the live bytes at an instruction, overlaps once."""
     total = end = 0
     for value in sorted(self.values_at(instruction), key=lambda x: x.address):
       stop = value.address + value.size
@@ -83,10 +93,20 @@ class LiveRanges:
     return total
 
 
-def _read_values(assignment, limits):
-  """Returns the values in temporary memory; `limits` is when they are live."""
+def _read_values(
+  assignment: str, ranges: dict[tuple[str, str], tuple[int, int]]
+) -> list[Value]:
+  """Reads the values in temporary memory.
+
+  Args:
+    assignment: Text of the buffer assignment.
+    ranges: (start, stop) of each value, by name and element.
+
+  Returns:
+    The values.
+  """
   values = []
-  base = size = 0  # Of the temporary memory that the lines are about.
+  base = size = 0  # Address and bytes of the current temporary allocation.
   for line in assignment.splitlines():
     if line.startswith("allocation "):
       base += size
@@ -94,17 +114,18 @@ def _read_values(assignment, limits):
       size = int(match[1]) if match else 0
     elif size and line:
       match = _VALUE.match(line)
-      key = match and (match[1], match[2] or "")
-      if key not in limits:
-        raise _unknown_form(line.strip())
+      key = (match[1], match[2] or "") if match else None
+      if not match or key not in ranges:
+        raise _format_error(line.strip())
       address = base + int(match[4])
-      values.append(Value(*limits[key], address, int(match[3]), *key, match[5]))
+      values.append(Value(*ranges[key], address, int(match[3]), *key, match[5]))
   return values
 
 
-def _unknown_form(found):
-  """Returns the error for what cannot be read."""
+def _format_error(found: str) -> ValueError:
+  """Makes the error for a line that cannot be read."""
   return ValueError(
     "a timeline needs XLA to describe its buffers as in jax 0.10 to 0.12, got "
-    f"{found!r} from jax {jax.__version__}: a memory_report needs no timeline"
+    f"{found!r} from jax {jax.__version__}: use memory_report, which reads no "
+    "dump"
   )

@@ -1,4 +1,4 @@
-"""Reports and timelines for people: lines of text, and figures."""
+"""Show reports and timelines as lines of text and as figures."""
 
 import collections
 import os
@@ -18,13 +18,17 @@ def describe_peak(timeline: MemoryTimeline, rows: int = 10) -> list[str]:
 
   Args:
     timeline: The timeline.
-    rows: How many lines; equal buffers, as of several layers, share one.
+    rows: Number of lines. Equal buffers, such as those of several layers, share
+      a line.
 
   Returns:
-    Lines of MiB, number and shape, operation and line of the source.
+    Lines with MiB, number and shape, operation, and source line.
   """
-  counts = collections.Counter(timeline.buffers).items()
-  counts = sorted(counts, key=lambda x: x[1] * x[0].size, reverse=True)
+  counts = sorted(
+    collections.Counter(timeline.buffers).items(),
+    key=lambda x: x[1] * x[0].size,
+    reverse=True,
+  )
   here = os.getcwd() + os.sep
   table = [
     (
@@ -44,11 +48,11 @@ def describe_peak(timeline: MemoryTimeline, rows: int = 10) -> list[str]:
 
 
 def plot_reports(reports: Mapping[str, MemoryReport], output: str) -> None:
-  """Draws a bar for each report: arguments, outputs and temporary memory.
+  """Draws a bar per report: arguments, outputs and temporary memory.
 
   Args:
-    reports: By the name that stands at the bar.
-    output: The new file; its ending says what it is, as in "report.svg".
+    reports: The reports by the label of their bar.
+    output: A new file. Its suffix sets the format, as in "report.svg".
 
   Raises:
     ValueError: If the file cannot be written, or matplotlib is missing.
@@ -57,7 +61,7 @@ def plot_reports(reports: Mapping[str, MemoryReport], output: str) -> None:
   axis = figure.subplots()
   parts = {
     "arguments": [x.argument_bytes for x in reports.values()],
-    # What is written over an argument is in the bar already.
+    # Outputs that overwrite arguments are in the bar already.
     "outputs": [x.output_bytes - x.aliased_bytes for x in reports.values()],
     "temporary": [x.temporary_bytes for x in reports.values()],
   }
@@ -66,7 +70,7 @@ def plot_reports(reports: Mapping[str, MemoryReport], output: str) -> None:
     widths = [size / _MIB for size in sizes]
     axis.barh(list(reports), widths, left=left, label=label)
     left = [a + b for a, b in zip(left, widths, strict=True)]
-  axis.invert_yaxis()  # The first is on top.
+  axis.invert_yaxis()  # Put the first bar on top.
   axis.set_xlabel("MiB")
   axis.legend(fontsize="x-small")
   _save(figure, output)
@@ -75,13 +79,13 @@ def plot_reports(reports: Mapping[str, MemoryReport], output: str) -> None:
 def plot_timelines(
   timelines: Mapping[str, MemoryTimeline], output: str
 ) -> None:
-  """Draws temporary memory over the program, a panel for each timeline.
+  """Draws temporary memory over the program, one panel per timeline.
 
-  Below a panel stand the largest buffers at its peak.
+  The largest buffers at the peak are listed below each panel.
 
   Args:
-    timelines: By the title of the panel.
-    output: The new file; its ending says what it is, as in "timeline.svg".
+    timelines: The timelines by the title of their panel.
+    output: A new file. Its suffix sets the format, as in "timeline.svg".
 
   Raises:
     ValueError: If the file cannot be written, or matplotlib is missing.
@@ -94,8 +98,8 @@ def plot_timelines(
     axis.set_xlim(0, len(timeline.live))
     axis.set_ylim(0)
     peak = f"{timeline.peak_bytes / _MIB:,.1f} MiB at the peak"
-    axis.set_title(f"{name}: {peak}, the largest below", fontsize="medium")
-    axis.set_xlabel("instructions in program order, the body of a loop once")
+    axis.set_title(f"{name}: {peak}, largest buffers below", fontsize="medium")
+    axis.set_xlabel("instructions in program order (loop bodies once)")
     axis.text(
       0,
       -0.18,
@@ -110,31 +114,31 @@ def plot_timelines(
 
 
 def check_output(output: str) -> None:
-  """Refuses a file that no figure can be written to, before long work.
+  """Checks that a figure can be written to a file, before long work.
 
   Args:
     output: The file.
 
   Raises:
-    ValueError: If it exists, its ending is that of no figure or its folder is
-      missing, or matplotlib is.
+    ValueError: If the file exists, its suffix is no figure format, its folder
+      is missing, or matplotlib is not installed.
   """
   kinds = _new_figure(1, 1).canvas.get_supported_filetypes()
   if pathlib.Path(output).suffix.removeprefix(".") not in kinds:
     raise ValueError(
-      "output must be the name of a figure, as in memory.svg, memory.png or "
+      "output must be the name of a figure, such as memory.svg, memory.png or "
       f"memory.pdf, got {output}"
     )
   check_new_file("output", output)
 
 
 def _new_figure(width: float, height: float) -> Any:
-  """Returns a figure of some inches, which needs no display."""
+  """Returns a figure, sized in inches, that needs no display."""
   try:
     from matplotlib.figure import Figure
   except ImportError as error:
     raise ValueError(
-      "output needs the package matplotlib, which draws it, got "
+      "output needs the package matplotlib to draw the figure, got "
       f"'{error}': `pip install matplotlib`"
     ) from error
   return Figure(figsize=(width, height))

@@ -1,9 +1,9 @@
-"""Which line of the source made a value of a compiled program.
+"""Trace values of a compiled program to the source lines that compute them.
 
-The text of a program that XLA has compiled names, for most instructions, the
-operation they come from and its stack frame. A value that only passes through
-an instruction, such as an element of a loop's tuple, is followed to where it
-was made: that of a stack that a loop fills, to what the loop puts on it.
+The text of a compiled program records, for most instructions, the JAX operation
+and its stack frame. A value that only passes through an instruction, such as an
+element of a loop's carry, is traced to the instruction that computes it. An
+array that a loop fills row by row is traced to the row's value.
 """
 
 import os
@@ -20,128 +20,143 @@ _INSTRUCTION = re.compile(
   r"^\s+(ROOT )?%?(\S+) = .*? ([a-z][a-z\d-]*)\((.*?)\)(.*)$"
 )
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%([^\s,{}]+)")
-# Whoever reads a report looks for a line of the project, not of a library.
+# Report a line of the user's project rather than of an installed package.
 _LIBRARIES = str(pathlib.Path(jax.__file__).parents[1]) + os.sep
 
 
 class Origin(NamedTuple):
-  """What made a value."""
+  """The operation and the source line that computed a value.
 
-  operation: str  # As in a jaxpr, "dot_general"; or XLA's own, "copy".
-  source: str  # "/home/me/model.py:12"; "" if XLA does not tell.
+  Attributes:
+    operation: A JAX primitive such as "dot_general", or an XLA opcode such as
+      "copy".
+    source: Such as "/home/me/model.py:12"; "" if XLA does not record it.
+  """
+
+  operation: str
+  source: str
 
 
 class _Instruction(NamedTuple):
-  """A line of the text, `name = shape opcode(inside), attributes`."""
+  """An instruction, `name = shape opcode(arguments), attributes`.
+
+  Attributes:
+    computation: Name of the computation that contains it.
+    opcode: Such as "fusion".
+    arguments: Text of the operands, or the number of a parameter.
+    attributes: Rest of the line.
+  """
 
   computation: str
   opcode: str
-  inside: str  # The number of a parameter; or the operands.
+  arguments: str
   attributes: str
 
   @property
   def operands(self) -> list[str]:
-    """Names of instructions; with "#1" at the end, of an element."""
-    return re.findall(r"%([^\s,()]+)", self.inside)
+    """Names of the operands. "name#1" is element 1 of a tuple."""
+    return re.findall(r"%([^\s,()]+)", self.arguments)
 
 
 class Origins:
-  """The origins of the values of a program."""
+  """The origins of the values of a compiled program."""
 
   def __init__(self, text: str):
-    """Reads the text.
+    """Parses a program.
 
     Args:
       text: A compiled program, as `Compiled.as_text` returns it.
     """
     self._frames = _read_frames(text)
-    self._instructions = {}
-    self._roots = {}  # The name of the last instruction, by computation.
-    self._callers = {}  # The name of the instruction, by computation.
-    self._readers = {}  # The names of the instructions, by operand.
+    self._instructions: dict[str, _Instruction] = {}
+    self._roots: dict[str, str] = {}  # By computation: its result.
+    self._callers: dict[str, str] = {}  # By computation: what calls it.
+    self._users: dict[str, list[str]] = {}  # By operand: what reads it.
     computation = ""
     for line in text.splitlines():
       if match := _COMPUTATION.match(line):
         computation = match[1]
       elif match := _INSTRUCTION.match(line):
-        root, name, opcode, inside, attributes = match.groups()
-        instruction = _Instruction(computation, opcode, inside, attributes)
+        root, name, opcode, arguments, attributes = match.groups()
+        instruction = _Instruction(computation, opcode, arguments, attributes)
         self._instructions[name] = instruction
         for operand in instruction.operands:
-          self._readers.setdefault(operand, []).append(name)
+          self._users.setdefault(operand, []).append(name)
         if root:
           self._roots[computation] = name
         for called in _CALLED.findall(attributes):
           self._callers[called] = name
 
-  def of(self, name: str, index: str = "") -> Origin:
-    """Finds what made a value.
+  def find(self, name: str, element: str = "") -> Origin:
+    """Finds the origin of a value.
 
-    XLA forgets where some products of matrices come from: then the line is that
-    of the first instruction that reads the value and has one.
+    XLA drops the source of some matrix products. Their source is then that of
+    the first instruction that reads the value.
 
     Args:
-      name: The instruction that defines it.
-      index: If that defines a tuple, the number of the element.
+      name: The instruction that defines the value.
+      element: If that is a tuple, the number of the element.
 
     Returns:
-      The origin. Its line is the innermost one outside of installed packages.
+      The origin. Its source is the innermost line outside installed packages.
     """
-    maker = self._find(name, index, set()) or name
-    lines = (self._source(x) for x in (maker, *self._readers.get(name, ())))
-    return Origin(self._operation(maker), next(filter(None, lines), ""))
+    producer = self._trace(name, element, set()) or name
+    sources = (self._source(x) for x in (producer, *self._users.get(name, ())))
+    return Origin(self._operation(producer), next(filter(None, sources), ""))
 
-  def _find(self, name: str, index: str, seen: set) -> str | None:
-    """Returns the instruction that made a value, None if all were seen."""
-    name, _, element = name.partition("#")
-    key = (name, element or index)
+  def _trace(
+    self, name: str, element: str, seen: set[tuple[str, str]]
+  ) -> str | None:
+    """Returns the instruction that computes a value; None if all were seen."""
+    name, _, suffix = name.partition("#")
+    key = (name, suffix or element)
     if key in seen:
       return None
     seen.add(key)
-    others = self._same_value(*key)
-    found = (self._find(*other, seen) for other in others)
-    return next(filter(None, found), None) if others else name
+    sources = self._forwarded_from(*key)
+    found = (self._trace(*source, seen) for source in sources)
+    return next(filter(None, found), None) if sources else name
 
-  def _same_value(self, name: str, index: str) -> list[tuple[str, str]]:
-    """Lists, as (name, index), where else the value of an instruction is."""
+  def _forwarded_from(self, name: str, element: str) -> list[tuple[str, str]]:
+    """Lists (name, element) of the values that an instruction passes on."""
     instruction = self._instructions[name]
     opcode, operands = instruction.opcode, instruction.operands
     attributes = instruction.attributes
     if opcode in ("copy", "bitcast"):
-      return [(operands[0], index)]
+      return [(operands[0], element)]
     if opcode == "dynamic-update-slice":
-      return [(operands[1], "")]  # What a loop puts on its stack.
+      return [(operands[1], "")]  # The row that is written.
     if opcode == "get-tuple-element":
-      number = re.search(r"index=(\d+)", attributes)
-      return [(operands[0], number[1])]
-    if opcode == "tuple" and index.isdigit():
-      return [(operands[int(index)], "")]
+      return [(operands[0], _match(r"index=(\d+)", attributes))]
+    if opcode == "tuple" and element.isdigit():
+      return [(operands[int(element)], "")]
     if opcode == "parameter" and instruction.computation in self._callers:
       name = self._callers[instruction.computation]
       caller = self._instructions[name]
       if caller.opcode == "while":
-        return [(name, index)]
-      return [(caller.operands[int(instruction.inside)], index)]
+        return [(name, element)]
+      return [(caller.operands[int(instruction.arguments)], element)]
     results = {"fusion": "calls", "call": "to_apply", "while": "body"}
     if opcode not in results:
       return []
-    called = re.search(rf"{results[opcode]}=%([^\s,{{}}]+)", attributes)
-    others = [(self._roots[called[1]], index)]
-    # What a loop only passes on was made before it.
-    return others + ([(operands[0], index)] if opcode == "while" else [])
+    called = _match(rf"{results[opcode]}=%([^\s,{{}}]+)", attributes)
+    sources = [(self._roots[called], element)]
+    if opcode == "while":  # The loop may not change this element.
+      sources.append((operands[0], element))
+    return sources
 
-  def _operation(self, name):
+  def _operation(self, name: str) -> str:
     """Returns the operation that an instruction comes from."""
     instruction = self._instructions[name]
-    # The last part of a path, as in "jit(f)/jvp()/while/body/tanh".
-    found = re.search(r'op_name="[^"]*?([^"/]+)"', instruction.attributes)
-    return found[1] if found else instruction.opcode
+    # The last part of a path such as "jit(f)/jvp()/while/body/tanh".
+    found = _match(r'op_name="[^"]*?([^"/]+)"', instruction.attributes)
+    return found or instruction.opcode
 
-  def _source(self, name):
-    """Returns the line of an instruction, "" if XLA does not tell."""
+  def _source(self, name: str) -> str:
+    """Returns the source line of an instruction, "" if it is not recorded."""
     attributes = self._instructions[name].attributes
-    found = re.search(r"stack_frame_id=(\d+)", attributes)
-    frame, lines = int(found[1]) if found else 0, []
+    frame = int(_match(r"stack_frame_id=(\d+)", attributes) or 0)
+    lines = []
     frames = dict(self._frames)
     while frame in frames:
       line, frame = frames.pop(frame)
@@ -150,7 +165,13 @@ class Origins:
     return (own or lines or [""])[0]
 
 
-def _read_frames(text):
+def _match(pattern: str, text: str) -> str:
+  """Returns the first group of the first match, "" if there is none."""
+  found = re.search(pattern, text)
+  return found[1] if found else ""
+
+
+def _read_frames(text: str) -> dict[int, tuple[str, int]]:
   """Maps the number of a stack frame to its line and its caller's number."""
   sections = {
     name: dict(_ENTRY.findall(body)) for name, body in _SECTION.findall(text)
@@ -163,13 +184,13 @@ def _read_frames(text):
     }
     for name in ("FileLocations", "StackFrames")
   )
-  # The first frame has no caller. jax 0.10 to 0.12 write 1 for that, and what
-  # calls the others one too high, too.
-  none = int(frames.get("1", {}).get("parent_frame_id", 0))
+  # The first frame has no caller. jax 0.10 to 0.12 write 1 there, and number
+  # all callers one too high.
+  no_caller = int(frames.get("1", {}).get("parent_frame_id", 0))
   found = {}
   for number, frame in frames.items():
     location = locations[frame["file_location_id"]]
     file = files[location["file_name_id"]].strip('"')
-    caller = int(frame.get("parent_frame_id", 0)) - none
+    caller = int(frame.get("parent_frame_id", 0)) - no_caller
     found[int(number)] = f"{file}:{location['line']}", caller
   return found

@@ -1,4 +1,4 @@
-"""What is live at each instruction of a program, and what made it."""
+"""Live buffers at each instruction of a compiled program."""
 
 import contextlib
 import tempfile
@@ -15,23 +15,36 @@ from slim.memory.source_lines import Origins
 
 
 class Buffer(NamedTuple):
-  """A temporary buffer of a program, and what made the value in it."""
+  """A temporary buffer of a program, and the origin of its value.
 
-  size: int  # Bytes.
-  shape: str  # As "f32[16,1024]".
-  operation: str  # As in a jaxpr, "dot_general"; or XLA's own, "copy".
-  source: str  # "/home/me/model.py:12"; "" if XLA does not tell.
+  Attributes:
+    size: Bytes.
+    shape: Such as "f32[16,1024]".
+    operation: A JAX primitive such as "dot_general", or an XLA opcode such as
+      "copy".
+    source: Such as "/home/me/model.py:12"; "" if XLA does not record it.
+  """
+
+  size: int
+  shape: str
+  operation: str
+  source: str
 
 
 class MemoryTimeline(NamedTuple):
-  """The temporary memory of a program at each of its instructions."""
+  """Temporary memory at each instruction of a program.
 
-  live: np.ndarray  # [instructions], int64, bytes; the body of a loop once.
-  buffers: tuple[Buffer, ...]  # Those at the peak, the largest first.
+  Attributes:
+    live: [instructions], int64, live bytes. The body of a loop appears once.
+    buffers: The live buffers at the peak, the largest first.
+  """
+
+  live: np.ndarray
+  buffers: tuple[Buffer, ...]
 
   @property
   def peak_bytes(self) -> int:
-    """The most bytes that are live at once."""
+    """The largest number of live bytes."""
     return int(self.live.max())
 
 
@@ -40,44 +53,45 @@ def memory_timeline(
   *args: Any,
   compiler_options: Mapping[str, Any] | None = None,
 ) -> MemoryTimeline:
-  """Finds what is live at each instruction of a function, compiled only.
+  """Finds the live buffers at each instruction of a function; nothing is run.
 
-  Counted are temporary buffers, as XLA has assigned them: neither arguments nor
-  results. Values at one address, as of an update in place, count once. The
-  order is that of the program, not of time: the body of a loop is in it once,
-  together with all that is live around the loop.
+  It counts the temporary buffers that XLA assigns, without arguments and
+  outputs. Values at one address, such as those of an in-place update, count
+  once. Instructions are in program order: the body of a loop appears once,
+  together with everything that is live around the loop.
 
   Args:
-    fn: A function, or what `jax.jit` has made of it.
+    fn: A function, jitted or not.
     *args: Its arguments: arrays, or `jax.ShapeDtypeStruct`s.
     compiler_options: As for `jax.jit`.
 
   Returns:
-    The timeline. Its peak is the `temporary_bytes` of `memory_report`, but for
-    what lies unused between buffers.
+    The timeline. Its peak is the `temporary_bytes` of `memory_report`, without
+    unused gaps between buffers.
 
   Raises:
-    ValueError: If XLA describes its buffers in a form that is not known.
+    ValueError: If this version of XLA describes its buffers in another format.
   """
-  return analyse(fn, *args, compiler_options=compiler_options)[1]
+  return analyze(fn, *args, compiler_options=compiler_options)[1]
 
 
-def analyse(
+def analyze(
   fn: Callable[..., Any],
   *args: Any,
   compiler_options: Mapping[str, Any] | None = None,
 ) -> tuple[MemoryReport, MemoryTimeline]:
-  """Returns the report and the timeline of one compilation, see these."""
+  """Compiles a function once; returns its report and its timeline."""
   with tempfile.TemporaryDirectory() as folder, _without_cache():
-    options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-    compiled = lower(fn, *args).compile({**(compiler_options or {}), **options})
+    options = dict(compiler_options or {})
+    options |= {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    compiled = lower(fn, *args).compile(options)
     ranges = LiveRanges(folder)
   live = np.array(
     [ranges.count_bytes(i) for i in range(ranges.num_instructions)], np.int64
   )
   origins = Origins(ranges.program)
   buffers = [
-    Buffer(x.size, x.shape, *origins.of(x.name, x.index))
+    Buffer(x.size, x.shape, *origins.find(x.name, x.element))
     for x in ranges.values_at(int(live.argmax()))
   ]
   buffers.sort(reverse=True)
@@ -86,12 +100,13 @@ def analyse(
 
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
-  """Compiles anew what JAX has in its cache: XLA says nothing about that."""
-  before = jax.config.jax_enable_compilation_cache
-  jax.config.update("jax_enable_compilation_cache", False)
-  compilation_cache.reset_cache()  # It looks at the setting only once.
+  """Disables the compilation cache, because XLA dumps only what it compiles."""
+  config: Any = jax.config  # Its type does not list the settings.
+  before = config.jax_enable_compilation_cache
+  config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()  # JAX reads the setting once.
   try:
     yield
   finally:
-    jax.config.update("jax_enable_compilation_cache", before)
+    config.update("jax_enable_compilation_cache", before)
     compilation_cache.reset_cache()

@@ -1,4 +1,4 @@
-"""The memory of a config, from the command line."""
+"""The command that measures the memory of a config."""
 
 import pathlib
 
@@ -14,28 +14,27 @@ from tests.commands import run_command
 from tests.helpers import SMALL, make_config
 
 ROOT = pathlib.Path(__file__).parents[2]
-# The programs are few, and nothing here asks about rounding.
 
 
 def make(**settings):
-  """Returns a run of seconds; dots in names are written as __."""
+  """Returns settings of a small model; dots in names are written as __."""
   defaults = SMALL | dict(
     gradient__chunk_size=4,
   )
   return make_config(**(defaults | settings)).lock()
 
 
-def test_it_is_the_program_that_training_compiles(monkeypatch):
-  """Without it the report would be of another gradient than a run needs."""
+def test_program_is_that_of_training(monkeypatch):
+  """Fails if the report describes another program than training runs."""
   calls = []
 
   def spy(*args, compiler_options):
     calls.append((compiler_options, jax.config.jax_default_matmul_precision))
-    return timeline.analyse(*args, compiler_options=compiler_options)
+    return timeline.analyze(*args, compiler_options=compiler_options)
 
-  monkeypatch.setattr(command, "analyse", spy)
+  monkeypatch.setattr(command, "analyze", spy)
   config = make(gradient__method="full", model__dropout=0.1)
-  [(method, report, _)] = command.analyse_config(config)
+  [(method, report, _)] = command.analyze_config(config)
   assert method == "full"
   assert calls == [(COMPILER_OPTIONS, config.matmul_precision)]
   experiment = build.create_experiment(config)
@@ -51,7 +50,7 @@ def test_it_is_the_program_that_training_compiles(monkeypatch):
 
 
 def test_command_line(tmp_path):
-  """Without it the command of the README would not run, or need the data."""
+  """Fails if the command does not run, or reads the data."""
   output = tmp_path / "memory.svg"
   done = run_command(
     command.main,
@@ -77,7 +76,7 @@ def test_command_line(tmp_path):
   assert output.read_text().startswith("<?xml")
 
 
-def test_a_setting_that_does_not_fit_is_an_error():
-  """Without it a mistake in a config would be answered by a traceback."""
+def test_invalid_setting_raises():
+  """Fails if a wrong setting is not named."""
   with pytest.raises(ValueError, match="config.gradient.method must be one of"):
-    next(command.analyse_config(make(gradient__method="slimm")))
+    next(command.analyze_config(make(gradient__method="slimm")))

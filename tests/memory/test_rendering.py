@@ -1,4 +1,4 @@
-"""Lines and figures that people look at."""
+"""Lines of text and figures."""
 
 import os
 import sys
@@ -26,8 +26,8 @@ TIMELINE = MemoryTimeline(
 REPORT = MemoryReport(4 * MIB, 3 * MIB, 2 * MIB, 5 * MIB, None)
 
 
-def test_equal_buffers_share_a_line():
-  """Without it the layers of a model would fill the list with one line."""
+def test_equal_buffers_share_line():
+  """Fails if the layers of a model fill the list with equal lines."""
   assert describe_peak(TIMELINE) == [
     "3.00  3 x f32[512,512]   tanh         model.py:7",
     "2.00  1 x f32[1024,512]  dot_general  /home/you/a.py:12",
@@ -43,8 +43,8 @@ def test_equal_buffers_share_a_line():
     (plot_timelines, TIMELINE, ["mine: 5.0 MiB at the peak", "model.py:7"]),
   ],
 )
-def test_a_figure_is_a_new_file(tmp_path, plot, value, texts):
-  """Without it another figure would be lost, or this one be empty."""
+def test_figure_is_new_file(tmp_path, plot, value, texts):
+  """Fails if a figure is empty, or overwrites another file."""
   output = f"{tmp_path}/memory.svg"
   with matplotlib.rc_context({"svg.fonttype": "none"}):  # Text, not curves.
     plot({"mine": value, "yours": value}, output)
@@ -56,8 +56,8 @@ def test_a_figure_is_a_new_file(tmp_path, plot, value, texts):
   assert (tmp_path / "memory.svg").read_text() == svg
 
 
-def test_a_bar_is_as_long_as_the_total(tmp_path, monkeypatch):
-  """Without it what is written over an argument would be drawn twice."""
+def test_bar_ends_at_total(tmp_path, monkeypatch):
+  """Fails if outputs that overwrite arguments are drawn twice."""
   drawn = []
   monkeypatch.setattr(Figure, "savefig", lambda x, *_, **__: drawn.append(x))
   plot_reports({"mine": REPORT}, f"{tmp_path}/memory.svg")
@@ -69,20 +69,20 @@ def test_a_bar_is_as_long_as_the_total(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("name", "message"),
   [
-    ("memory.xyz", "output must be the name of a figure, as in memory.svg"),
-    ("memory", "output must be the name of a figure, as in memory.svg"),
+    ("memory.xyz", "output must be the name of a figure, such as memory.svg"),
+    ("memory", "output must be the name of a figure, such as memory.svg"),
     ("none/memory.svg", "output: cannot write /.*: its folder does not exist"),
   ],
 )
-def test_mistakes_are_one_line(tmp_path, name, message):
-  """Without it a typing error would be answered by a traceback."""
+def test_invalid_output_raises_one_line(tmp_path, name, message):
+  """Fails if a wrong file name ends in a traceback."""
   with pytest.raises(ValueError, match=message) as error:
     plot_timelines({"mine": TIMELINE}, f"{tmp_path}/{name}")
   assert "\n" not in str(error.value)
 
 
-def test_a_missing_package_is_one_line(monkeypatch, tmp_path):
-  """Without it nobody would know what to install."""
+def test_missing_package_raises_one_line(monkeypatch, tmp_path):
+  """Fails if the message does not say what to install."""
   monkeypatch.setitem(sys.modules, "matplotlib", None)
   monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
   with pytest.raises(ValueError, match="`pip install matplotlib`") as error:

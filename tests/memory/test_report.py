@@ -1,4 +1,4 @@
-"""Totals of programs whose buffers are known."""
+"""Reports of programs with known buffers."""
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,12 @@ def shape(*sizes):
 
 
 def two_products(x, v, w):
-  """Has one value between argument and result: x v."""
+  """Has one temporary value, x v."""
   return jnp.tanh(x @ v) @ w
 
 
-def test_sizes_are_those_of_the_arrays():
-  """Without it a report would name the wrong number, or the wrong unit."""
+def test_bytes_of_arguments_outputs_and_temporaries():
+  """Fails if a field has the wrong number or unit."""
   report = memory_report(
     two_products, shape(512, 64), shape(64, 256), shape(256, 32)
   )
@@ -34,8 +34,8 @@ def test_sizes_are_those_of_the_arrays():
   )
 
 
-def test_a_donated_argument_counts_once():
-  """Without it an update in place would seem to need its memory twice."""
+def test_donated_argument_counts_once():
+  """Fails if an in-place update counts twice."""
   update = jax.jit(lambda x, y: x + y, donate_argnums=0)
   report = memory_report(update, shape(512, 64), shape(512, 64))
   assert report.aliased_bytes == 512 * 64 * F32
@@ -43,13 +43,13 @@ def test_a_donated_argument_counts_once():
 
 
 def test_nothing_is_run():
-  """Without it what does not fit could not be measured."""
+  """Fails if a program is run, which may not fit in memory."""
   report = memory_report(lambda x: x @ x, shape(2**20, 2**20))
   assert report.argument_bytes == report.output_bytes == 2**42
 
 
-def test_arrays_are_as_good_as_their_shapes():
-  """Without it whoever has arrays would have to write down their shapes."""
+def test_arrays_and_shapes_give_same_report():
+  """Fails if only shapes are accepted."""
   arrays = jnp.ones((8, 4)), jnp.ones((4, 8)), jnp.ones((8, 2))
   shapes = shape(8, 4), shape(4, 8), shape(8, 2)
   assert memory_report(two_products, *arrays) == (
@@ -57,8 +57,8 @@ def test_arrays_are_as_good_as_their_shapes():
   )
 
 
-def test_the_compiler_is_given_its_options():
-  """Without it a report would be of a program that is not run."""
+def test_compiler_options_are_used():
+  """Fails if the report describes a program without the options."""
   with pytest.raises(Exception, match="xla_no_such_option"):
     memory_report(
       jnp.sin, shape(2), compiler_options={"xla_no_such_option": True}
@@ -69,8 +69,8 @@ def test_the_compiler_is_given_its_options():
   ("stats", "expected"),
   [(None, None), ({}, None), ({"peak_bytes_in_use": 7}, 7)],
 )
-def test_the_peak_is_what_the_device_says(monkeypatch, stats, expected):
-  """Without it a device that does not count would be said to have needed 0."""
+def test_device_peak(monkeypatch, stats, expected):
+  """Fails if a device that does not count reports 0."""
 
   class Device:
     def memory_stats(self):

@@ -1,17 +1,14 @@
-"""Values followed through a program whose text is given."""
+"""Values traced through the text of a program."""
 
 import jax
 import pytest
 
-from slim.memory.source_lines import (
-  Origin,
-  Origins,
-)
+from slim.memory.source_lines import Origin, Origins
 
 LIBRARY = f"{jax.__path__[0]}/numpy/reductions.py"
 
-# A loop that carries a number, a stack that it fills and what it only reads,
-# `h`. Frame 3 is a line of a library, called by frame 2.
+# A loop that carries a number, a stack that it fills, and `h`, which it only
+# reads. Frame 3 is a line of a library, called by frame 2.
 PROGRAM = """HloModule jit_f, is_scheduled=true
 
 FileNames
@@ -75,42 +72,42 @@ stack_frame_id=1}
 
 
 @pytest.mark.parametrize(
-  ("name", "index", "expected"),
+  ("name", "element", "expected"),
   [
-    # A line within a library is that of its caller.
+    # A line inside a library becomes that of its caller.
     ("h", "", Origin("exp", "/home/me/model.py:22")),
-    # Of a stack, what is put on it: in the loop and after it.
+    # A stack is traced to its rows, in the loop and after it.
     ("state", "1", Origin("tanh", "/home/me/model.py:22")),
     ("push.1", "", Origin("tanh", "/home/me/model.py:22")),
     ("while.1", "1", Origin("tanh", "/home/me/model.py:22")),
-    # What a loop only passes on was made before it.
+    # What a loop only passes on was computed before it.
     ("state", "2", Origin("exp", "/home/me/model.py:22")),
     ("state.1", "2", Origin("exp", "/home/me/model.py:22")),
     ("h.1", "", Origin("exp", "/home/me/model.py:22")),
     ("while.1", "2", Origin("exp", "/home/me/model.py:22")),
-    # The line of the first reader that has one.
+    # The line of the first user that has one.
     ("dot.1", "", Origin("dot", "/home/me/model.py:11")),
     ("copy.1", "", Origin("x", "")),
     ("zeros", "", Origin("broadcast", "")),
   ],
 )
-def test_values_are_followed_to_what_made_them(name, index, expected):
-  """Without it loops, copies and libraries would be named, and not the line."""
-  assert Origins(PROGRAM).of(name, index) == expected
+def test_values_are_traced_to_their_origin(name, element, expected):
+  """Fails if a loop, a copy or a library is named instead of the line."""
+  assert Origins(PROGRAM).find(name, element) == expected
 
 
 def test_callers_may_be_counted_from_one():
-  """Without it a line would be one call off, if XLA mends its numbers."""
+  """Fails if lines are one call off when XLA numbers callers correctly."""
   text = PROGRAM
   for wrong, right in [(1, 0), (2, 1), (3, 2)]:
     text = text.replace(
       f"parent_frame_id={wrong}}}", f"parent_frame_id={right}}}"
     )
   assert text != PROGRAM
-  assert Origins(text).of("h") == Origins(PROGRAM).of("h")
+  assert Origins(text).find("h") == Origins(PROGRAM).find("h")
 
 
-def test_where_all_is_library_the_innermost_line_is_named():
-  """Without it an installed model would have no lines at all."""
+def test_innermost_line_if_all_lines_are_in_libraries():
+  """Fails if an installed model has no source lines."""
   text = PROGRAM.replace("/home/me/model.py", LIBRARY)
-  assert Origins(text).of("h") == Origin("exp", f"{LIBRARY}:33")
+  assert Origins(text).find("h") == Origin("exp", f"{LIBRARY}:33")

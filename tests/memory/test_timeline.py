@@ -1,4 +1,4 @@
-"""Timelines against the compiler's own totals, and against the source."""
+"""Timelines against the totals of the compiler and the source lines."""
 
 import functools
 
@@ -21,14 +21,14 @@ def shape(*sizes):
 
 
 def mlp(weights, x):
-  """Four layers."""
+  """Applies one layer per weight."""
   for w in weights:
     x = jnp.tanh(x @ w)
   return jnp.sum(x * x)
 
 
 def recurrence(w, xs):
-  """A `lax.scan` that keeps tanh for its gradient."""
+  """A `lax.scan` whose gradient needs tanh of each step."""
 
   def body(state, x):
     state = jnp.tanh(state @ w + x)
@@ -38,7 +38,7 @@ def recurrence(w, xs):
 
 
 def chunks(policy, w, state, xs):
-  """A `slim.kernels.scan`: a running sum, and a layer of what it has seen."""
+  """A `slim.kernels.scan` of a running sum and a layer."""
 
   def outputs(before, chunk):
     hidden = jnp.tanh(chunk @ w + before[:, None])
@@ -59,7 +59,7 @@ def chunks(policy, w, state, xs):
 
 
 def softmax(attend, q, k, v):
-  """The squared length of what attention returns."""
+  """Sums the squared outputs of attention."""
   return jnp.sum(attend(q, k, v) ** 2)
 
 
@@ -82,25 +82,25 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_the_peak_is_what_the_compiler_assigns(name):
-  """Without it a loop's body, or what lives around it, would be left out."""
+def test_peak_is_temporary_memory(name):
+  """Fails if the body of a loop, or what is live around it, is left out."""
   temporary = memory_report(*PROGRAMS[name]).temporary_bytes
   timeline = memory_timeline(*PROGRAMS[name])
-  # Between buffers lie gaps: 0.6 % at most in these, with jax 0.10 and 0.12.
+  # Gaps between buffers are at most 0.6 % here, with jax 0.10 and 0.12.
   assert 0.99 * temporary <= timeline.peak_bytes <= temporary
-  # What lies in one place is listed once.
+  # Values in one place are listed once.
   sizes = [x.size for x in timeline.buffers]
   assert sum(sizes) == timeline.peak_bytes
   assert sizes == sorted(sizes, reverse=True)
 
 
 def line_of(function, offset):
-  """Returns this file and the line so many lines below a function's `def`."""
+  """Returns this file and the line `offset` below a function's `def`."""
   return f"{__file__}:{function.__code__.co_firstlineno + offset}"
 
 
-def test_the_largest_buffer_is_traced_to_its_line():
-  """Without it nobody would learn what to make smaller."""
+def test_largest_buffer_has_its_line():
+  """Fails if the largest buffer has another source line."""
 
   def loss(x, w):
     small = jnp.sin(x)
@@ -114,8 +114,8 @@ def test_the_largest_buffer_is_traced_to_its_line():
   assert largest.source == line_of(loss, 2)
 
 
-def test_the_stack_of_a_loop_is_traced_to_what_is_put_on_it():
-  """Without it all that a scan keeps would have the line of the scan."""
+def test_stack_of_loop_has_line_of_its_rows():
+  """Fails if everything that a scan keeps has the line of the scan."""
   timeline = memory_timeline(
     jax.grad(recurrence), shape(64, 64), shape(100, 32, 64)
   )
@@ -124,8 +124,8 @@ def test_the_stack_of_a_loop_is_traced_to_what_is_put_on_it():
   assert largest.source == line_of(recurrence, 4)
 
 
-def test_a_line_within_a_library_is_that_of_its_caller():
-  """Without it the report would name lines that are not one's own."""
+def test_line_in_library_becomes_line_of_caller():
+  """Fails if the source is a line of an installed package."""
 
   def loss(logits, labels):
     return jnp.sum(
@@ -139,8 +139,8 @@ def test_a_line_within_a_library_is_that_of_its_caller():
   assert timeline.buffers[0].source in lines
 
 
-def test_a_loop_is_a_plateau():
-  """Without it memory would seem to vanish, or to grow, within a loop."""
+def test_loop_is_plateau():
+  """Fails if memory vanishes or grows inside a loop."""
 
   def run(length):
     live = memory_timeline(
@@ -156,7 +156,7 @@ def test_a_loop_is_a_plateau():
 
 
 def test_unrolled_layers_ramp_up_and_down():
-  """Without it the order of the program would be lost."""
+  """Fails if instructions are not in program order."""
   live = memory_timeline(*PROGRAMS["mlp"]).live
   kept = 512 * 256 * F32
   rising = [int(np.argmax(live >= i * kept)) for i in (1, 2, 3, 4)]
@@ -164,15 +164,15 @@ def test_unrolled_layers_ramp_up_and_down():
   assert live[-1] < kept
 
 
-def test_a_program_without_temporary_memory_has_an_empty_timeline():
-  """Without it the simplest function would be answered by a traceback."""
+def test_program_without_temporary_memory():
+  """Fails if a program without temporary buffers raises."""
   timeline = memory_timeline(lambda x: x + 1, shape(8))
   assert timeline.peak_bytes == 0
   assert timeline.buffers == ()
 
 
 def test_donations_and_options_are_kept():
-  """Without it the timeline would be of another program than the report."""
+  """Fails if the timeline describes another program than the report."""
   update = jax.jit(lambda x: x @ x + x, donate_argnums=0)
   report = memory_report(update, shape(64, 64))
   timeline = memory_timeline(update, shape(64, 64))
@@ -184,8 +184,8 @@ def test_donations_and_options_are_kept():
 
 
 @pytest.mark.usefixtures("compilation_cache")
-def test_a_program_in_the_cache_has_a_timeline():
-  """Without it the second call would find nothing, as XLA compiles nothing."""
+def test_cached_program_has_timeline():
+  """Fails if the second call finds no dump, because XLA compiles nothing."""
   for _ in range(2):
     jax.clear_caches()
     jax.jit(mlp).lower([shape(8, 8)] * 4, shape(4, 8)).compile()
@@ -215,8 +215,8 @@ allocation 0: size 8, preallocated-temp:
     (RANGES, ASSIGNMENT.replace("size=8", "bytes=8"), "'value: <2 sine @0>"),
   ],
 )
-def test_another_form_is_an_error(tmp_path, ranges, assignment, message):
-  """Without it a new compiler would make memory vanish from the timeline."""
+def test_unknown_format_raises(tmp_path, ranges, assignment, message):
+  """Fails if a new format makes memory vanish from the timeline."""
   if ranges is not None:
     (tmp_path / "f-live-range.txt").write_text(ranges)
   (tmp_path / "f-buffer-assignment.txt").write_text(assignment)
@@ -226,8 +226,8 @@ def test_another_form_is_an_error(tmp_path, ranges, assignment, message):
   assert message in str(error.value)
 
 
-def test_of_two_values_in_one_place_the_newer_is_named(tmp_path):
-  """Without it a buffer would be traced to what it held before."""
+def test_newest_value_of_a_place(tmp_path):
+  """Fails if a buffer is traced to its earlier value."""
   (tmp_path / "f-live-range.txt").write_text(RANGES + "    old{}:0-1\n")
   old = " value: <1 old @0> (size=8,offset=0): f32[2]{0}\n"
   (tmp_path / "f-buffer-assignment.txt").write_text(ASSIGNMENT + old)
@@ -236,8 +236,8 @@ def test_of_two_values_in_one_place_the_newer_is_named(tmp_path):
   assert value.name == "sine"
 
 
-def test_bytes_that_two_values_share_count_once(tmp_path):
-  """Without it an update in place would count twice."""
+def test_shared_bytes_count_once(tmp_path):
+  """Fails if an in-place update counts twice."""
   (tmp_path / "f-live-range.txt").write_text(
     RANGES + "    parts{0}:0-1\n    copy{}:1-1\n    last{}:2-2\n"
   )
