@@ -1,6 +1,6 @@
 """Published texts, prepared by TensorFlow Datasets (tfds) without TensorFlow.
 
-Nothing else imports tfds, and this file is imported only when it is needed.
+Only this file imports tfds, which takes seconds. It is imported when needed.
 """
 
 import contextlib
@@ -22,21 +22,22 @@ import tensorflow_datasets as tfds
 from slim.data.corpora import CORPORA
 from slim.data.reading import find_files, read_files
 from slim.data.text import TextSplit
+from slim.settings import SettingError
 
 _LOG = logging.getLogger("slim.data")
 
 _RECORD_SIZE = 65_536  # Bytes.
-# Seconds to wait for the first answer of a server: with the imports, a command
-# without a network is to end in less than 5.
+# Seconds to wait for the first answer of a server. With the imports, a command
+# without a network ends in less than 5 seconds.
 _PATIENCE = 2.0
 
 
 class SlimCorpora(tfds.core.GeneratorBasedBuilder):
   """Prepares one of `CORPORA`: its bytes in order, cut into records.
 
-  Files in the folder `downloads/manual/<name>` of tfds's data directory are
-  taken, others are downloaded. Extraction is our own, as that of tfds needs
-  TensorFlow.
+  Files are taken from the folder `downloads/manual/<name>` of tfds's data
+  directory, or else downloaded. They are unpacked without tfds, whose extraction
+  needs TensorFlow.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -44,7 +45,7 @@ class SlimCorpora(tfds.core.GeneratorBasedBuilder):
 
   @property
   def manual_folder(self) -> os.PathLike[str]:
-    """Where files are looked for."""
+    """The folder for files that the user has downloaded."""
     name = self.builder_config.name
     return self.data_dir_root / "downloads" / "manual" / name
 
@@ -54,7 +55,7 @@ class SlimCorpora(tfds.core.GeneratorBasedBuilder):
       features=tfds.features.FeaturesDict(
         {"bytes": tfds.features.Tensor(shape=(None,), dtype=np.uint8)}
       ),
-      disable_shuffling=True,  # Or records are stored in the order of hashes.
+      disable_shuffling=True,  # Shuffling would store them in hash order.
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -72,20 +73,20 @@ class SlimCorpora(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(name: str) -> SlimCorpora:
-  """Prepares a corpus, unless it is prepared already.
+  """Prepares a corpus, unless that has been done before.
 
   Args:
     name: One of `CORPORA`.
 
   Returns:
-    The builder, which knows where the data is.
+    The builder, which knows the location of the data.
 
   Raises:
-    ValueError: If the files are neither there nor can be downloaded, or are not
-      what was published. Without a network this takes `_PATIENCE` seconds.
+    SettingError: If the files are missing and cannot be downloaded, or are not
+      the published ones. Without a network this takes `_PATIENCE` seconds.
   """
   corpus = CORPORA[name]
-  # The other formats of tfds need TensorFlow.
+  # Other file formats of tfds need TensorFlow.
   builder = SlimCorpora(config=name, file_format="array_record")
   if builder.data_path.exists():
     return builder
@@ -95,27 +96,29 @@ def prepare(name: str) -> SlimCorpora:
     "path of what you have"
   )
   if not find_files(corpus, builder.manual_folder) and not _answers(url):
-    raise ValueError(
-      f"path: {name!r} is not prepared in {builder.data_dir_root}, and {url} "
-      f"cannot be reached: {advice}"
+    raise SettingError(
+      "path",
+      f": {name!r} is not prepared in {builder.data_dir_root}, and {url} "
+      f"cannot be reached: {advice}",
     )
   _LOG.info("preparing %s in %s, once", name, builder.data_dir)
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
   try:
-    # tfds would keep a bad download for the next time; and it prints, where
-    # what a program of ours prints is its result.
+    # A temporary folder, because tfds would reuse a bad download. Standard
+    # output is for the results of a command, but tfds prints to it.
     with (
       tempfile.TemporaryDirectory() as folder,
       contextlib.redirect_stdout(io.StringIO()),
     ):
       builder.download_and_prepare(download_dir=folder)
   except (OSError, tfds.download.DownloadError) as error:
-    if builder.data_path.exists():  # Another run has been faster.
+    if builder.data_path.exists():  # Another process has prepared it.
       return prepare(name)
     reason = str(error).splitlines()[0]
-    raise ValueError(
-      f"path: cannot prepare {name!r} in {builder.data_dir}: {reason}: {advice}"
+    raise SettingError(
+      "path",
+      f": cannot prepare {name!r} in {builder.data_dir}: {reason}: {advice}",
     ) from error
   return builder
 
@@ -131,18 +134,18 @@ def load_split(name: str, split: str) -> TextSplit:
     The split.
 
   Raises:
-    ValueError: If it cannot be prepared, see `prepare`, or has been damaged
-      since.
+    SettingError: If it cannot be prepared, or has been damaged since.
   """
   corpus, builder = CORPORA[name], prepare(name)
-  damaged = ValueError(
-    f"path: the prepared {name!r} in {builder.data_dir} is damaged: remove "
-    "this folder, it is made again"
+  damaged = SettingError(
+    "path",
+    f": the prepared {name!r} in {builder.data_dir} is damaged: remove this "
+    "folder, and it is prepared again",
   )
   try:
     records = builder.as_data_source(split)
     data = np.concatenate([record["bytes"] for record in records])
-  # A record that cannot be read is a RuntimeError, a missing split a KeyError.
+  # Unreadable records raise a RuntimeError, missing splits a KeyError.
   except (RuntimeError, KeyError, OSError) as error:
     raise damaged from error
   if data.size != corpus.split_size(split):
@@ -151,7 +154,7 @@ def load_split(name: str, split: str) -> TextSplit:
 
 
 def _answers(url: str) -> bool:
-  """Tells whether a server answers: tfds itself would try for minutes."""
+  """Tells whether a server answers; tfds itself would try for minutes."""
   answers = []
 
   def ask():
@@ -159,12 +162,12 @@ def _answers(url: str) -> bool:
     try:
       urllib.request.urlopen(request, timeout=_PATIENCE).close()
     except urllib.error.HTTPError:
-      pass  # A refusal is an answer, and tfds will say which.
+      pass  # An HTTP error is an answer; tfds reports it.
     except (OSError, http.client.HTTPException):
       return
     answers.append(True)
 
-  # In a thread, as looking up the name of a host knows no timeout.
+  # In a thread, because a DNS lookup has no timeout.
   thread = threading.Thread(target=ask, daemon=True)
   thread.start()
   thread.join(_PATIENCE)

@@ -1,4 +1,4 @@
-"""The Copying task: repeat, at the end, what stood at the beginning."""
+"""The Copying task: repeat the first half of the sequence."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,32 +6,33 @@ from collections.abc import Iterator
 import numpy as np
 
 from slim.data import dataset
+from slim.settings import SettingError
 from slim.types import Batch
 
 _NUM_EVALUATION_BATCHES = 16
 
 
 class Copying:
-  """Sequences `0 w 0 w`, with w drawn afresh for each: nothing to download.
+  """Sequences `0 w 0 w` with a new random w each; nothing is downloaded.
 
-  w has T/2 - 1 tokens, independent and uniform in 1 .. vocab_size - 1; the 0
-  marks where a copy starts. The targets are the inputs moved left by one and
-  ended by a 0:
+  w has T/2 - 1 tokens, independent and uniform in 1 .. vocab_size - 1. The 0
+  marks the start of a copy. The targets are the inputs shifted left by one,
+  with a 0 at the end:
 
     inputs   0 a b c 0 a b c
     targets  a b c 0 a b c 0
     weights  0 0 0 0 1 1 1 0      (T = 8)
 
-  Weights are 1 exactly where the target is a token of the second w, T/2 <= t <=
-  T - 2. The first w is noise that nobody can predict, and where a 0 stands is
-  known without reading anything. A model that guesses has a loss of
-  ln(vocab_size - 1) nats; one that copies, 0.
+  The weight is 1 where the target is a token of the second w, T/2 <= t <= T - 2.
+  The first w cannot be predicted, and the position of a 0 is always the same.
+  A model that guesses has a loss of ln(vocab_size - 1) nats; one that copies
+  has 0.
 
-  Train, validation and test are streams that never meet. No sequence is seen
-  twice in training but by chance, 1 in (vocab_size - 1)^(T/2 - 1).
+  Train, validation and test are disjoint streams. A sequence occurs twice with
+  probability 1 / (vocab_size - 1)^(T/2 - 1).
 
   References:
-    Likhosherstov et al., 2021 (SLiM), https://arxiv.org/abs/2012.11346; there
+    Likhosherstov et al., 2021 (SLiM), https://arxiv.org/abs/2012.11346, with
     T = 512 and vocab_size = 256.
   """
 
@@ -50,20 +51,21 @@ class Copying:
       split: One of `dataset.SPLITS`.
       sequence_length: T, tokens; even, at least 4.
       batch_size: B, sequences.
-      seed: Picks the sequences, at least 0.
-      vocab_size: Tokens in the vocabulary, the 0 included; at least 2.
+      seed: Selects the sequences, at least 0.
+      vocab_size: Tokens in the vocabulary, including the 0; at least 2.
 
     Raises:
-      ValueError: If a setting is outside of what is said here.
+      SettingError: If an argument is not as described.
     """
     dataset.check_choice("split", split, dataset.SPLITS)
     dataset.check_at_least("batch_size", batch_size, 1)
     dataset.check_at_least("seed", seed, 0)
     dataset.check_at_least("vocab_size", vocab_size, 2)
     if sequence_length < 4 or sequence_length % 2:
-      raise ValueError(
-        "sequence_length must be even and at least 4, as a copying sequence "
-        f"is 0 w 0 w; got {sequence_length}"
+      raise SettingError(
+        "sequence_length",
+        "must be even and at least 4, as a copying sequence "
+        f"is 0 w 0 w; got {sequence_length}",
       )
     self._split = split
     self._sequence_length = sequence_length
@@ -73,7 +75,7 @@ class Copying:
 
   @property
   def name(self) -> str:
-    """What the sequences are taken from, in a few words."""
+    """The source of the sequences, in a few words."""
     return "copying"
 
   @property
@@ -93,7 +95,7 @@ class Copying:
 
   @property
   def fingerprint(self) -> str:
-    """The sha256 of `description`: there is no data beside it."""
+    """The sha256 of `description`, which determines all batches."""
     return hashlib.sha256(self.description.encode()).hexdigest()
 
   def batch(self, step: int) -> Batch:
@@ -115,7 +117,7 @@ class Copying:
     targets = np.concatenate([words, marks, words, marks], axis=1)
     weights = np.zeros(inputs.shape, np.float32)
     weights[:, half:-1] = 1
-    return Batch(inputs, targets, weights)
+    return Batch._make((inputs, targets, weights))
 
   def evaluation_batches(self) -> Iterator[Batch]:
     """Yields the batches of the first 16 steps of the split."""

@@ -1,4 +1,4 @@
-"""Published texts: what their files are."""
+"""Published texts: their files, sizes, checksums and addresses."""
 
 from typing import NamedTuple
 
@@ -12,16 +12,16 @@ class File(NamedTuple):
   name: str
   size: int  # Bytes.
   sha256: str
-  url: str  # Of the file, or of a zip that has it inside.
+  url: str  # Of the file, or of a zip that contains it.
 
   @property
   def names(self) -> tuple[str, ...]:
-    """The file's name and, where it comes in a zip, that of the zip."""
+    """The names of the file and, if it comes in a zip, of the zip."""
     return tuple(dict.fromkeys([self.name, self.url.rpartition("/")[2]]))
 
 
 class Corpus(NamedTuple):
-  """A published text: one file to be cut 90/5/5, or one file for each split."""
+  """A published text: one file that is cut 90/5/5, or one file per split."""
 
   name: str
   files: tuple[File, ...]
@@ -32,7 +32,7 @@ class Corpus(NamedTuple):
     return sum(file.size for file in self.files)
 
   def split_size(self, split: str) -> int:
-    """Tells how long a split is.
+    """Returns the size of a split.
 
     Args:
       split: One of `SPLITS`.

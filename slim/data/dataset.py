@@ -1,26 +1,27 @@
-"""What every dataset offers, and what all of them are made from."""
+"""The interface of a dataset, and what all datasets are built from."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from slim.settings import SettingError
 from slim.types import Batch
 
 SPLITS = ("train", "validation", "test")
 
 
 class Dataset(Protocol):
-  """Batches of one split, every one a pure function of the settings and step.
+  """Batches of one split; each is a pure function of the settings and the step.
 
-  There is no position to save: a run that stopped after step 700 asks for
-  `batch(700)` next, on any machine and after any other calls. All batches have
-  the same shapes, and hold numpy arrays.
+  There is no position to save. A run that stopped after step 700 asks for
+  `batch(700)` next, on any machine. All batches have the same shapes and hold
+  NumPy arrays.
   """
 
   @property
   def name(self) -> str:
-    """What the sequences are taken from, in a few words."""
+    """The source of the sequences, in a few words."""
 
   @property
   def is_continuous(self) -> bool:
@@ -35,53 +36,53 @@ class Dataset(Protocol):
     """The sha256 of `description` and of any data read: 64 hex digits.
 
     Equal fingerprints mean equal batches at every step. A resumed run compares
-    its own with the one saved, to notice that a file or a setting has changed.
+    it with the stored one, to detect that a file or a setting has changed.
     """
 
   def batch(self, step: int) -> Batch:
     """Returns the training batch of a step, counted from 0."""
 
   def evaluation_batches(self) -> Iterator[Batch]:
-    """Yields the fixed, finite list of batches that a split is judged by."""
+    """Yields the fixed, finite list of batches that evaluate the split."""
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-  """Refuses a value that is none of the choices.
+  """Raises unless a value is one of the choices.
 
   Args:
     name: The argument's name, for the error.
-    value: What was given.
-    choices: What could have been given.
+    value: The value.
+    choices: The values it may have.
 
   Raises:
-    ValueError: If `value` is not one of `choices`.
+    SettingError: If it is not.
   """
   if value not in choices:
     known = ", ".join(repr(choice) for choice in choices)
-    raise ValueError(f"{name} must be one of {known}; got {value!r}")
+    raise SettingError(name, f"must be one of {known}; got {value!r}")
 
 
 def check_at_least(name: str, value: int, smallest: int) -> None:
-  """Refuses a number that is too small.
+  """Raises if a number is too small.
 
   Args:
     name: The argument's name, for the error.
-    value: What was given.
+    value: The number.
     smallest: The smallest allowed number.
 
   Raises:
-    ValueError: If `value` is less than `smallest`.
+    SettingError: If it is less than `smallest`.
   """
   if value < smallest:
-    raise ValueError(f"{name} must be at least {smallest}; got {value}")
+    raise SettingError(name, f"must be at least {smallest}; got {value}")
 
 
 def create_generator(seed: int, split: str, step: int) -> np.random.Generator:
-  """Creates the random numbers that belong to one step of one split.
+  """Creates the random generator of one step of one split.
 
-  Philox is a counter under a key. The seed is the key; the split and the step
-  are the two high words of the counter. A step draws from 2^128 blocks of its
-  own, so no two streams of a seed ever meet, and none needs the one before it.
+  Philox encrypts a counter with a key. The seed is the key. The split and the
+  step are the two high words of the counter, so each step has 2^128 blocks of
+  its own: streams never overlap, and no step needs the one before it.
 
   Args:
     seed: The key, 0 <= seed < 2^128.

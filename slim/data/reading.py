@@ -1,4 +1,4 @@
-"""Published texts: how they are read from a disk."""
+"""Published texts: reading and verifying their files."""
 
 import hashlib
 import os
@@ -13,36 +13,38 @@ from slim.data.corpora import Corpus, File
 from slim.data.dataset import SPLITS
 from slim.data.text import TextSplit, check_uncompressed, cut_text, load_text
 from slim.files import local_path
+from slim.settings import SettingError
 
 
 def read_corpus(
   corpus: Corpus, path: str | os.PathLike[str], split: str
 ) -> TextSplit:
-  """Reads a split of a corpus from where the user says that it is.
+  """Reads a split of a corpus from a path that the user gave.
 
   A folder must hold the files as they were published. A single file may also be
-  another text, such as the beginning of the corpus; it is cut 90/5/5, and the
-  name of what is returned says so. One of several published files is none.
+  any other text, for example a prefix of the corpus. It is cut 90/5/5, and the
+  name of the split says so. One file of a corpus with several is refused.
 
   Args:
     corpus: One of `CORPORA`.
-    path: The folder with its files; or its file, or a zip with it inside.
+    path: The folder with its files, or its file, or a zip that contains it.
     split: One of `SPLITS`.
 
   Returns:
     The split.
 
   Raises:
-    ValueError: If a file cannot be read, a zip is damaged, a file that must be
-      the published one is not, or others that belong to it are missing.
+    SettingError: If a file cannot be read, a zip is damaged, a file is not the
+      published one though it must be, or other files of the corpus are missing.
   """
   path = local_path("path", path)
   if os.path.isdir(path):
     paths = find_files(corpus, path)
     if not paths:
-      raise ValueError(
-        f"path: the folder {str(path)!r} does not hold {corpus.name!r}: it "
-        f"needs {corpus.listing}; pass another folder, or one file"
+      raise SettingError(
+        "path",
+        f": the folder {str(path)!r} does not hold {corpus.name!r}: it "
+        f"needs {corpus.listing}; pass another folder, or one file",
       )
     return read_files(corpus, paths)[split]
   file, *others = corpus.files
@@ -50,14 +52,15 @@ def read_corpus(
   check_uncompressed(path, data)
   if not others and data.size == file.size:
     return _check_and_cut(corpus, [path], [data])[split]
-  # Cut 90/5/5, it would be called ptb by everybody and be something else.
+  # Cut 90/5/5, it would be mistaken for the published ptb.
   if others and (
     data.size in [file.size for file in corpus.files]
     or any(other.name in names for other in others)
   ):
-    raise ValueError(
-      f"path: {str(path)!r} is one of the files of {corpus.name!r}, or a zip "
-      f"of them: pass the folder that holds all of {corpus.listing}"
+    raise SettingError(
+      "path",
+      f": {str(path)!r} is one of the files of {corpus.name!r}, or a zip "
+      f"of them: pass the folder that holds all of {corpus.listing}",
     )
   name = f"a file of {data.size:,} bytes instead of {corpus.name}"
   return cut_text(name, data, split)
@@ -66,7 +69,7 @@ def read_corpus(
 def find_files(
   corpus: Corpus, folder: str | os.PathLike[str]
 ) -> list[pathlib.Path]:
-  """Looks for the files of a corpus in a folder.
+  """Finds the files of a corpus in a folder.
 
   Args:
     corpus: One of `CORPORA`.
@@ -85,17 +88,17 @@ def find_files(
 def read_files(
   corpus: Corpus, paths: Sequence[str | os.PathLike[str]]
 ) -> dict[str, TextSplit]:
-  """Reads the files of a corpus, and checks them.
+  """Reads the files of a corpus, and verifies them by SHA-256.
 
   Args:
     corpus: One of `CORPORA`.
-    paths: One for each file of the corpus: the file, or a zip with it inside.
+    paths: One for each file of the corpus: the file, or a zip that contains it.
 
   Returns:
     The splits, by their names.
 
   Raises:
-    ValueError: If a file is not the published one, to the last byte.
+    SettingError: If a file is not the published one.
   """
   parts = [
     _read_file(path, file)[0]
@@ -109,14 +112,15 @@ def _check_and_cut(
   paths: Sequence[str | os.PathLike[str]],
   parts: Sequence[np.ndarray],
 ) -> dict[str, TextSplit]:
-  """Checks the bytes of the files at `paths`, and makes the splits of them."""
+  """Verifies the bytes of the files at `paths`, and cuts them into splits."""
   for file, path, data in zip(corpus.files, paths, parts, strict=True):
-    digest = hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(data.data).hexdigest()
     if (data.size, digest) != (file.size, file.sha256):
-      raise ValueError(
-        f"path: {str(path)!r} is not {file.name} of {corpus.name!r}: it must "
+      raise SettingError(
+        "path",
+        f": {str(path)!r} is not {file.name} of {corpus.name!r}: it must "
         f"have {file.size:,} bytes with the sha256 {file.sha256}, and has "
-        f"{data.size:,} with {digest}; get it again from {file.url}"
+        f"{data.size:,} with {digest}; get it again from {file.url}",
       )
   if len(parts) == 1:
     return {split: cut_text(corpus.name, parts[0], split) for split in SPLITS}
@@ -139,16 +143,16 @@ def _read_file(
     The bytes, and the names of all files in the zip.
 
   Raises:
-    ValueError: If the file cannot be read.
+    SettingError: If the file cannot be read.
   """
   data = load_text(path)
-  # Not zipfile.is_zipfile: it takes a zip that was cut off for something else.
+  # zipfile.is_zipfile is False for a truncated zip.
   if data[:4].tobytes() != b"PK\x03\x04":
     return data, []
   try:
     with zipfile.ZipFile(path) as archive:
       return _unpack(archive, file), archive.namelist()
-  # What it cannot decrypt or unpack is a RuntimeError.
+  # Encrypted or unsupported archives raise a RuntimeError.
   except (
     zipfile.BadZipFile,
     zlib.error,
@@ -157,19 +161,20 @@ def _read_file(
     OSError,
     RuntimeError,
   ) as error:
-    # A KeyError puts its words into quotes, and an EOFError may have none.
+    # str of a KeyError has quotes, and that of an EOFError may be empty.
     reason = str(error).strip('"') or type(error).__name__
-    raise ValueError(
-      f"path: cannot read {file.name} from the zip {str(path)!r}, it is "
-      f"damaged or another one: {reason}; get it again"
+    raise SettingError(
+      "path",
+      f": cannot read {file.name} from the zip {str(path)!r}, it is "
+      f"damaged or another one: {reason}; get it again",
     ) from error
 
 
 def _unpack(archive: zipfile.ZipFile, file: File) -> np.ndarray:
-  """Reads a file of a zip, if it has no more bytes than the corpus.
+  """Reads a file of a zip, unless it has more bytes than the published file.
 
-  A zip of a few MB may unpack to many GB, and declare another size. Methods
-  other than "deflated" unpack a block to any size at once.
+  A zip of a few MB may unpack to many GB, and declare another size. Compression
+  methods other than "deflated" unpack a block to any size at once.
   """
   info = archive.getinfo(file.name)
   if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -177,5 +182,5 @@ def _unpack(archive: zipfile.ZipFile, file: File) -> np.ndarray:
   if info.file_size > file.size:
     raise zipfile.BadZipFile(f"{info.file_size:,} bytes, not {file.size:,}")
   with archive.open(info) as unpacked:
-    # One byte more than there should be, so that the checksum is compared.
+    # Ask for one more byte, so that zipfile compares the checksum.
     return np.frombuffer(unpacked.read(file.size + 1), np.uint8)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from slim.data import dataset
 from slim.data.copying import Copying
@@ -43,7 +43,7 @@ class CreateDataset(Protocol):
 
 
 def _create_copying(
-  *, path: Path | None, order: str, **settings: int | str
+  *, path: Path | None, order: str, **settings: Any
 ) -> Copying:
   """Creates the Copying task, which has no file and no order."""
   del order
@@ -63,7 +63,7 @@ def _create_text(
   vocab_size: int,
   path: Path | None,
   order: str,
-  **settings: int,
+  **settings: Any,
 ) -> Text:
   """Creates sequences of a text, whose tokens are bytes."""
   dataset.check_choice("split", split, dataset.SPLITS)
@@ -98,9 +98,10 @@ def _read_published(name: str, path: Path | None, split: str) -> TextSplit:
 DATASETS: dict[str, CreateDataset] = {
   "copying": _create_copying,
   "text": partial(_create_text, _read_file),
-} | {
-  name: partial(_create_text, partial(_read_published, name))
-  for name in CORPORA
+  **{
+    name: partial(_create_text, partial(_read_published, name))
+    for name in CORPORA
+  },
 }
 
 

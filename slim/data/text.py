@@ -1,4 +1,4 @@
-"""Texts of bytes: sequences cut out of a split, and any file as a text."""
+"""Texts of bytes: reading any file, and cutting sequences from a split."""
 
 import functools
 import hashlib
@@ -10,16 +10,17 @@ import numpy as np
 
 from slim.data import dataset
 from slim.files import local_path
+from slim.settings import SettingError
 from slim.types import Batch
 
 VOCAB_SIZE = 256
 ORDERS = ("random", "consecutive")
 
-# Where a split begins and ends, in per cent of the bytes: of the 100,000,000 of
-# enwik8 the usual 90 M, 5 M and 5 M.
+# The bounds of a split, in percent of the bytes. For the 10^8 bytes of enwik8
+# these are the usual 90 M, 5 M and 5 M.
 _PERCENT = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
 
-# How compressed files begin. Their bytes would be noise to a model.
+# The first bytes of compressed files, which cannot be modelled.
 _COMPRESSED = {
   "7z": (b"7z\xbc\xaf\x27\x1c",),
   "bzip2": tuple(b"BZh%d1AY&SY" % level for level in range(1, 10)),
@@ -37,61 +38,63 @@ _COMPRESSED = {
 
 
 class TextSplit(NamedTuple):
-  """The bytes of a split, and what they are a split of."""
+  """The bytes of a split, and the text it belongs to."""
 
-  name: str  # Of the whole text, in a few words.
+  name: str  # The whole text, in a few words.
   split: str  # One of `dataset.SPLITS`.
   data: np.ndarray  # The bytes of the split, uint8.
-  size: int  # Of the whole text, bytes.
+  size: int  # Bytes in the whole text.
 
 
 def load_text(path: str | os.PathLike[str]) -> np.ndarray:
-  """Opens a file as an array of bytes, without reading it yet.
+  """Maps a file into memory as an array of bytes.
 
   Args:
-    path: Any file; nothing is decoded, so it need not be a text at all.
+    path: Any file. Nothing is decoded.
 
   Returns:
-    The bytes of the file, uint8, mapped into memory and read-only.
+    The bytes of the file, uint8, read-only.
 
   Raises:
-    ValueError: If there is no such file, it cannot be read or it is empty.
+    SettingError: If the file does not exist, cannot be read or is empty.
   """
   advice = "pass the path of a file to read as bytes"
   path = local_path("path", path)
   try:
     if os.path.getsize(path) == 0:
-      raise ValueError(f"path: {str(path)!r} is empty, 0 bytes; {advice}")
+      raise SettingError("path", f": {str(path)!r} is empty, 0 bytes; {advice}")
     return np.memmap(path, np.uint8, mode="r")
   except OSError as error:
-    raise ValueError(
-      f"path: cannot read {str(path)!r}: {error.strerror}; {advice}"
+    raise SettingError(
+      "path",
+      f": cannot read {str(path)!r}: {error.strerror}; {advice}",
     ) from error
 
 
 def check_uncompressed(path: str | os.PathLike[str], data: np.ndarray) -> None:
-  """Refuses a compressed text, by its first bytes.
+  """Raises if a text is compressed, judging by its first bytes.
 
   Args:
-    path: Where it is, for the error.
+    path: The file, for the error.
     data: Its bytes, uint8.
 
   Raises:
-    ValueError: If the bytes are those of a gzip, zip, bzip2, xz, zstd … file.
+    SettingError: If it is a gzip, zip, bzip2, xz, zstd … file.
   """
   for kind, beginnings in _COMPRESSED.items():
     if data[:16].tobytes().startswith(beginnings):
-      raise ValueError(
-        f"path: {str(path)!r} is a text compressed by {kind}: unpack it, and "
-        "pass the path of what is inside"
+      raise SettingError(
+        "path",
+        f": {str(path)!r} is a text compressed by {kind}: unpack it, and "
+        "pass the path of what is inside",
       )
 
 
 def cut_text(name: str, data: np.ndarray, split: str) -> TextSplit:
-  """Cuts a split out of a text: by position, 90, 5 and 5 per cent.
+  """Cuts a split from a text: the first 90 %, the next 5 % or the last 5 %.
 
   Args:
-    name: What the text is, in a few words.
+    name: The text, in a few words.
     data: The bytes of the whole text, uint8.
     split: One of `dataset.SPLITS`.
 
@@ -103,27 +106,27 @@ def cut_text(name: str, data: np.ndarray, split: str) -> TextSplit:
 
 
 def split_bounds(size: int, split: str) -> tuple[int, int]:
-  """Tells where a split begins and ends, as `cut_text` cuts it.
+  """Returns the bounds of a split, as in `cut_text`.
 
   Args:
-    size: Of the whole text, bytes.
+    size: Bytes in the whole text.
     split: One of `dataset.SPLITS`.
 
   Returns:
-    The first byte of the split, and the one after its last.
+    The index of its first byte, and of the byte after its last.
   """
   start, stop = _PERCENT[split]
   return size * start // 100, size * stop // 100
 
 
 class Text:
-  """Sequences of T bytes out of one split of a text; a token is a byte.
+  """Sequences of T bytes from one split of a text; a token is a byte.
 
   A sequence takes T + 1 bytes: each of the first T is an input, and the byte
-  after it the target. All weights are 1, but for the padding in evaluation.
+  after it is the target. All weights are 1, except for padding in evaluation.
 
-  The split is read into memory once, a byte a byte; the file may change after
-  that without changing the run.
+  The split is copied into memory once, so later changes of the file do not
+  affect the run.
   """
 
   def __init__(
@@ -141,13 +144,13 @@ class Text:
       text: The split, as from `cut_text`.
       sequence_length: T, bytes; less than the split has.
       batch_size: B, sequences.
-      seed: Picks the sequences if `order` is "random"; at least 0.
-      order: "random": each sequence starts at any byte, all equally likely.
+      seed: Selects the sequences if `order` is "random"; at least 0.
+      order: "random": a sequence starts at a uniformly random byte.
         "consecutive": sequences follow one another through the split, and
-        start again when less than T + 1 bytes are left.
+        start over when less than T + 1 bytes are left.
 
     Raises:
-      ValueError: If a setting is outside of what is said here.
+      SettingError: If an argument is not as described.
     """
     dataset.check_choice("order", order, ORDERS)
     dataset.check_at_least("sequence_length", sequence_length, 1)
@@ -155,10 +158,11 @@ class Text:
     dataset.check_at_least("seed", seed, 0)
     self._data = np.array(text.data)
     if self._data.size <= sequence_length:
-      raise ValueError(
-        f"sequence_length: {sequence_length} needs {sequence_length + 1} bytes "
+      raise SettingError(
+        "sequence_length",
+        f": {sequence_length} needs {sequence_length + 1} bytes "
         f"in a split, but {text.split} has {self._data.size} of the text's "
-        f"{text.size}; lower sequence_length or use a longer text"
+        f"{text.size}; lower sequence_length or use a longer text",
       )
     self._name = text.name
     self._split = text.split
@@ -170,7 +174,7 @@ class Text:
 
   @property
   def name(self) -> str:
-    """What the sequences are taken from, in a few words."""
+    """The source of the sequences, in a few words."""
     return self._name
 
   @property
@@ -192,11 +196,11 @@ class Text:
   def fingerprint(self) -> str:
     """The sha256 of `description` and the bytes of the split."""
     digest = hashlib.sha256(self.description.encode())
-    digest.update(self._data)
+    digest.update(self._data.data)
     return digest.hexdigest()
 
   def batch(self, step: int) -> Batch:
-    """Cuts the sequences of one step out of the split.
+    """Cuts the sequences of one step from the split.
 
     Args:
       step: Counted from 0.
@@ -216,14 +220,15 @@ class Text:
     windows = np.lib.stride_tricks.sliding_window_view(self._data, length + 1)
     sequences = windows[starts].astype(np.int32)  # [B, T + 1].
     inputs, targets = sequences[:, :-1], sequences[:, 1:]
-    return Batch(inputs, targets, np.ones(inputs.shape, np.float32))
+    weights = np.ones(inputs.shape, np.float32)
+    return Batch._make((inputs, targets, weights))
 
   def evaluation_batches(self) -> Iterator[Batch]:
-    """Yields the split from end to end, every byte but the first a target once.
+    """Yields the whole split; every byte except the first is a target once.
 
-    Windows of T bytes follow one another, through a batch and from batch to
-    batch; with `batch_size` 1 a state can be carried through the whole split.
-    What the last batch lacks is padded with zeros of weight 0.
+    Windows of T bytes follow one another, within a batch and from batch to
+    batch. With `batch_size` 1 a state can be carried through the whole split.
+    The last batch is padded with zeros of weight 0.
 
     Yields:
       Batches: inputs and targets [B, T], int32; weights [B, T], float32.
@@ -237,6 +242,4 @@ class Text:
       targets = np.zeros(size, np.int32)
       weights = np.zeros(size, np.float32)
       inputs[:count], targets[:count], weights[:count] = data[:-1], data[1:], 1
-      yield Batch(
-        inputs.reshape(shape), targets.reshape(shape), weights.reshape(shape)
-      )
+      yield Batch._make(x.reshape(shape) for x in (inputs, targets, weights))

@@ -158,7 +158,8 @@ def abstract_batch(
     length or config.data.sequence_length,
   )
   tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
-  return Batch(tokens, tokens, jax.ShapeDtypeStruct(shape, jnp.float32))
+  weights = jax.ShapeDtypeStruct(shape, jnp.float32)
+  return Batch._make((tokens, tokens, weights))
 
 
 def count_flops(config: ml_collections.ConfigDict, model: LanguageModel) -> int:

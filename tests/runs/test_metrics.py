@@ -4,7 +4,6 @@ import json
 import math
 import sys
 
-import jax
 import jax.numpy as jnp
 import pytest
 from tensorboardX.proto import event_pb2
