@@ -1,7 +1,7 @@
-"""The command line: flags, and mistakes that end in one line.
+"""The command line: flags, and errors that end in one line.
 
-A command is a function `main(argv=None)`, which defines its flags and calls
-`run`. A mistake of the user, which is a ValueError anywhere below, ends in one
+A command is a function `main(argv=None)` that defines its flags and calls
+`run`. A ValueError anywhere below it is a mistake of the user. It ends in one
 line on stderr and exit code 1; `--verbosity=1` adds the traceback.
 """
 
@@ -23,7 +23,7 @@ from slim.config.setting_flags import (
   takes_settings,
 )
 
-flags.disclaim_key_flags()  # `--help` lists them as those of the command.
+flags.disclaim_key_flags()  # `--help` lists flags as the command's own.
 
 
 def parse_flags(
@@ -32,30 +32,32 @@ def parse_flags(
   *,
   known_only: bool = False,
 ) -> list[str]:
-  """Parses the flags, with one line for whatever is wrong with them.
+  """Parses the flags; an error ends in one line.
 
   Args:
-    argv: The command line, the program first.
-    flag_values: The flags that are defined.
-    known_only: Whether other arguments are returned, and not refused.
+    argv: The program and its arguments.
+    flag_values: The defined flags.
+    known_only: Whether to return unknown arguments instead of refusing them.
 
   Returns:
-    The program, and what it has to look at itself.
+    The program and the unknown arguments.
 
   Raises:
     SystemExit: With a one-line message, if a flag or a setting does not exist,
       is missing or given twice, its value has the wrong type, or the config
-      file makes no settings.
+      file fails.
   """
   arguments = _read_flag_files(argv[1:], flag_values)
   for name in flag_values:
-    flag_values[name].allow_overwrite = False  # The first would be ignored.
+    flag_values[name].allow_overwrite = False  # Or the first is ignored.
   try:
     program, *rest = flag_values([argv[0], *arguments], known_only)
   except flags.UnrecognizedFlagError as error:
     name = error.flagname.removeprefix("no")
     if name in flag_values:
-      sys.exit(f"error: --no{name}: only what is True or False has a --no…")
+      sys.exit(
+        f"error: --no{name}: only flags that are True or False have a --no…"
+      )
     if name.startswith("config.") and takes_settings(flag_values):
       name = name.removeprefix("config.")
       sys.exit(f"error: {config_lib.unknown_setting(name)}")
@@ -70,10 +72,10 @@ def parse_flags(
 
 
 def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
-  """Runs a program that computes.
+  """Runs a command that computes on a device.
 
   Args:
-    main: Called when the flags are parsed.
+    main: The command; it is called after the flags are parsed.
     argv: The program and its arguments; None: those of this process.
   """
 
@@ -87,10 +89,10 @@ def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
 def run_script(
   main: Callable[[list[str]], None], argv: list[str] | None = None
 ) -> None:
-  """Runs a program that takes more than its flags, and no device.
+  """Runs a script that passes arguments on, and needs no device.
 
   Args:
-    main: Called with the arguments that are no flags of its own.
+    main: The script; it is called with the arguments that are not its flags.
     argv: The program and its arguments; None: those of this process.
   """
   app.run(
@@ -101,15 +103,15 @@ def run_script(
 
 
 def run_main(main: Callable[[], None]) -> None:
-  """Calls `main`, and lets a mistake of the user end in one line.
+  """Calls `main`, and ends in one line if it raises a user's error.
 
   Args:
-    main: The program.
+    main: The command.
 
   Raises:
     SystemExit: With a one-line message, if `main` raises a ValueError, an
-      OSError (a folder that cannot be written) or, when the loss is no number
-      any more, a FloatingPointError.
+      OSError (a folder that cannot be written) or a FloatingPointError (the
+      loss is not finite).
   """
   _log_to_stderr()
   try:
@@ -118,18 +120,18 @@ def run_main(main: Callable[[], None]) -> None:
     absl_logging.debug("The error in full:", exc_info=True)
     line = first_line(error)
     if isinstance(error, FloatingPointError) and "config." not in line:
-      # Raised by JAX, at the first operation that makes one.
+      # Raised by JAX, at the first operation whose result is not finite.
       line += (
-        ": lower config.optimizer.learning_rate; JAX stops here as JAX_DEBUG_"
-        "NANS or JAX_DEBUG_INFS is set"
+        ": lower config.optimizer.learning_rate; JAX stops here because "
+        "JAX_DEBUG_NANS or JAX_DEBUG_INFS is set"
       )
     sys.exit(f"error: {line}")
 
 
 def _read_flag_files(arguments, flag_values):
-  """Puts the lines of a `--flagfile` in its place."""
+  """Replaces a `--flagfile` by its lines."""
   try:
-    if "--flagfile=" in arguments:  # Is ignored by absl.
+    if "--flagfile=" in arguments:  # absl ignores it.
       raise ValueError("must be a path, got ''")
     return flag_values.read_flags_from_files(arguments, force_gnu=False)
   except (flags.Error, ValueError) as error:
@@ -138,7 +140,7 @@ def _read_flag_files(arguments, flag_values):
 
 
 def _explain(line, flag_values):
-  """Returns what absl says about the value of a flag in words for users."""
+  """Rewrites a message of absl about the value of a flag for users."""
   flag, _, reason = line.partition(": ")
   flag = flag.removeprefix("flag ")
   if reason.endswith("must have a value other than None."):
@@ -150,10 +152,10 @@ def _explain(line, flag_values):
 
 
 def _check_device():
-  """Raises if JAX has no device to run on."""
+  """Raises if JAX finds no device."""
   try:
     jax.devices()
-  # An AssertionError, if the plugin of a platform is not installed.
+  # JAX raises an AssertionError if the plugin of a platform is missing.
   except (RuntimeError, AssertionError) as error:
     raise ValueError(
       f"JAX_PLATFORMS={jax.config.jax_platforms or ''}: JAX finds no such "
@@ -162,11 +164,11 @@ def _check_device():
 
 
 def _log_to_stderr() -> None:
-  """Shows what slim reports, and of the libraries only warnings."""
+  """Shows the log of slim, but only warnings of the libraries."""
   if not flags.FLAGS["verbosity"].present:
     absl_logging.set_verbosity(absl_logging.WARNING)
-    # What fails in a thread of Orbax is raised again where slim waits for it.
-    # Before, each thread would print its own traceback.
+    # An error in a thread of Orbax is raised again where slim waits for it. The
+    # traceback that each thread prints before that is hidden.
     absl_logging.get_absl_logger().addFilter(_is_news)
     sys.unraisablehook = threading.excepthook = _keep_for_debugging
   handler = logging.StreamHandler()
@@ -178,10 +180,10 @@ def _log_to_stderr() -> None:
 
 
 def _is_news(record):
-  """Whether a record of the libraries is more than an error raised later."""
+  """Hides errors of Orbax, which are raised later, too."""
   return "orbax" not in record.pathname or record.levelno < logging.ERROR
 
 
 def _keep_for_debugging(arguments):
-  """Logs an exception of a thread where `--verbosity=1` shows it."""
+  """Logs an exception of a thread; `--verbosity=1` shows it."""
   absl_logging.debug("In a thread: %r", arguments.exc_value)

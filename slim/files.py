@@ -1,4 +1,4 @@
-"""Paths that the user names: checked before long work, and written whole."""
+"""Paths that the user gave: checked before long work starts."""
 
 import contextlib
 import os
@@ -10,19 +10,19 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def local_path(name: str, path: str | os.PathLike[str]) -> str:
-  """Reads a path that the user gave.
+  """Resolves a path that the user gave.
 
   Args:
-    name: Of the flag, setting or argument, for the error.
-    path: The path. A shell expands "~" at the start of a word only, and not
-      in `--workdir=~/runs/x`, so it is expanded here.
+    name: The flag, setting or argument, for the error.
+    path: The path. "~" is expanded here, because a shell expands it only at
+      the start of a word, and not in `--workdir=~/runs/x`.
 
   Returns:
     The path on this machine.
 
   Raises:
-    ValueError: If it is empty, an address such as gs://bucket/run, or in the
-      home of a user who does not exist.
+    ValueError: If it is empty, a URL such as gs://bucket/run, or in the home of
+      a user who does not exist.
   """
   text = os.fspath(path)
   if not text.strip() or "\0" in text:
@@ -42,14 +42,14 @@ def local_path(name: str, path: str | os.PathLike[str]) -> str:
 
 
 def check_new_file(name: str, path: str) -> None:
-  """Refuses a file that exists or cannot be written; leaves nothing behind.
+  """Raises if a file exists or cannot be written; leaves nothing behind.
 
   Args:
-    name: Of the argument, for the error.
+    name: The argument, for the error.
     path: The file.
 
   Raises:
-    ValueError: If it cannot become a new file.
+    ValueError: If the file cannot be created.
   """
   if os.path.lexists(path):
     raise ValueError(
@@ -67,19 +67,20 @@ def check_new_file(name: str, path: str) -> None:
 
 
 def check_folder(name: str, folder: str) -> None:
-  """Refuses a folder that cannot be created or written; leaves nothing behind.
+  """Raises if a folder cannot be created or written; leaves nothing behind.
 
-  Permissions alone do not tell: they allow root to write to a read-only disk.
-  So this creates the missing folders, under another name, and removes them.
+  Permissions are not enough: they allow root to write to a read-only disk. So
+  this creates the missing folders under another name, and removes them.
 
   Args:
-    name: Of the argument, for the error.
+    name: The argument, for the error.
     folder: The folder, which need not exist.
 
   Raises:
-    ValueError: If no file can be written there.
+    ValueError: If no file can be written in it.
   """
-  existing, missing = os.path.abspath(folder), []
+  existing = os.path.abspath(folder)
+  missing: list[str] = []
   while not os.path.lexists(existing):
     existing, last = os.path.split(existing)
     missing.insert(0, last)
@@ -93,11 +94,11 @@ def check_folder(name: str, folder: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: str, name: str | None = None) -> Iterator[None]:
-  """Lets an error of the disk say what could not be written.
+  """Turns an OSError into one line that names the path.
 
   Args:
-    path: What is written inside.
-    name: Of the argument that it comes from, if that is to be changed.
+    path: The file that is written in this context.
+    name: The argument with the path, if the user can choose another.
 
   Yields:
     Nothing.

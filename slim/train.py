@@ -239,9 +239,11 @@ def main(argv: list[str] | None = None) -> None:
   workdir = flags.DEFINE_string(
     "workdir", None, "Folder of the run.", required=True
   )
-  command_line.run(
-    lambda: train_and_evaluate(config.value, workdir.value), argv
-  )
+
+  def train():
+    train_and_evaluate(config.value, workdir.value)
+
+  command_line.run(train, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Numbers of bytes, as people write and read them."""
+"""Sizes in bytes, as people write and read them: 2GiB."""
 
 import re
 
@@ -7,17 +7,17 @@ _SIZE = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_UNITS)})")
 
 
 def parse_size(name: str, text: str) -> int:
-  """Reads a number of bytes.
+  """Parses a size in bytes.
 
   Args:
-    name: Of the argument, for the error.
-    text: Such as "2GiB" or "1.5 GiB".
+    name: The name of the argument, for the error.
+    text: The size, as in "2GiB" or "1.5 GiB".
 
   Returns:
     The bytes, rounded down.
 
   Raises:
-    ValueError: If it is none.
+    ValueError: If it is not a size.
   """
   match = _SIZE.fullmatch(text)
   if match is None or not float(match[1]):
@@ -29,7 +29,7 @@ def parse_size(name: str, text: str) -> int:
 
 
 def format_size(size: float) -> str:
-  """Writes a number of bytes: three digits or more, as "48.2 MiB"."""
+  """Formats a size in bytes with three or more digits, as in "48.2 MiB"."""
   unit, scale = max(
     (
       (unit, scale)

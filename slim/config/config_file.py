@@ -1,4 +1,4 @@
-"""Config files: run once, and blamed by the line for what goes wrong there."""
+"""Config files: they run once, and an error names its line."""
 
 import inspect
 import sys
@@ -11,24 +11,25 @@ import ml_collections
 
 from slim.config.names import check_names, unknown_setting
 from slim.files import local_path
+from slim.settings import SettingError
 
 
 def load_config(flag: str) -> ml_collections.ConfigDict:
   """Runs a config file, and returns what its `get_config` returns.
 
   Args:
-    flag: The path of the file. What follows a colon is the argument of its
+    flag: The path of the file. Text after a colon is the argument of its
       `get_config`, as in "configs/quickstart.py:smoke".
 
   Returns:
     All settings.
 
   Raises:
-    ValueError: If the file cannot be read, raises an exception or makes no
-      settings: one line with the number of the line to look at.
+    ValueError: If the file cannot be read, raises an exception or returns no
+      settings: one line with the line number.
   """
   path, colon, argument = flag.partition(":")
-  if argument.startswith("/"):  # An address, which local_path refuses.
+  if argument.startswith("/"):  # A URL, which local_path refuses.
     path = flag
   path = local_path("the file", path)
   try:
@@ -38,8 +39,8 @@ def load_config(flag: str) -> ml_collections.ConfigDict:
     raise ValueError(f"the file cannot be read: {error.strerror}") from error
   module = types.ModuleType("config_file")
   module.__file__ = path
-  sys.modules[module.__name__] = module  # Dataclasses look themselves up there.
-  # Not by importlib, which would write __pycache__ beside the file.
+  sys.modules[module.__name__] = module  # Dataclasses look it up there.
+  # importlib would write __pycache__ beside the file.
   _call(path, lambda: exec(compile(source, path, "exec"), module.__dict__))
   get_config = getattr(module, "get_config", None)
   if not callable(get_config):
@@ -59,13 +60,13 @@ def load_config(flag: str) -> ml_collections.ConfigDict:
 
 
 def first_line(error: BaseException) -> str:
-  """Returns what an error says in one line, or its type if it says nothing."""
+  """Returns the first line of a message, or the type if it is empty."""
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
   return lines[0] if lines else type(error).__name__
 
 
 def _check_arguments(get_config: Callable[..., Any], arguments: list[str]):
-  """Raises if `get_config` takes other arguments."""
+  """Raises if `get_config` does not take these arguments."""
   try:
     signature = inspect.signature(get_config)
     signature.bind(*arguments)
@@ -82,16 +83,16 @@ def _check_arguments(get_config: Callable[..., Any], arguments: list[str]):
 
 
 def _definition(function: Callable[..., Any]) -> str:
-  """Returns the line that a function begins at."""
+  """Returns the line at which a function begins."""
   code = getattr(inspect.unwrap(function), "__code__", None)
   return f"line {code.co_firstlineno}" if code else "its last lines"
 
 
 def _call(path: str, function: Callable[[], Any]) -> Any:
-  """Calls what runs the file; its exceptions get the line they come from."""
+  """Calls code of the file, and adds line numbers to its exceptions."""
   try:
     return function()
-  # A file that exits would end the command without a word.
+  # sys.exit in the file would end the command without a message.
   except (Exception, SystemExit) as error:
     lines = [
       frame.lineno
@@ -100,12 +101,14 @@ def _call(path: str, function: Callable[[], Any]) -> Any:
     ]
     if isinstance(error, SyntaxError) and error.filename == path:
       lines, reason = [error.lineno], f"SyntaxError: {error.msg}"
-    elif isinstance(getattr(error, "obj", None), ml_collections.ConfigDict):
-      # It has asked for a setting; what is raised has a repr of all settings.
-      reason = str(unknown_setting(error.name))
+    elif isinstance(error, AttributeError) and isinstance(
+      error.obj, ml_collections.ConfigDict
+    ):
+      # The message of ml_collections would contain all settings.
+      reason = str(unknown_setting(error.name or ""))
     else:
       reason = first_line(error)
-      if type(error) is not ValueError:
+      if type(error) not in (ValueError, SettingError):
         reason = f"{type(error).__name__}: {reason}"
     line = f"line {lines[-1]}: " if lines else ""
     raise ValueError(f"{line}{reason}") from error

@@ -1,6 +1,7 @@
 """Flags for settings: `--config=FILE` and `--config.group.setting=value`."""
 
 import ast
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -9,23 +10,24 @@ from slim.config.config_file import load_config
 from slim.config.defaults import list_declarations
 from slim.settings import Setting
 
-flags.disclaim_key_flags()  # `--help` lists them as those of the command.
+flags.disclaim_key_flags()  # `--help` lists flags as the command's own.
 
 
 class _SettingParser(flags.ArgumentParser):
-  """Reads a setting of some type, or None."""
+  """Parses a setting of a type, or None."""
 
   def __init__(self, kind: type):
     super().__init__()
-    self._parse = {
+    parsers: dict[type, Callable[[str], Any]] = {
       int: flags.IntegerParser().parse,
       float: flags.FloatParser().parse,
       str: str,
       tuple: _parse_tuple,
-    }[kind]
+    }
+    self._parse = parsers[kind]
 
   def parse(self, argument: str) -> Any:
-    """Returns the value; an unset flag is None, too, but not `present`."""
+    """Returns the value. An unset flag is None, too, but not `present`."""
     return None if argument == "None" else self._parse(argument)
 
 
@@ -43,13 +45,14 @@ def define_config(
   """Defines `--config`, which is required, and a flag for each setting.
 
   Args:
-    flag_values: Where to define them.
+    flag_values: The flags to which they are added.
 
   Returns:
-    Holder of the settings, once `parse_flags` has changed those of the file.
+    The holder of the settings. `parse_flags` applies the flags to them.
   """
   for name, declaration in list_declarations().items():
     name, about = f"config.{name}", _describe(declaration)
+    flag: flags.Flag
     if declaration.kind is bool:
       flag = flags.BooleanFlag(name, None, about)
     else:
@@ -68,25 +71,26 @@ def define_config(
 
 
 def takes_settings(flag_values: flags.FlagValues) -> bool:
-  """Tells whether `define_config` has defined flags here.
+  """Tells whether `define_config` has added its flags.
 
   Args:
     flag_values: The flags that are defined.
 
   Returns:
-    Whether there is such a `--config`.
+    Whether they include such a `--config`.
   """
   flag = flag_values["config"] if "config" in flag_values else None
   return flag is not None and isinstance(flag.parser, _ConfigParser)
 
 
 def change_settings(flag_values: flags.FlagValues) -> None:
-  """Changes settings of the config file to those on the command line.
+  """Applies the settings on the command line to those of the config file.
 
   Args:
     flag_values: The flags, parsed.
   """
-  flag_values["config"].value.update_from_flattened_dict(
+  config: Any = flag_values["config"].value
+  config.update_from_flattened_dict(
     {
       name: flag_values[f"config.{name}"].value
       for name in list_declarations()
@@ -103,7 +107,7 @@ def _describe(declaration: Setting) -> str:
 
 
 def _parse_tuple(argument):
-  """Reads numbers with commas between."""
+  """Parses numbers separated by commas."""
   try:
     value = ast.literal_eval(argument)
   except (ValueError, SyntaxError) as error:

@@ -36,8 +36,8 @@ class SlimCorpora(tfds.core.GeneratorBasedBuilder):
   """Prepares one of `CORPORA`: its bytes in order, cut into records.
 
   Files are taken from the folder `downloads/manual/<name>` of tfds's data
-  directory, or else downloaded. They are unpacked without tfds, whose extraction
-  needs TensorFlow.
+  directory, or else downloaded. They are unpacked without tfds, which needs
+  TensorFlow for that.
   """
 
   VERSION = tfds.core.Version("1.0.0")

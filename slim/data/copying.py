@@ -23,7 +23,7 @@ class Copying:
     targets  a b c 0 a b c 0
     weights  0 0 0 0 1 1 1 0      (T = 8)
 
-  The weight is 1 where the target is a token of the second w, T/2 <= t <= T - 2.
+  The weight is 1 where the target is in the second w, T/2 <= t <= T - 2.
   The first w cannot be predicted, and the position of a 0 is always the same.
   A model that guesses has a loss of ln(vocab_size - 1) nats; one that copies
   has 0.

@@ -23,6 +23,7 @@ from slim.training.compiled import (
   CompiledSteps,
   compile_gradient_step,
   compile_update_step,
+  temporary_bytes,
 )
 
 _LOG = logging.getLogger("slim.plan")
@@ -84,17 +85,18 @@ def fit_config(
   budget = parse_size(name, config.gradient.memory_budget)
   planned = create_planned_model(config)
   plan, programs = _search([planned], timed_rows(planned), budget)
-  if plan.choice is None:
+  choice = plan.choice
+  if choice is None or programs is None:
     raise ValueError(f"{name} {plan.describe_failure()}")
   _LOG.info(
     "%s=%s: %s, with activations of %s: %s in all",
     name,
     config.gradient.memory_budget,
-    plan.choice.option,
-    format_size(plan.choice.activation_bytes),
-    format_size(plan.choice.total_bytes),
+    choice.option,
+    format_size(choice.activation_bytes or 0),
+    format_size(choice.total_bytes or 0),
   )
-  return with_option(config, plan.choice.option), *programs
+  return with_option(config, choice.option), *programs
 
 
 def overrides(option: Option, config: ml_collections.ConfigDict) -> list[str]:
@@ -145,7 +147,7 @@ def _search(
   config, _, state = models[0]
   by_reversible = {x.config.model.reversible: x.experiment for x in models}
   batch = build.abstract_batch(config)
-  last = None
+  last: tuple[build.Experiment, CompiledSteps] | None = None
 
   def compile_option(option):
     nonlocal last
@@ -174,6 +176,6 @@ def _search(
     update = compile_update_step(
       steps.make_update_step(models[0].experiment.optimizer), state
     )
-    update_bytes = update.memory_analysis().temp_size_in_bytes
+    update_bytes = temporary_bytes(update)
     plan = search(rows, budget, resident_bytes, compile_option)
   return plan, last

@@ -20,6 +20,7 @@ from slim.plan.search import (
   Row,
   search,
 )
+from slim.training.compiled import temporary_bytes
 from slim.training.flops import count_matmul_flops
 from slim.training.gradients import COMPILER_OPTIONS
 
@@ -104,8 +105,7 @@ def plan(
 
     gradient = jax.grad(total, allow_int=True)
     lowered = jax.jit(gradient).lower(params, state, xs)
-    memory = lowered.compile(COMPILER_OPTIONS).memory_analysis()
-    activations = memory.temp_size_in_bytes
+    activations = temporary_bytes(lowered.compile(COMPILER_OPTIONS))
     return activations, activations
 
   policies = ("rewind", "store", "sqrt") if rewind else ("store", "sqrt")

@@ -1,4 +1,4 @@
-"""The search: compile the fastest first, until one fits."""
+"""The search: compile options, the fastest first, until one fits."""
 
 import ctypes
 import pathlib
@@ -11,24 +11,24 @@ import jax
 from slim.config.byte_sizes import format_size
 from slim.plan.options import Option
 
-# What a training process on a CPU needs besides its arrays, and before it has
-# compiled: what the compiler leaves behind, and the workspace of products.
-# 150 to 240 MiB were found.
+# What a training process on a CPU will need besides its arrays and what it has
+# now: the remains of the compiler, and the workspace of matrix products. 150 to
+# 240 MiB were measured.
 _LEFT_BYTES = 256 * 2**20
 
 
 class Row(NamedTuple):
-  """An option, what it is expected to take, and what it needs; bytes."""
+  """An option with its predicted time and its memory in bytes."""
 
   option: Option
-  time: float  # Over that of "full".
-  formula_bytes: int | None = None  # `slim.plan.memory_estimate`.
-  activation_bytes: int | None = None  # As compiled; None: it was not.
-  total_bytes: int | None = None  # With all that is held besides.
+  time: float  # Predicted, relative to "full".
+  formula_bytes: int | None = None  # Estimated activations.
+  activation_bytes: int | None = None  # Compiled; None: not compiled.
+  total_bytes: int | None = None  # With everything else that is resident.
 
 
 class Plan(NamedTuple):
-  """What was tried, the fastest first."""
+  """The options, the fastest first; those that were tried are compiled."""
 
   rows: tuple[Row, ...]
   budget: int  # Bytes.
@@ -43,28 +43,27 @@ class Plan(NamedTuple):
     return None
 
   def describe_failure(self) -> str:
-    """One line: what the budget must be, where nothing fits."""
-    least = min(self.rows, key=lambda row: row.total_bytes)
+    """Returns one line that says how large the budget must be."""
+    least = min(self.rows, key=lambda row: row.total_bytes or 0)
     return (
-      f"must be at least {format_size(least.total_bytes)}, of which "
-      f"activations are {format_size(least.activation_bytes)} "
+      f"must be at least {_format(least.total_bytes)}, of which "
+      f"activations are {_format(least.activation_bytes)} "
       f"({least.option}), got {format_size(self.budget)}"
     )
 
   def __str__(self) -> str:
-    """A table for people."""
+    """Returns a table for people."""
     rows = [("gradient", "C", "time", "formula", "activations", "total", "")]
     for row in self.rows:
-      compiled = row.total_bytes is not None
-      fits = compiled and row.total_bytes <= self.budget
+      fits = row.total_bytes is not None and row.total_bytes <= self.budget
       rows.append(
         (
           row.option.name,
           str(row.option.chunk_size or ""),
           f"{row.time:.2f}",
-          "" if row.formula_bytes is None else format_size(row.formula_bytes),
-          format_size(row.activation_bytes) if compiled else "",
-          format_size(row.total_bytes) if compiled else "",
+          _format(row.formula_bytes),
+          _format(row.activation_bytes),
+          _format(row.total_bytes),
           "fits" if fits else "",
         )
       )
@@ -113,14 +112,19 @@ def search(
   return Plan(tuple(rows), budget, resident_bytes)
 
 
-def _process_bytes():
-  """What the process itself needs where it shares the memory of the device."""
+def _format(size: int | None) -> str:
+  """Formats a size in bytes; None: not known."""
+  return "" if size is None else format_size(size)
+
+
+def _process_bytes() -> int:
+  """Returns the memory of the process itself, if it shares the device's."""
   if jax.default_backend() != "cpu":
     return 0
   statm = pathlib.Path("/proc/self/statm")
-  if not statm.exists():  # As on a Mac, which counts the most so far, in bytes.
+  if not statm.exists():  # On a Mac, use the peak so far, in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + _LEFT_BYTES
-  # glibc keeps what the compiler has freed, more with each option.
+  # Return to the system what the compiler has freed; glibc keeps it.
   trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)
   trim(0)
   resident_pages = int(statm.read_text().split()[1])

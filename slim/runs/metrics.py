@@ -13,14 +13,14 @@ from slim.types import Params, Sums
 
 
 def means(prefix: str, sums: Sums) -> dict[str, float]:
-  """Forms the means of a split or of a stretch of training.
+  """Divides totals into the means of a split or of a report.
 
   Args:
-    prefix: "train" or "eval", the first part of the names.
+    prefix: "train" or "eval", the prefix of the names.
     sums: Totals over tokens; the weight is not 0.
 
   Returns:
-    `prefix/loss`, nats a token; `prefix/bpc`, bits a character (a token);
+    `prefix/loss`, nats per token; `prefix/bpc`, bits per token (character);
     `prefix/accuracy`, in [0, 1].
   """
   loss = float(sums.nll) / float(sums.weight)
@@ -32,20 +32,20 @@ def means(prefix: str, sums: Sums) -> dict[str, float]:
 
 
 class MetricsWriter:
-  """Appends records to `workdir/metrics.jsonl`, one JSON object a line.
+  """Appends records to `workdir/metrics.jsonl`, one JSON object per line.
 
-  TensorBoard's event files are a copy of these for looking at. A process that
-  is killed may lose the last seconds of the copy.
+  Event files for TensorBoard hold a copy. A process that is killed may lose the
+  last seconds of the copy.
   """
 
   def __init__(self, workdir: str, last_step: int, tensorboard: bool = False):
-    """Opens the file, and drops what a resumed run is going to repeat.
+    """Opens the file, and drops records that a resumed run will repeat.
 
     Args:
       workdir: An existing folder.
-      last_step: The step that training continues from. Later records are
-        dropped, and so is a line that was being written when the run stopped;
-        TensorBoard is told to hide later events.
+      last_step: The step from which training continues. Later records are
+        dropped, and so is an incomplete last line. TensorBoard hides later
+        events.
       tensorboard: Whether to write event files to the folder, too.
 
     Raises:
@@ -59,14 +59,14 @@ class MetricsWriter:
           file.writelines(json.dumps(record) + "\n" for record in kept)
         os.replace(f"{path}.tmp", path)
     self._path = path
-    self._file = open(path, "a", buffering=1)  # Written line by line.
+    self._file = open(path, "a", buffering=1)  # Flush each line.
     self._events = None
     if tensorboard:
       self._events = import_tensorboardx().SummaryWriter(
         workdir,
         purge_step=last_step + 1,
         flush_secs=5,
-        # Or a run that is resumed within a second would write over the file.
+        # Without it, a run resumed within a second overwrites the file.
         filename_suffix=f".{last_step}",
       )
 
@@ -92,7 +92,7 @@ class MetricsWriter:
 
 
 def import_tensorboardx() -> types.ModuleType:
-  """Imports the package that writes event files, which is no dependency.
+  """Imports the optional package that writes event files.
 
   Returns:
     tensorboardX.
@@ -105,13 +105,13 @@ def import_tensorboardx() -> types.ModuleType:
   except ImportError as error:
     raise ValueError(
       "config.train.tensorboard needs the package tensorboardX, got "
-      f"'{error}': `pip install tensorboardX`, or leave the setting out"
+      f"'{error}': `pip install tensorboardX`, or set it to False"
     ) from error
   return tensorboardX
 
 
 def read_records(path: str) -> list[dict[str, Any]]:
-  """Reads records of steps, leaving out a last line that was half written.
+  """Reads records of steps, without an incomplete last line.
 
   Args:
     path: A file of JSON lines.
@@ -120,7 +120,7 @@ def read_records(path: str) -> list[dict[str, Any]]:
     The records, in the order of the file.
 
   Raises:
-    ValueError: If another line than the last is damaged.
+    ValueError: If a line other than the last is damaged.
   """
   with open(path) as file:
     lines = file.readlines()
@@ -134,7 +134,7 @@ def read_records(path: str) -> list[dict[str, Any]]:
       records.append(record)
     elif number < len(lines):
       raise ValueError(
-        f"{path}: line {number} is no JSON record with a step: repair it, or "
+        f"{path}: line {number} is not a JSON record with a step: repair or "
         "remove it"
       )
   return records

@@ -1,4 +1,4 @@
-"""A trace of some training steps, by `jax.profiler`."""
+"""A trace of selected training steps, by `jax.profiler`."""
 
 import contextlib
 import logging
@@ -13,35 +13,37 @@ _LOG = logging.getLogger("slim.train")
 
 
 class Profiler:
-  """Traces the steps that are asked for, to `workdir/profile`.
+  """Traces selected steps, to `workdir/profile`.
 
-  What a run does between two of them, such as an evaluation, is in the trace,
-  too, but in no step of it.
+  Work between two of these steps, such as an evaluation, is in the trace, too,
+  but outside of its steps.
   """
 
   def __init__(
     self, workdir: str, steps: tuple[int, ...], start: int, progress: Progress
   ):
-    """Says so if the steps have been done already.
+    """Logs a line if the steps have been done already.
 
     Args:
       workdir: The folder of the run.
-      steps: The first and the last step, as the log counts them: the first
-        update of a run is step 1. (): none.
+      steps: The first and the last step; the first update of a run is step 1,
+        as in the log. (): none.
       start: Updates done so far.
-      progress: Waits for steps, and leaves out the time that a trace takes to
-        begin and to end.
+      progress: Waits for steps, and excludes the time to start and stop the
+        trace from the reported speed.
     """
     self._folder = os.path.join(workdir, "profile")
     self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
     self._progress = progress
     self._tracing = False
     if steps and start >= steps[1]:
-      _LOG.info("config.profile.steps=%s: done before, nothing to trace", steps)
+      _LOG.info(
+        "config.profile.steps=%s: already done, nothing to trace", steps
+      )
 
   @contextlib.contextmanager
   def step(self, number: int) -> Iterator[None]:
-    """Traces what is done inside, if the step is one of those asked for.
+    """Traces the work in this context, if the step is selected.
 
     Args:
       number: The step.
@@ -50,25 +52,25 @@ class Profiler:
       Nothing.
 
     Raises:
-      FloatingPointError: If a loss or a gradient is no finite number.
+      FloatingPointError: If a loss or a gradient is not finite.
     """
     if number not in self._steps:
       yield
       return
     if not self._tracing:
-      self._progress.flush()  # The step before is not part of the trace.
+      self._progress.flush()  # Keep the step before out of the trace.
       with self._progress.paused():
         jax.profiler.start_trace(self._folder)
       self._tracing = True
     with jax.profiler.StepTraceAnnotation("train", step_num=number):
       yield
     if number == self._steps[-1]:
-      self._progress.flush()  # The device may be computing it still.
+      self._progress.flush()  # Wait for the device.
       with self._progress.paused():
         self.close()
 
   def close(self) -> None:
-    """Ends a trace that is under way, and logs where it lies."""
+    """Ends a trace that is under way, and logs its location."""
     if self._tracing:
       self._tracing = False
       jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""Reports of a run under way: one record and one line every few steps."""
+"""Reports during a run: one record and one log line every few steps."""
 
 import contextlib
 import datetime
@@ -36,10 +36,10 @@ def log_start(params: Params, data: str, is_named: bool) -> None:
 
 
 class Progress:
-  """Reads the numbers of a step while the device computes the next one.
+  """Reads the results of a step while the device computes the next one.
 
-  A report is about the steps since the last one. Its sums are part of the
-  checkpoint, so a resumed run reports what an uninterrupted one does.
+  A report covers the steps since the last report. Its sums are part of the
+  checkpoint, so a resumed run makes the same reports.
   """
 
   def __init__(
@@ -56,10 +56,10 @@ class Progress:
     """Starts the clock.
 
     Args:
-      writer: Takes the records.
+      writer: Writes the records.
       step: Updates done so far.
       num_steps: Updates in the whole run.
-      log_every: Updates a report.
+      log_every: Updates per report.
       tokens_per_step: B·T.
       flops_per_step: FLOPs of the model in one update.
       report_sums: Totals since the last report.
@@ -72,21 +72,21 @@ class Progress:
     self._flops_per_step = flops_per_step
     self._timed_from = step
     self._started = time.perf_counter()
-    self._pending = None
+    self._pending: tuple[int, Sums, jax.Array, int] | None = None
 
   def add(
     self, step: int, sums: Sums, norm: jax.Array, activation_bytes: int
   ) -> None:
-    """Takes the numbers of a step, and reads those of the step before it.
+    """Adds the results of a step, and reads those of the step before it.
 
     Args:
-      step: Updates done, this one included.
-      sums: Totals over the batch, perhaps still being computed.
-      norm: [], float32, length of the mean gradient, likewise.
+      step: Updates done, including this one.
+      sums: Totals over the batch; the device may still compute them.
+      norm: [], float32, norm of the mean gradient; likewise.
       activation_bytes: Memory of the step's gradient program.
 
     Raises:
-      FloatingPointError: If the loss or the gradient is no finite number.
+      FloatingPointError: If the loss or the gradient is not finite.
     """
     previous, self._pending = self._pending, None
     if previous:
@@ -94,10 +94,10 @@ class Progress:
     self._pending = (step, sums, norm, activation_bytes)
 
   def flush(self) -> None:
-    """Reads the numbers of the last step, waiting for them.
+    """Waits for the results of the last step, and reads them.
 
     Raises:
-      FloatingPointError: If the loss or the gradient is no finite number.
+      FloatingPointError: If the loss or the gradient is not finite.
     """
     previous, self._pending = self._pending, None
     if previous:
@@ -111,7 +111,7 @@ class Progress:
       sums: Totals over the split.
 
     Raises:
-      FloatingPointError: If the loss is no finite number.
+      FloatingPointError: If the loss is not finite.
     """
     values = metrics.means("eval", sums)
     _check_finite("validation loss", step, values["eval/loss"])
@@ -127,13 +127,13 @@ class Progress:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Keeps what is done inside out of the reported speed."""
+    """Excludes the time of this context from the reported speed."""
     start = time.perf_counter()
     yield
     self._started += time.perf_counter() - start
 
   def _read(self, step, sums, norm, activation_bytes):
-    """Adds up the numbers of a step, and reports when it is time to."""
+    """Adds the results of a step, and reports every `log_every` steps."""
     sums, norm = jax.device_get((sums, norm))
     for name, value in (("loss", sums.nll), ("gradient norm", norm)):
       _check_finite(name, step, value)
@@ -173,7 +173,7 @@ class Progress:
 
 
 def _check_finite(name: str, step: int, value: float) -> None:
-  """Stops a run whose numbers are none any more."""
+  """Raises FloatingPointError if a number is not finite."""
   if not math.isfinite(value):
     raise FloatingPointError(
       f"the {name} of step {step} is {value}: lower "

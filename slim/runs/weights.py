@@ -1,12 +1,13 @@
-"""Weights in one safetensors file, with the settings they belong to.
+"""Weights in one safetensors file, with the settings of their run.
 
 A tensor is named by its path, as in `layer_0.attention.q.kernel`. The metadata
-has the settings of the run as JSON ("config") and the updates done ("step").
+holds the settings of the run as JSON ("config") and the updates done ("step").
 """
 
 import json
 import os
 import secrets
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +19,19 @@ from slim import config as config_lib
 from slim.files import check_new_file, local_path, writing
 from slim.types import Params
 
-# Settings of the model that change no meaning of a parameter.
+# Settings of the model that do not change the meaning of a parameter.
 _MAY_DIFFER = ("model.dropout", "model.dtype")
 
 
 def save_weights(
   output: str, params: Params, config: ml_collections.ConfigDict, step: int
 ) -> None:
-  """Writes parameters to a new file, which is there whole or not at all.
+  """Writes parameters to a new file, completely or not at all.
 
   Args:
     output: The file.
     params: The parameters as nested dictionaries.
-    config: All settings of the run that they are from.
+    config: All settings of the run that trained them.
     step: Updates done.
 
   Raises:
@@ -38,14 +39,14 @@ def save_weights(
   """
   output = local_path("output", output)
   check_new_file("output", output)
-  # The format takes the bytes as they lie in memory.
+  # The format stores the bytes in memory order.
   tensors = {
     name: np.asarray(jax.device_get(x), order="C")
     for name, x in _flatten(params).items()
   }
   metadata = {"config": json.dumps(config.to_dict()), "step": str(step)}
-  # Not by the library's save_file or by tempfile: nobody else may read what
-  # these write.
+  # save_file of the library and tempfile would make the file unreadable for
+  # other users.
   temporary = f"{output}.{secrets.token_hex(8)}.tmp"
   try:
     with writing(output, "output"):
@@ -58,17 +59,17 @@ def save_weights(
 
 
 def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
-  """Reads parameters that `save_weights` has written.
+  """Reads parameters written by `save_weights`.
 
   Args:
     path: The file.
 
   Returns:
-    The parameters as nested dictionaries, and all settings of the run they are
-    from; one that is newer than the file has its default.
+    The parameters as nested dictionaries, and all settings of their run. A
+    setting that is newer than the file has its default.
 
   Raises:
-    ValueError: If the file cannot be read, or has no valid settings in it.
+    ValueError: If the file cannot be read, or holds no valid settings.
   """
   path = local_path("path", path)
   try:
@@ -84,11 +85,11 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
     config.update(json.loads(metadata["config"]))
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(
-      f"{path} must have the settings of a run in its metadata, and has none: "
+      f"{path} must have the settings of a run in its metadata, but has none: "
       "write it with `python -m slim.export`"
     ) from error
   config_lib.validate(config)
-  params = {}
+  params: dict[str, Any] = {}
   for name, tensor in tensors.items():
     *modules, last = name.split(".")
     module = params
@@ -101,18 +102,18 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
 def load_initial_params(
   config: ml_collections.ConfigDict, abstract_params: Params
 ) -> Params:
-  """Reads the parameters that a run starts from.
+  """Reads the initial parameters of a run.
 
   Args:
     config: All settings of the new run; `train.init_from` is the file.
-    abstract_params: The shapes and dtypes of its parameters.
+    abstract_params: The shapes and dtypes to expect.
 
   Returns:
     The parameters, on the device.
 
   Raises:
-    ValueError: If the file cannot be read, or its parameters would mean
-      something else in the new run; it names the first that does not fit.
+    ValueError: If the file cannot be read, or its parameters have another
+      meaning in the new run. It names the first that does not fit.
   """
   path = config.train.init_from
   try:
@@ -122,7 +123,7 @@ def load_initial_params(
   old, new = config_lib.flatten(stored), config_lib.flatten(config)
   must_agree = ["data.vocab_size"]
   if config.model.feature_map == "favor":
-    must_agree.append("seed")  # The random features are drawn from it.
+    must_agree.append("seed")  # It determines the random features.
   for name in config_lib.differences(stored, config, ignored=_MAY_DIFFER):
     if name.startswith("model.") or name in must_agree:
       raise ValueError(
@@ -141,7 +142,7 @@ def load_initial_params(
 
 
 def _flatten(params: Params) -> dict[str, jax.Array]:
-  """Returns the parameters by their names in a file."""
+  """Returns the parameters by their names in the file."""
   return {
     jax.tree_util.keystr(path, simple=True, separator="."): x
     for path, x in jax.tree_util.tree_leaves_with_path(params)
@@ -149,5 +150,5 @@ def _flatten(params: Params) -> dict[str, jax.Array]:
 
 
 def _describe(x: jax.Array | None) -> str:
-  """Returns the shape and dtype of a parameter for people."""
+  """Formats the shape and dtype of a parameter."""
   return "absent" if x is None else f"{x.dtype}{list(x.shape)}"

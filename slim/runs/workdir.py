@@ -1,7 +1,7 @@
-"""`workdir/config.json`: which experiment a folder belongs to.
+"""The folder of a run, and `config.json` with the run's settings.
 
-A folder holds one run. Whoever names it again continues that run, so its
-settings must be the same, but for the few that change no number of it.
+A folder holds one run. Using it again continues that run, so the settings must
+be the same, except the few that do not change its numbers.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from slim.files import check_folder, local_path, writing
 
 _LOG = logging.getLogger("slim.runs.workdir")
 
-# May differ when a run is continued. `data.path` too: that the bytes are the
-# same is what the fingerprint in the checkpoint is for.
+# Settings that may differ when a run is continued. `data.path` may, because the
+# fingerprint in the checkpoint ensures that the bytes are the same.
 _MAY_DIFFER = (
   "data.path",
   "profile.steps",
@@ -39,7 +39,7 @@ _FOLDERS = ("checkpoints", "damaged_checkpoints", "profile")
 
 
 def find_workdir(workdir: str) -> str:
-  """Reads the folder that a run is to be written to; writes nothing.
+  """Resolves the folder of a run to be written; writes nothing.
 
   Args:
     workdir: The path that the user gave.
@@ -56,27 +56,27 @@ def find_workdir(workdir: str) -> str:
 
 
 def is_run(workdir: str) -> bool:
-  """Tells whether a folder is that of a run, with settings of its own.
+  """Tells whether a folder holds a run.
 
   Args:
     workdir: A folder, which need not exist.
 
   Returns:
-    Whether there is a config.json.
+    Whether it has a config.json.
   """
   return os.path.exists(_path(workdir))
 
 
 def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
-  """Refuses a folder that belongs to something else; writes nothing.
+  """Raises if a folder belongs to something else; writes nothing.
 
   Args:
     workdir: A folder, which need not exist.
-    config: The settings of the run that wants it.
+    config: The settings of the run that will use it.
 
   Raises:
-    ValueError: If the folder is that of a run with other settings, or has
-      results of an unknown run in it, or a file in the place of a folder.
+    ValueError: If the folder holds a run with other settings, results of an
+      unknown run, or a file where a folder is needed.
   """
   for name in (*_FILES, *_FOLDERS):
     path = os.path.join(workdir, name)
@@ -90,8 +90,8 @@ def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
     for name in ("metrics.jsonl", "checkpoints"):
       if os.path.exists(os.path.join(workdir, name)):
         raise ValueError(
-          f"--workdir {workdir} has {name} but no config.json, so nobody knows "
-          "what run it is of: choose another --workdir"
+          f"--workdir {workdir} has {name} but no config.json, so its run is "
+          "unknown: choose another --workdir"
         )
     return
   stored = read_config(workdir)
@@ -110,18 +110,18 @@ def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
 
 @contextlib.contextmanager
 def lock_workdir(workdir: str) -> Iterator[None]:
-  """Keeps other processes from training in a folder; they may read it.
+  """Prevents other processes from training in a folder; they may read it.
 
-  The lock ends with the process, however that ends; only its file stays.
+  The lock ends with the process, however that ends. Its file remains.
 
   Args:
-    workdir: The folder, created if needed, that `check_workdir` has let pass.
+    workdir: The folder, checked by `check_workdir`. It is created if needed.
 
   Yields:
     Nothing.
 
   Raises:
-    ValueError: If another process trains there.
+    ValueError: If another process is training there.
   """
   with writing(workdir):
     os.makedirs(workdir, exist_ok=True)
@@ -134,7 +134,7 @@ def lock_workdir(workdir: str) -> Iterator[None]:
         f"--workdir {workdir} is being trained by another process: wait for "
         "it, or choose another"
       ) from error
-    except OSError as error:  # Some file systems of clusters have no locks.
+    except OSError as error:  # Some cluster file systems have no locks.
       _LOG.warning(
         "--workdir %s cannot be locked, %s: train there in one process only",
         workdir,
@@ -146,10 +146,10 @@ def lock_workdir(workdir: str) -> Iterator[None]:
 def write_config(
   workdir: str, config: ml_collections.ConfigDict, data: str
 ) -> None:
-  """Writes the settings, what they train on and the versions of what runs them.
+  """Writes the settings, the data and the versions of a run.
 
   Args:
-    workdir: The folder, created if needed, that `check_workdir` has let pass.
+    workdir: The folder, checked by `check_workdir`. It is created if needed.
     config: All settings.
     data: The description of the training data.
   """
@@ -178,10 +178,10 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     workdir: Its folder.
 
   Returns:
-    All settings; one that is newer than the run has its default.
+    All settings. A setting that is newer than the run has its default.
 
   Raises:
-    ValueError: If there are none, or they are damaged or no longer valid.
+    ValueError: If there are none, or they are damaged or invalid.
   """
   try:
     with open(_path(workdir)) as file:
@@ -203,19 +203,19 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
 
 
 def _may_differ(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """Returns the settings that change no number of this run when continued."""
+  """Returns the settings that may differ when this run is continued."""
   if config_lib.depends_on_num_steps(config):
     return _MAY_DIFFER
   return (*_MAY_DIFFER, "train.num_steps")
 
 
 def _path(workdir: str) -> str:
-  """Returns where the settings are."""
+  """Returns the path of the settings."""
   return os.path.join(workdir, "config.json")
 
 
 def _git_commit() -> str | None:
-  """Returns the commit that slim runs from, if it runs from a repository."""
+  """Returns the commit of slim, if it runs from a repository."""
   folder, file = os.path.split(os.path.abspath(__file__))
 
   def git(*arguments):
@@ -226,7 +226,7 @@ def _git_commit() -> str | None:
     return result.stdout.strip()
 
   try:
-    # Or it is the repository of a user who has slim installed inside it.
+    # Fails if slim is installed inside the repository of a user.
     git("ls-files", "--error-unmatch", file)
     return git("describe", "--always", "--dirty", "--abbrev=40")
   except (OSError, subprocess.CalledProcessError):

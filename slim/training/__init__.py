@@ -1,1 +1,1 @@
-"""What one update is."""
+"""Training: gradients, losses, the optimizer, and evaluation."""

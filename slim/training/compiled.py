@@ -77,8 +77,14 @@ def compile_gradient_step(
   compiled = (
     jax.jit(gradient_step).lower(params, batch, step).compile(COMPILER_OPTIONS)
   )
-  memory = compiled.memory_analysis().temp_size_in_bytes
-  return CompiledGradient(compiled, memory)
+  return CompiledGradient(compiled, temporary_bytes(compiled))
+
+
+def temporary_bytes(compiled: jax.stages.Compiled) -> int:
+  """Returns the size of all temporary buffers; no arguments or results."""
+  memory = compiled.memory_analysis()
+  assert memory is not None, "this backend reports no memory"
+  return memory.temp_size_in_bytes
 
 
 def compile_update_step(

@@ -26,7 +26,7 @@ METHODS = ("full", "remat", "slim")
 # For `jax.jit` of a gradient. A compiler that may leave out roundings to
 # bfloat16 does so in one loop and not in another; "rewind" would then take out
 # of the state not quite what was added to it. Nothing changes in float32.
-COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
+COMPILER_OPTIONS: dict[str, str | bool] = {"xla_allow_excess_precision": False}
 
 ValueAndGrad = Callable[..., tuple[Sums, Any]]
 

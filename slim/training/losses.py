@@ -1,4 +1,4 @@
-"""What a prediction is scored by: sums over tokens, never means."""
+"""The loss and the accuracy, as sums over tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,18 @@ from slim.types import Sums
 def cross_entropy_sums(
   logits: jax.Array, targets: jax.Array, weights: jax.Array
 ) -> Sums:
-  """Sums the cross-entropy and the hits of a piece of the batch.
+  """Sums the cross-entropy and the correct predictions over tokens.
 
   nll = Σ w · (logsumexp(logits) - logits[target]).
 
-  A token of weight 0 adds nothing to the sums or their gradients, whatever its
-  target and its logits are: -100 and NaN are ignored there.
+  A token of weight 0 adds nothing to the sums or their gradients, even if its
+  target is -100 or its logits are NaN.
 
   Args:
     logits: [B, T, vocab_size], float.
-    targets: [B, T], int. In [0, vocab_size) where the weight is not 0: another
-      target makes `nll` NaN, and is no hit.
-    weights: [B, T], float32. Constants to the derivative.
+    targets: [B, T], int, in [0, vocab_size). Another target of nonzero weight
+      makes `nll` NaN, and counts as incorrect.
+    weights: [B, T], float32. They are not differentiated.
 
   Returns:
     Sums of scalars, float32 or wider.
@@ -31,10 +31,10 @@ def cross_entropy_sums(
   logits = logits.astype(at_least_float32(logits.dtype))
   weights = jax.lax.stop_gradient(weights).astype(logits.dtype)
   counts = weights != 0
-  # Beyond the vocabulary the array is filled with NaN; before it, it wraps.
+  # mode="fill" returns NaN beyond the vocabulary, but negative indices wrap.
   index = jnp.where(targets < 0, logits.shape[-1], targets)[..., None]
   chosen = jnp.take_along_axis(logits, index, axis=-1, mode="fill")[..., 0]
-  # Not its result alone: of NaN, the gradient is NaN even times 0.
+  # Mask the input, too: the gradient of logsumexp at NaN is NaN, even times 0.
   hidden = jnp.where(counts[..., None], logits, 0)
   nll = jnp.where(counts, jax.nn.logsumexp(hidden, axis=-1) - chosen, 0)
   hits = jnp.argmax(logits, axis=-1) == targets

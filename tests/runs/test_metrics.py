@@ -128,7 +128,7 @@ def test_damage_within_the_file_is_not_dropped_silently(tmp_path, line):
   path = tmp_path / "metrics.jsonl"
   text = f'{{"step": 5}}\n{line}\n{{"step": 15}}\n'
   path.write_text(text)
-  with pytest.raises(ValueError, match="line 2 is no JSON record with a step"):
+  with pytest.raises(ValueError, match="line 2 is not a JSON record with a"):
     metrics.MetricsWriter(str(tmp_path), 10)
   assert path.read_text() == text
 
