@@ -102,7 +102,7 @@ MISTAKES = [
     "--config=x.py --config.train.tensorboard=3",
     "--config.train.tensorboard=3: ",
   ),
-  ("--config=x.py --noconfig.seed", "--noconfig.seed: only flags of True"),
+  ("--config=x.py --noconfig.seed", "--noconfig.seed: only flags that are"),
   (
     "--config=x.py --noconfig.train.tensorbord",
     "config.train.tensorbord is no setting: did you mean config.train.tensor",

@@ -92,5 +92,5 @@ def test_the_log_says_where_the_trace_is(calls, caplog):
     profiler.Profiler("runs/x", (2, 2), 2, calls)
   assert caplog.messages == [
     "trace of training steps: runs/x/profile",
-    "config.profile.steps=(2, 2): nothing left to trace",
+    "config.profile.steps=(2, 2): already done, nothing to trace",
   ]

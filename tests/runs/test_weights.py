@@ -129,7 +129,7 @@ def test_a_file_has_the_rights_of_any_other(path, tmp_path):
     (safetensors.numpy.save({}), "must have the settings of a run"),
     (
       safetensors.numpy.save({}, {"format": "pt"}),
-      "and has none: write it with `python -m slim.export`",
+      "but has none: write it with `python -m slim.export`",
     ),
     (safetensors.numpy.save({}, {"config": "{"}), "must have the settings"),
     (
