@@ -13,14 +13,10 @@ pass of `scan`. `lsh_attention` calls its blocks chunks, like the Reformer
 paper.
 """
 
-from slim.kernels.chunk_scan.position_wise import (
-  chunked_map,
-  chunked_sum,
-)
-from slim.kernels.chunk_scan.scan import (
-  POLICIES,
-  scan,
-)
+from slim.kernels.chunk_scan.policies import POLICIES
+from slim.kernels.chunk_scan.position_wise import chunked_map, chunked_sum
+from slim.kernels.chunk_scan.scan import scan
+from slim.kernels.chunk_scan.sum_and_grad import sum_and_grad
 from slim.kernels.linear.attention import (
   chunked_linear_attention,
   parallel_linear_attention,
@@ -90,5 +86,6 @@ __all__ = [
   "softmax_attention",
   "softmax_attention_and_lse",
   "square",
+  "sum_and_grad",
   "token_sums",
 ]

@@ -10,13 +10,11 @@ the policy "sqrt", see `slim.kernels.scan`.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from slim.kernels import POLICIES, scan
+from slim.kernels import POLICIES, sum_and_grad
 from slim.kernels.support.shapes import check_positive_int
 from slim.training.losses import cross_entropy_sums
 from slim.types import Batch, LanguageModel, Sums
@@ -67,7 +65,7 @@ def make_value_and_grad(
     check_positive_int("chunk_size", chunk_size)
     if policy not in POLICIES:
       raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
-    if jax.eval_shape(lambda: model.init_state(1)) is None:
+    if model.state_kind != "fixed":
       raise ValueError(
         "method must be 'full' or 'remat' for a model that remembers every "
         "token, such as a Transformer, got 'slim'"
@@ -78,17 +76,20 @@ def make_value_and_grad(
         "such as one with feature_map='favor' and qk_norm=False, got 'rewind'"
       )
 
-  def dense(params, batch, keys, remat):
+  def dense(params, batch, keys):
     state = model.init_state(batch.inputs.shape[0])
-    logits, _ = model.apply(params, batch.inputs, state, keys, remat=remat)
-    return cross_entropy_sums(logits, batch.targets, batch.weights)
+    logits, _ = model.apply(
+      params, batch.inputs, state, keys, remat=method == "remat"
+    )
+    sums = cross_entropy_sums(logits, batch.targets, batch.weights)
+    return sums.nll, sums
 
   def slim(params, batch, keys):
-    step, rewind = make_step(model, keys)
+    step, rewind = _make_sums(model, keys, lambda sums: (sums.nll, sums))
     state = model.init_state(
       batch.inputs.shape[0], compensated=policy == "rewind"
     )
-    _, sums = scan(
+    return sum_and_grad(
       step,
       params,
       state,
@@ -96,21 +97,13 @@ def make_value_and_grad(
       chunk_size=chunk_size,
       policy=policy,
       rewind=rewind if policy == "rewind" else None,
+      has_aux=True,
     )
-    return jax.tree.map(jnp.sum, sums)
 
-  loss = {
-    "full": partial(dense, remat=False),
-    "remat": partial(dense, remat=True),
-    "slim": slim,
-  }[method]
+  run = slim if method == "slim" else jax.value_and_grad(dense, has_aux=True)
 
   def value_and_grad(params, batch: Batch, keys=None):
-    def nll(params):
-      sums = loss(params, batch, keys)
-      return sums.nll, sums
-
-    (_, sums), gradients = jax.value_and_grad(nll, has_aux=True)(params)
+    (_, sums), gradients = run(params, batch, keys)
     return sums, gradients
 
   return value_and_grad
@@ -130,20 +123,27 @@ def make_step(
     the `rewind` of it, None if the model cannot be undone.
   """
 
+  def with_time_axis(sums):
+    return jax.tree.map(lambda x: x.reshape(1, 1), sums)
+
+  step, rewind = _make_sums(model, keys, with_time_axis)
+  return step, None if model.rewind is None else rewind
+
+
+def _make_sums(model, keys, finish):
+  """Makes step and rewind, which return `finish` of the sums of a chunk."""
+
+  def out(logits, chunk):
+    return finish(cross_entropy_sums(logits, chunk.targets, chunk.weights))
+
   def step(params, state, chunk):
     logits, state = model.apply(params, chunk.inputs, state, keys)
-    return state, _chunk_sums(logits, chunk)
+    return state, out(logits, chunk)
 
   def rewind(params, state_after, chunk):
     before, logits, after = model.rewind(
       params, chunk.inputs, state_after, keys
     )
-    return before, _chunk_sums(logits, chunk), after
+    return before, out(logits, chunk), after
 
-  return step, None if model.rewind is None else rewind
-
-
-def _chunk_sums(logits, chunk):
-  """The sums of a chunk, with a time axis of length 1."""
-  sums = cross_entropy_sums(logits, chunk.targets, chunk.weights)
-  return jax.tree.map(lambda x: x.reshape(1, 1), sums)
+  return step, rewind

@@ -215,8 +215,8 @@ def _position_wise(x, *params):
   )
 
 
-def add_tokens(policy, kernel, shift, state, x):
-  """A sum over tokens, with dropout, that closes over an array."""
+def make_sum_over_tokens(shift):
+  """Makes step and rewind: dropout, and a closure over an array."""
 
   def hidden(kernel, start, x):
     position = start + jnp.arange(x.shape[1], dtype=jnp.int32)
@@ -242,6 +242,11 @@ def add_tokens(policy, kernel, shift, state, x):
     total, out = add(before, h)
     return (before, start), out, (total, after[1])
 
+  return step, rewind
+
+
+def _scan(policy, kernel, shift, state, x):
+  step, rewind = make_sum_over_tokens(shift)
   (total, _), out = kernels.scan(
     step,
     kernel,
@@ -254,12 +259,43 @@ def add_tokens(policy, kernel, shift, state, x):
   return total, out
 
 
-for policy in kernels.POLICIES:
-  CASES[f"scan_{policy}"] = Case(
-    ("scan", "POLICIES"),
-    functools.partial(add_tokens, policy),
-    ((K, K), (K,), (B, K), (B, 7, K)),
+def _sum_and_grad(policy, *args):
+  # Its result has no derivatives.
+  kernel, shift, state, x = map(jax.lax.stop_gradient, args)
+  step, rewind = make_sum_over_tokens(shift)
+
+  def loss(out):
+    return jnp.square(out.astype(jnp.float32)).sum()
+
+  def summing_step(*args):
+    state, out = step(*args)
+    return state, loss(out)
+
+  def summing_rewind(*args):
+    before, out, after = rewind(*args)
+    return before, loss(out), after
+
+  return kernels.sum_and_grad(
+    summing_step,
+    kernel,
+    (state, jnp.int32(0)),
+    x,
+    chunk_size=2,
+    policy=policy,
+    rewind=summing_rewind,
   )
+
+
+for policy in kernels.POLICIES:
+  for names, fn in (
+    (("scan", "POLICIES"), _scan),
+    (("sum_and_grad",), _sum_and_grad),
+  ):
+    CASES[f"{names[0]}_{policy}"] = Case(
+      names,
+      functools.partial(fn, policy),
+      ((K, K), (K,), (B, K), (B, 7, K)),
+    )
 
 
 def _sublayer(gain, params, x, context, replay):

@@ -1,8 +1,8 @@
-"""The policy "rewind" of `slim.kernels.scan`: walk forward, then walk back.
+"""Policy "rewind" of `slim.kernels.scan`: walk forward, then walk back.
 
-The forward walk keeps nothing but the final state. The backward walk asks,
-chunk by chunk from the end, for the state before the chunk; the same traced
-pass yields the derivatives, so that the chunk is computed once, not twice.
+The forward walk keeps only the final state. The backward walk goes through the
+chunks from the end. It asks `rewind` for the state before each chunk, and the
+same traced pass yields the gradient, so each chunk is recomputed once.
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.chunk_scan._opaque import opaque_one
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.support.closures import (
   ClosureConverted,
@@ -22,23 +23,22 @@ from slim.kernels.support.cotangents import (
   inexact_leaves,
 )
 from slim.kernels.support.dtypes import at_least_float32
-from slim.kernels.support.explicit_meshes import is_sharded
 from slim.kernels.support.mesh_axes import zeros_like
 from slim.kernels.support.shapes import check_alike
 
 
 class _Functions(NamedTuple):
-  """What the custom derivative has to know that is not an array.
+  """The static arguments of the custom derivative.
 
-  The functions are traced; each takes what it once closed over as a first
-  argument, and returns (state_before, out, state_after).
+  Traced functions. Each takes its former closure as the first argument and
+  returns (state_before, out, state_after).
   """
 
   chunks: Chunks
-  first: ClosureConverted
+  first: ClosureConverted | None  # For a short first chunk.
   later: ClosureConverted
   rewind: ClosureConverted
-  refusal: str  # Of a second derivative.
+  refusal: str  # The message for a second derivative.
 
 
 def rewinding_scan(
@@ -50,7 +50,7 @@ def rewinding_scan(
   chunks: Chunks,
   refusal: str,
 ) -> tuple[Any, Any]:
-  """Runs `scan` under the policy "rewind"; see there.
+  """Runs `slim.kernels.scan` with policy "rewind".
 
   Args:
     step: `step(params, state, chunk) -> (state, out)`.
@@ -59,26 +59,30 @@ def rewinding_scan(
     params: Pytree of arrays.
     state: Pytree of arrays.
     xs: Pytree of arrays with time along `chunks.axis`.
-    chunks: The cut of the sequence, into at least two chunks.
-    refusal: The message for a second derivative, which names what the user
-      called.
+    chunks: At least two chunks. If C divides T, all are alike: the first is
+      rewound too, so that one forward and one backward program serve all.
+    refusal: The message for a second derivative. It names the function that the
+      user called.
 
   Returns:
     The state after the last token, and the outputs along time.
 
   Raises:
-    ValueError: If the step or its `rewind` does not return what it should, or
-      a second derivative is asked for.
+    ValueError: If `rewind` returns other types than `step`, or if a second
+      derivative is taken.
   """
 
   def forward(params, state, chunk):
     after, out = step(params, state, chunk)
     return state, out, after
 
+  chunks = chunks.merge_equal()
   chunk = chunks.later(xs, 0)
-  first, first_consts = closure_to_arguments(
-    forward, params, state, chunks.first(xs)
-  )
+  first, first_consts = None, []
+  if chunks.first_size:
+    first, first_consts = closure_to_arguments(
+      forward, params, state, chunks.first(xs)
+    )
   later, later_consts = closure_to_arguments(forward, params, state, chunk)
   rewound, rewind_consts = closure_to_arguments(rewind, params, state, chunk)
   check_alike(
@@ -103,7 +107,9 @@ def _scan(functions, consts, params, state, xs):
 
 def _walk(functions, consts, params, state, xs):
   chunks, first, later, *_ = functions
-  _, first_out, state = first(consts[0], params, state, chunks.first(xs))
+  first_out = None
+  if first is not None:
+    _, first_out, state = first(consts[0], params, state, chunks.first(xs))
 
   def forward(state, i):
     _, out, after = later(consts[1], params, state, chunks.later(xs, i))
@@ -114,19 +120,21 @@ def _walk(functions, consts, params, state, xs):
 
 
 def _scan_fwd(functions, consts, params, state, xs):
-  # Not _scan: its custom derivative would refuse forward over reverse mode in
-  # words of its own, before `first_order_only` is reached.
+  # Calling _scan instead would fail in forward over reverse mode with JAX's own
+  # message, before `first_order_only` is reached.
   outputs = _walk(functions, consts, params, state, xs)
-  return outputs, (consts, params, state, outputs[0], xs)
+  # Only a short first chunk is not rewound.
+  start = None if functions.first is None else state
+  return outputs, (consts, params, start, outputs[0], xs)
 
 
 def _scan_bwd(functions, residuals, cotangents):
   chunks, first, _, rewind, refusal = functions
-  consts, params, state, final_state, xs = first_order_only(residuals, refusal)
+  consts, params, start, final_state, xs = first_order_only(residuals, refusal)
   state_ct, first_ct, later_cts = map(inexact_leaves, cotangents)
 
   def pull_back(fn, consts, state, chunk, out_ct, state_ct):
-    """Differentiates one chunk; returns the state before it on the way."""
+    """Differentiates one chunk; also returns the state before it."""
 
     def run(consts, params, state, chunk):
       before, out, after = fn(consts, params, state, chunk)
@@ -147,6 +155,32 @@ def _scan_bwd(functions, residuals, cotangents):
     totals = jax.tree.map(_add, totals, (consts_ct, params_ct))
     return (before, state_ct, totals), chunk_ct
 
+  def first_back(state_ct, totals):
+    """Differentiates the short first chunk, whose initial state is known."""
+
+    def turn(offset, carry):
+      state_ct, totals, *_ = carry
+      chunk = chunks.first(xs, start=offset)
+      _, consts_ct, params_ct, state_ct, chunk_ct = pull_back(
+        first, consts[0], start, chunk, first_ct, state_ct
+      )
+      totals = jax.tree.map(_add, totals, params_ct)
+      return state_ct, totals, consts_ct, chunk_ct
+
+    # A loop of one turn, as XLA would merge the recomputation with the forward
+    # walk and keep its activations. Outside of a loop the sum with the totals
+    # may also be another array: a second gradient of all layers.
+    nothing = [
+      list(map(zeros_like, inexact_leaves(x)))
+      for x in (consts[0], chunks.first(xs))
+    ]
+    return jax.lax.fori_loop(
+      0,
+      opaque_one((state_ct, totals)),
+      turn,
+      (state_ct, totals, *nothing),
+    )
+
   # Gradients are summed over the chunks in float32 or wider, and rounded once.
   totals = jax.tree.map(
     lambda x: zeros_like(x, at_least_float32(x.dtype)),
@@ -158,53 +192,19 @@ def _scan_bwd(functions, residuals, cotangents):
     (jnp.arange(chunks.num_later), later_cts),
     reverse=True,
   )
-
-  def first_back(start, carry):
-    state_ct, totals, *_ = carry
-    # The first chunk starts from the state that is known.
-    chunk = chunks.first(xs, start=start)
-    _, consts_ct, params_ct, state_ct, chunk_ct = pull_back(
-      first, consts[0], state, chunk, first_ct, state_ct
-    )
-    totals = jax.tree.map(_add, totals, params_ct)
-    return state_ct, totals, consts_ct, chunk_ct
-
-  # Once, in a loop: its forward pass is not found to have been computed before,
-  # with all activations kept until here. And loops sum in place, but what is
-  # added behind a loop may be put elsewhere: a second gradient of all layers.
-  nothing = [
-    list(map(zeros_like, inexact_leaves(x)))
-    for x in (consts[0], chunks.first(xs))
-  ]
-  state_ct, totals, consts_ct, chunk_ct = jax.lax.fori_loop(
-    0,
-    _one_after((state_ct, totals)),
-    first_back,
-    (state_ct, totals, *nothing),
-  )
+  consts_ct, first_chunk_ct = [], None
+  if first is not None:
+    state_ct, totals, consts_ct, first_chunk_ct = first_back(state_ct, totals)
   return (
-    # The forward walk's own are done by the backward walk, in rewind_ct.
+    # None for the closure of the forward walk: rewind_ct has its gradient.
     (cotangent(consts[0], consts_ct), None, cotangent(consts[2], rewind_ct)),
     cotangent(params, totals),
-    cotangent(state, state_ct),
-    cotangent(xs, chunks.unstack(chunk_ct, later_cts)),
+    cotangent(final_state, state_ct),
+    cotangent(xs, chunks.unstack(first_chunk_ct, later_cts)),
   )
 
 
 _scan.defvjp(_scan_fwd, _scan_bwd)
-
-
-def _one_after(tree):
-  """A 1 that no compiler knows: a loop of one turn would be no loop to it."""
-  # An element of a sharded array is on one device; a sum is on all of them.
-  unknown = [
-    jnp.isnan(x.sum() if is_sharded(x) else x.ravel()[0])
-    for x in jax.tree.leaves(tree)
-    if x.size
-  ]
-  if not unknown:
-    return 1
-  return 1 + (jnp.stack(unknown).any().astype(jnp.int32) >> 1)
 
 
 def _add(total, x):

@@ -12,13 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.chunk_scan._opaque import opaque_one
 from slim.kernels.chunk_scan.chunks import Chunks
-from slim.kernels.support.cotangents import is_inexact
+from slim.kernels.support.cotangents import inexact_leaves, is_inexact
 from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.mesh_axes import zeros_like
 
 
 def storing_scan(
-  step: Any, params: Any, state: Any, xs: Any, chunks: Chunks
+  step: Any, params: Any, state: Any, xs: Any, chunks: Chunks, out: Any
 ) -> tuple[Any, Any]:
   """Runs `scan` under the policy "store"; see there.
 
@@ -28,39 +30,59 @@ def storing_scan(
     state: Pytree of arrays.
     xs: Pytree of arrays with time along `chunks.axis`.
     chunks: The cut of the sequence, into at least two chunks.
+    out: Pytree of `jax.ShapeDtypeStruct`, what `step` returns as `out` for the
+      first chunk.
 
   Returns:
     The state after the last token, and the outputs along time.
   """
-  return _scan(step, params, state, xs, chunks, _walk)
+  return _scan(step, params, state, xs, chunks, out, _walk)
 
 
 def grouping_scan(
-  step: Any, params: Any, state: Any, xs: Any, chunks: Chunks
+  step: Any, params: Any, state: Any, xs: Any, chunks: Chunks, out: Any
 ) -> tuple[Any, Any]:
   """Runs `scan` under the policy "sqrt"; see there.
 
   Args, Returns: as `storing_scan`.
   """
-  return _scan(step, params, state, xs, chunks, _walk_in_groups)
+  return _scan(step, params, state, xs, chunks, out, _walk_in_groups)
 
 
-def _scan(step, params, state, xs, chunks, walk):
+def _scan(step, params, state, xs, chunks, out, walk):
   """Takes a short first chunk by itself, and `walk`s over the others."""
   step, params = _summing_in_float32(step, params)
-  first_out = None
-  if chunks.first_size < chunks.size:
-    state, first_out = jax.checkpoint(step)(params, state, chunks.first(xs))
-  else:
-    # All are alike. By itself the first would be another program, which on x86
-    # CPUs with jax <= 0.11.0 keeps its activations while the loop runs.
-    chunks = chunks._replace(first_size=0, num_later=chunks.num_later + 1)
+  chunks, first_out = chunks.merge_equal(), None
+  if chunks.first_size:
+    state, first_out = _apart(step, params, state, chunks.first(xs), out)
   state, later_outs = walk(
     lambda state, chunk: step(params, state, chunk),
     state,
     chunks.stack_later(xs),
   )
   return state, chunks.unstack(first_out, later_outs)
+
+
+def _apart(step, params, state, chunk, out):
+  """Runs a step, and recomputes it when it is differentiated.
+
+  On x86 CPUs with jax <= 0.11.0, `jax.checkpoint` alone has no effect outside
+  of loops: XLA merges the recomputation with the original and keeps the
+  activations. It does not merge two branches. Which branch is taken must be
+  unknown when compiling.
+  """
+  args = params, state, chunk
+
+  def skip(params, state, chunk):
+    like = jax.tree.leaves((params, state, chunk))[0]
+    return state, jax.tree.map(lambda x: zeros_like(x, like=like), out)
+
+  return jax.lax.cond(
+    opaque_one(inexact_leaves(args)) == 1,
+    jax.checkpoint(step, prevent_cse=False),
+    skip,
+    *args,
+  )
 
 
 def _summing_in_float32(step, params):

@@ -51,6 +51,15 @@ class Chunks(NamedTuple):
     num_later = -(-length // size) - 1
     return cls(length - num_later * size, size, num_later, axis)
 
+  def merge_equal(self) -> "Chunks":
+    """Counts a first chunk of C tokens among the later ones.
+
+    One program then serves all chunks, and none has to stand outside a loop.
+    """
+    if self.first_size < self.size:
+      return self
+    return self._replace(first_size=0, num_later=self.num_later + 1)
+
   def check_out(self, out: Any, name: str, remedy: str) -> None:
     """Refuses an output without a time axis.
 

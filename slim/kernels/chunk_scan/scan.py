@@ -19,23 +19,15 @@ nothing has to be undone for it.
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from slim.kernels.chunk_scan._rewinding import rewinding_scan
 from slim.kernels.chunk_scan._storing import (
   grouping_scan,
   storing_scan,
 )
 from slim.kernels.chunk_scan.chunks import Chunks
-from slim.kernels.support.explicit_meshes import (
-  in_mesh_of_arguments,
-  shard_alike,
-)
+from slim.kernels.chunk_scan.policies import check_policy, check_step
+from slim.kernels.support.explicit_meshes import in_mesh_of_arguments
 from slim.kernels.support.mesh_axes import match_varying_axes
-from slim.kernels.support.shapes import check_alike
-
-POLICIES = ("store", "sqrt", "rewind")
 
 
 @in_mesh_of_arguments
@@ -104,21 +96,10 @@ def scan(
     Likhosherstov et al., 2021 (SLiM), Algorithm 1,
     https://arxiv.org/abs/2012.11346.
   """
-  if policy not in POLICIES:
-    raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
-  if policy == "rewind" and rewind is None:
-    raise ValueError(
-      "policy 'rewind' needs `rewind`, a function that undoes the step; for a "
-      "step that cannot be undone choose policy 'sqrt' or 'store'"
-    )
+  check_policy(policy, rewind)
   chunks = Chunks.of(xs, chunk_size, axis)
   params, state, xs = match_varying_axes((params, state, xs))
-  after, out = jax.eval_shape(step, params, state, chunks.first(xs))
-  if any(jax.typeof(x).weak_type for x in jax.tree.leaves(state)):
-    state = _strengthen(state, after)
-    after, out = jax.eval_shape(step, params, state, chunks.first(xs))
-  check_alike("the state that step returns", after, state)
-  state = jax.tree.map(shard_alike, state, after)
+  state, out = check_step(step, params, state, chunks.first(xs))
   chunks.check_out(
     out,
     "the out{} that step returns",
@@ -138,24 +119,5 @@ def scan(
       "derivative choose policy 'sqrt' or 'store'",
     )
   if policy == "sqrt":
-    return grouping_scan(step, params, state, xs, chunks)
-  return storing_scan(step, params, state, xs, chunks)
-
-
-def _strengthen(state, after):
-  """Casts weakly typed leaves to what `step` returns, as `jax.lax.scan` does.
-
-  A Python number is one. It would be another type in the first chunk than in
-  the later ones.
-  """
-
-  def cast(x, found):
-    if not jax.typeof(x).weak_type:
-      return x
-    with jax.numpy_dtype_promotion("standard"):
-      fits = jnp.result_type(x, found.dtype) == found.dtype
-    return x.astype(found.dtype) if fits else x
-
-  if jax.tree.structure(state) != jax.tree.structure(after):
-    return state  # To be refused.
-  return jax.tree.map(cast, state, after)
+    return grouping_scan(step, params, state, xs, chunks, out)
+  return storing_scan(step, params, state, xs, chunks, out)

@@ -16,17 +16,18 @@ class ClosureConverted:
   """A traced function of its former closure and its arguments.
 
   Attributes:
+    jaxpr: The function; its constvars are the former closure.
     out: Pytree of `jax.ShapeDtypeStruct`, the type of its result.
   """
 
   def __init__(self, closed_jaxpr: core.ClosedJaxpr, out: Any):
     """Wraps a jaxpr whose constants are passed at each call."""
-    self._jaxpr = closed_jaxpr.jaxpr
+    self.jaxpr = closed_jaxpr.jaxpr
     self.out = out
 
   def __call__(self, consts: list[jax.Array], *args: Any) -> Any:
     """Calls the function with `consts` in place of its former closure."""
-    run = core.jaxpr_as_fun(core.ClosedJaxpr(self._jaxpr, consts))
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(self.jaxpr, consts))
     leaves = run(*jax.tree.leaves(args))
     return jax.tree.unflatten(jax.tree.structure(self.out), leaves)
 

@@ -1,0 +1,107 @@
+"""Add the gradient of a chunk to the totals over all chunks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from slim.kernels.support.dtypes import at_least_float32
+
+
+def add(total: jax.Array, x: jax.Array) -> jax.Array:
+  """Adds in the dtype of the total."""
+  return total + x.astype(total.dtype)
+
+
+def vjp_onto_totals(
+  fn: Callable[..., Any],
+  leaves: list[jax.Array],
+  totals: list[jax.Array],
+  in_place: list[bool],
+  state: Any,
+) -> tuple[Any, Callable[[Any], tuple[list[jax.Array], Any]], Any]:
+  """Differentiates a chunk, and adds the gradient of `leaves` to `totals`.
+
+  A gradient that a scan over layers stacks is as large as all layers. Beside
+  the total it would take as much memory again, so it is added to a `jax.Ref`
+  of the total, layer by layer, where `in_place` says so.
+
+  Args:
+    fn: `fn(leaves, state) -> (out, aux)`.
+    leaves: The differentiable parameters.
+    totals: For each the sum of the gradients of other chunks.
+    in_place: For each whether its gradient may be added to a Ref.
+    state: Pytree of arrays.
+
+  Returns:
+    out: As `jax.vjp`.
+    add_vjp: `add_vjp(cotangent) -> (totals, state_ct)`.
+    aux: As `jax.vjp`.
+  """
+  out, vjp, aux = jax.vjp(fn, leaves, state, has_aux=True)
+
+  def add_vjp(ct):
+    # Anything that is not a Ref asks for the value of the cotangent.
+    targets = [
+      jax.new_ref(total) if place else total
+      for total, place in zip(totals, in_place, strict=True)
+    ]
+    cts, state_ct = vjp.with_refs(targets, state)(ct)
+    sums = [
+      jax.freeze(target) if place else add(target, ct)
+      for target, place, ct in zip(targets, in_place, cts, strict=True)
+    ]
+    return sums, state_ct
+
+  return out, add_vjp, aux
+
+
+def can_add_in_place(jaxpr: core.Jaxpr, var: core.Var) -> bool:
+  """Tells whether a jaxpr uses a variable only to scan over its first axis.
+
+  Others are as large as the total once, not once a layer, and a variable used
+  twice would be rounded twice.
+
+  Args:
+    jaxpr: The jaxpr.
+    var: One of its inputs.
+
+  Returns:
+    Whether a Ref of its cotangent saves memory. False if the body of the scan
+    slices it, which fails for Refs with jax <= 0.10.2.
+  """
+  if var.aval.dtype != at_least_float32(var.aval.dtype):
+    return False  # The total is wider.
+  uses = _uses(jaxpr, var)
+  if len(uses) != 1:
+    return False
+  ((eqn, i),) = uses
+  if eqn.primitive.name == "jit":
+    inner = eqn.params["jaxpr"].jaxpr
+    return can_add_in_place(inner, inner.invars[i])
+  if eqn.primitive.name != "scan":
+    return False
+  inner = eqn.params["jaxpr"].jaxpr
+  if i < eqn.params["num_consts"] + eqn.params["num_carry"]:
+    return False
+  return not _is_sliced(inner, inner.invars[i])
+
+
+def _is_sliced(jaxpr, var):
+  """Tells whether a slice is, or may be, taken of a variable."""
+  for eqn, i in _uses(jaxpr, var):
+    if eqn.primitive.name in ("slice", "cond", "while"):
+      return True
+    if eqn.primitive.name in ("jit", "scan"):
+      inner = eqn.params["jaxpr"].jaxpr
+      if _is_sliced(inner, inner.invars[i]):
+        return True
+  return False
+
+
+def _uses(jaxpr, var):
+  """Lists (equation, position) of each use of a variable."""
+  return [
+    (eqn, i) for eqn in jaxpr.eqns for i, x in enumerate(eqn.invars) if x is var
+  ]

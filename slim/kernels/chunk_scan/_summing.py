@@ -1,0 +1,270 @@
+"""The walks of `slim.kernels.sum_and_grad`: forward for states, then back."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from slim.kernels.chunk_scan._accumulation import (
+  can_add_in_place,
+  vjp_onto_totals,
+)
+from slim.kernels.chunk_scan._opaque import opaque_one
+from slim.kernels.chunk_scan.chunks import Chunks
+from slim.kernels.support.closures import ClosureConverted
+from slim.kernels.support.cotangents import (
+  cotangent,
+  inexact_leaves,
+  is_inexact,
+)
+from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.mesh_axes import zeros_like
+
+
+class Walk(NamedTuple):
+  """What the walks have to know that is not an array.
+
+  Attributes:
+    chunks: The cut of the sequence.
+    policy: "store", "sqrt" or "rewind".
+    first: Steps over a short first chunk; None if all chunks are equal.
+    later: Steps over another chunk.
+    back: Gets the state after a chunk and rewinds it (policy "rewind"), or the
+      state before it.
+    in_place: Whether gradients of stacked layers may be added to a `jax.Ref`.
+  """
+
+  chunks: Chunks
+  policy: str
+  first: ClosureConverted | None
+  later: ClosureConverted
+  back: ClosureConverted
+  in_place: bool
+
+
+class Arguments(NamedTuple):
+  """The arrays of the walks; consts are what the functions closed over."""
+
+  first_consts: list[Any]
+  later_consts: list[Any]
+  back_consts: list[Any]
+  params: Any
+  state: Any
+  xs: Any
+
+
+def sum_chunks(
+  walk: Walk, args: Arguments
+) -> tuple[tuple[jax.Array, Any], list[jax.Array]]:
+  """Sums loss and aux over the chunks, and the gradient.
+
+  Args:
+    walk: What to do.
+    args: The arrays.
+
+  Returns:
+    The sums (loss, aux), and the gradient of the loss in the inexact leaves of
+    `params`, float32 or wider.
+  """
+  if walk.chunks.num_later == 0:
+    return _sum_one_chunk(walk, args)
+  invars = walk.back.jaxpr.invars[: len(jax.tree.leaves(args.params))]
+  in_place = [
+    walk.in_place and can_add_in_place(walk.back.jaxpr, var)
+    for var, x in zip(invars, jax.tree.leaves(args.params), strict=True)
+    if is_inexact(x)
+  ]
+  return _sum_chunks(walk, in_place, args)
+
+
+def _sum_one_chunk(walk, args):
+  """Differentiates the whole sequence at once."""
+
+  def run(leaves):
+    params = _with_inexact(args.params, leaves)
+    return walk.first(args.first_consts, params, args.state, args.xs)[1]
+
+  loss, vjp, aux = jax.vjp(run, inexact_leaves(args.params), has_aux=True)
+  (gradient,) = vjp(zeros_like(loss) + 1)
+  return (loss, aux), gradient
+
+
+def _sum_chunks(walk, in_place, args):
+  """As `sum_chunks`; `in_place` says which gradients are added to a Ref."""
+  chunks, params, xs = walk.chunks, args.params, args.xs
+  leaves = inexact_leaves(params)
+
+  def forward(state, i):
+    *_, after = walk.later(
+      args.later_consts, params, state, chunks.later(xs, i)
+    )
+    return after
+
+  def back(fn, consts, chunk, state, state_ct, totals):
+    """Differentiates a chunk; returns the state before it on the way."""
+
+    def run(leaves, state):
+      before, (loss, aux), after = fn(
+        consts, _with_inexact(params, leaves), state, chunk
+      )
+      return (loss, after), (before, aux)
+
+    (loss, after), add_vjp, (before, aux) = vjp_onto_totals(
+      run, leaves, totals, in_place, state
+    )
+    totals, state_ct = add_vjp(
+      (zeros_like(loss) + 1, cotangent(after, state_ct))
+    )
+    return (before, inexact_leaves(state_ct), totals), (loss, aux)
+
+  def back_later(i, *carry):
+    return back(walk.back, args.back_consts, chunks.later(xs, i), *carry)
+
+  start = args.state
+  if walk.first is not None:
+    *_, start = walk.first(args.first_consts, params, start, chunks.first(xs))
+  # No later token depends on the final state.
+  state_ct = list(map(zeros_like, inexact_leaves(start)))
+  # Gradients are summed over the chunks in float32 or wider, and rounded once.
+  totals = [zeros_like(x, at_least_float32(x.dtype)) for x in leaves]
+  nothing = jax.tree.map(
+    lambda x: zeros_like(jnp.zeros(x.shape, x.dtype), like=totals[0]),
+    walk.back.out[1],
+  )
+  walks = {"store": _store, "sqrt": _sqrt, "rewind": _rewind}
+  state_ct, totals, outs = walks[walk.policy](
+    forward, back_later, chunks.num_later, start, state_ct, totals, nothing
+  )
+  if walk.first is not None:
+    first_outs, totals = _first(walk, args, back, state_ct, totals, nothing)
+    outs = jax.tree.map(
+      lambda x, xs: jnp.concatenate([x[None], xs]), first_outs, outs
+    )
+  return jax.tree.map(lambda x: x.sum(0), outs), totals
+
+
+def _first(walk, args, back, state_ct, totals, nothing):
+  """Differentiates the short first chunk, whose initial state is known."""
+
+  def turn(start, carry):
+    _, totals = carry
+    chunk = walk.chunks.first(args.xs, start=start)
+    (_, _, totals), outs = back(
+      walk.first, args.first_consts, chunk, args.state, state_ct, totals
+    )
+    return outs, totals
+
+  # A loop of one turn. XLA does not merge it with the forward pass, whose
+  # activations would be kept, and adds to the totals in place.
+  return jax.lax.fori_loop(
+    0, opaque_one((state_ct, totals)), turn, (nothing, totals)
+  )
+
+
+def _rewind(forward, back, count, state, state_ct, totals, nothing):
+  """Keeps the final state, and rewinds it chunk by chunk."""
+  del nothing
+
+  def walk_back(carry, i):
+    return back(i, *carry)
+
+  state, _ = jax.lax.scan(
+    lambda state, i: (forward(state, i), None), state, jnp.arange(count)
+  )
+  (_, state_ct, totals), outs = jax.lax.scan(
+    walk_back, (state, state_ct, totals), jnp.arange(count), reverse=True
+  )
+  return state_ct, totals, outs
+
+
+def _store(forward, back, count, state, state_ct, totals, nothing):
+  """Keeps the state before each chunk."""
+  del nothing
+
+  def walk_back(carry, i_and_state):
+    (_, *carry), outs = back(*i_and_state, *carry)
+    return carry, outs
+
+  _, states = jax.lax.scan(
+    lambda state, i: (forward(state, i), state), state, jnp.arange(count)
+  )
+  (state_ct, totals), outs = jax.lax.scan(
+    walk_back, [state_ct, totals], (jnp.arange(count), states), reverse=True
+  )
+  return state_ct, totals, outs
+
+
+def _sqrt(forward, back, count, state, state_ct, totals, nothing):
+  """Keeps the state before each group of about √N chunks.
+
+  The states within a group are computed again when the walk comes back to it.
+  If √N does not divide N, the first group is shorter.
+  """
+  size = math.isqrt(count - 1) + 1
+  num_groups = -(-count // size)
+  missing = num_groups * size - count
+
+  def chunks_of(group):
+    """The first chunk of a group, and how many there are."""
+    first = group * size - missing
+    if not missing:
+      return first, size  # A loop of known length.
+    return jnp.maximum(first, 0), jnp.where(group, size, size - missing)
+
+  def walk_group(state, group):
+    first, length = chunks_of(group)
+    after = jax.lax.fori_loop(
+      0, length, lambda j, state: forward(state, first + j), state
+    )
+    return after, state
+
+  def walk_back(carry, group_and_state):
+    group, state = group_and_state
+    first, length = chunks_of(group)
+
+    def keep(j, carry):
+      state, states = carry
+      state = forward(state, first + j - 1)
+      return state, _set(states, j, state)
+
+    def undo(k, carry):
+      *carry, outs = carry
+      j = length - 1 - k
+      state = jax.tree.map(lambda x: x[j], states)
+      (_, *carry), out = back(first + j, state, *carry)
+      return *carry, _set(outs, first + j, out)
+
+    states = _repeat(state, size)
+    _, states = jax.lax.fori_loop(1, length, keep, (state, states))
+    return jax.lax.fori_loop(0, length, undo, carry)
+
+  _, starts = jax.lax.scan(walk_group, state, jnp.arange(num_groups))
+  outs = _repeat(nothing, count)
+  carry, _ = jax.lax.scan(
+    lambda carry, x: (walk_back(carry, x), None),
+    (state_ct, totals, outs),
+    (jnp.arange(num_groups), starts),
+    reverse=True,
+  )
+  return carry
+
+
+def _repeat(tree, count):
+  """Stacks `count` copies of each array."""
+  return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), tree)
+
+
+def _set(stacks, i, tree):
+  """Replaces the arrays of index i of a stack."""
+  return jax.tree.map(
+    lambda xs, x: jax.lax.dynamic_update_index_in_dim(xs, x, i, 0),
+    stacks,
+    tree,
+  )
+
+
+def _with_inexact(tree, leaves):
+  """Replaces the inexact leaves of a tree."""
+  leaves = iter(leaves)
+  return jax.tree.map(lambda x: next(leaves) if is_inexact(x) else x, tree)

@@ -1,0 +1,380 @@
+"""A loss summed over chunks has the gradient of the whole sequence."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from slim.kernels import POLICIES, scan, sum_and_grad
+from tests.helpers import TOLERANCES, assert_gradients_close, pairwise
+from tests.kernels.toy import State, make_inputs, make_toy
+
+T = 16
+
+
+def problem(inputs, data):
+  """The toy's step, rewind, params, state and xs, with a loss and an aux."""
+  step, rewind = make_toy(inputs["weights"], data.key)
+
+  def loss_and_aux(outs, chunk):
+    y, sums, _ = outs
+    aux = {"sums": sums, "tokens": chunk[1].sum()}
+    return jnp.square(y - 1).sum(), aux
+
+  def summing_step(params, state, chunk):
+    state, outs = step(params, state, chunk)
+    return state, loss_and_aux(outs, chunk)
+
+  def summing_rewind(params, after, chunk):
+    before, outs, after = rewind(params, after, chunk)
+    return before, loss_and_aux(outs, chunk), after
+
+  state = State(
+    inputs["total"], data.position, jax.random.key(1), jnp.array(True)
+  )
+  xs = inputs["x"], data.tokens, jnp.zeros((*data.tokens.shape, 0))
+  params = inputs["params"] | data.constants
+  return summing_step, summing_rewind, params, state, xs
+
+
+def by_chunks(inputs, data, **settings):
+  """Returns ((loss, aux), gradient) of the toy."""
+  step, rewind, *args = problem(inputs, data)
+  return sum_and_grad(step, *args, rewind=rewind, has_aux=True, **settings)
+
+
+def at_once(inputs, data):
+  """What `by_chunks` must return, by `jax.value_and_grad`."""
+  step, _, params, state, xs = problem(inputs, data)
+  return jax.value_and_grad(
+    lambda params: step(params, state, xs)[1], has_aux=True, allow_int=True
+  )(params)
+
+
+@functools.cache
+def right(dtype):
+  """Computes `at_once` in one program for each dtype."""
+  return jax.jit(at_once)(*make_inputs(T, dtype))
+
+
+def assert_same(found, expected, dtype):
+  """Compares loss, aux and gradient, with the dtypes of all leaves."""
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    assert a.dtype == b.dtype and a.shape == b.shape
+  assert_gradients_close(found[0], expected[0], TOLERANCES[dtype])
+  assert_gradients_close(found[1], expected[1], TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize(
+  "case",
+  pairwise(
+    policy=POLICIES[::-1],
+    chunk_size=[5, 4, 1, T - 1, T + 5],
+    dtype=list(TOLERANCES),
+  ),
+)
+def test_any_cut_is_the_whole(x64, case):
+  """Fails if a chunk is left out, rewound wrongly or counted twice."""
+  dtype = case.pop("dtype")
+  run = jax.jit(functools.partial(by_chunks, **case))
+  found = run(*make_inputs(T, dtype))
+  assert_same(found, right(dtype), dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", range(1, 12))
+def test_any_number_of_groups_is_the_whole(x64, length):
+  """Fails if "sqrt" takes the wrong chunks into a short first group."""
+  inputs, data = make_inputs(length, "float64")
+  run = jax.jit(functools.partial(by_chunks, policy="sqrt", chunk_size=1))
+  expected = jax.jit(at_once)(inputs, data)
+  assert_same(run(inputs, data), expected, "float64")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("chunk_size", [3, 4])
+def test_complex_parameters(x64, policy, chunk_size):
+  """Fails if a complex gradient is conjugated, or only its real part."""
+  random = np.random.default_rng(0)
+  w, xs = (
+    random.normal(size=shape) + 1j * random.normal(size=shape)
+    for shape in ((1, 1, 3), (2, 8, 3))
+  )
+
+  def step(w, state, chunk):
+    update = (w * chunk).sum(1)
+    after = state + update
+    return after, jnp.square(jnp.abs(after + w[0])).sum()
+
+  def rewind(w, after, chunk):
+    before = after - jax.lax.stop_gradient((w * chunk).sum(1))
+    return before, *step(w, before, chunk)[::-1]
+
+  state = jnp.zeros((2, 3), complex)
+  settings = dict(chunk_size=chunk_size, policy=policy, rewind=rewind)
+  _, found = sum_and_grad(step, w, state, xs, **settings)
+
+  def total(w):
+    after, losses = state, []
+    first = 8 % chunk_size or chunk_size
+    for chunk in np.split(xs, range(first, 8, chunk_size), axis=1):
+      after, loss = step(w, after, chunk)
+      losses.append(loss)
+    return sum(losses)
+
+  assert_gradients_close(found, jax.grad(total)(jnp.asarray(w)), 1e-12)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("chunk_size", [1, 1023])
+def test_short_floats_are_summed_in_float32(policy, chunk_size):
+  """Fails if totals are bfloat16: a sum of 1,024 ones stands still at 256."""
+
+  def step(gain, state, chunk):
+    update = (gain.astype(jnp.float32) * chunk).sum(1)
+    return state, update.sum()
+
+  def rewind(gain, state, chunk):
+    return state, step(gain, state, chunk)[1], state
+
+  _, gradient = sum_and_grad(
+    step,
+    jnp.ones((), jnp.bfloat16),
+    jnp.zeros(1),
+    jnp.ones((1, 1024)),
+    chunk_size=chunk_size,
+    policy=policy,
+    rewind=rewind,
+  )
+  assert (gradient.dtype, gradient) == (jnp.bfloat16, 1024)
+
+
+@pytest.mark.parametrize("chunk_size", [3, 4, 100])
+@pytest.mark.parametrize("outer", [jax.grad, jax.jacfwd])
+@pytest.mark.parametrize("which", ["params", "weights", "total", "x"])
+def test_derivatives_of_the_result_are_refused(chunk_size, outer, which):
+  """Fails if they are wrong, because `rewind` takes updates as constants."""
+  inputs, data = make_inputs(T, "float32")
+
+  def loss(x):
+    run = functools.partial(by_chunks, policy="rewind", chunk_size=chunk_size)
+    return run(inputs | {which: x}, data)[0][0]
+
+  message = (
+    "the result of sum_and_grad has no derivatives; for a second derivative "
+    "differentiate slim.kernels.scan with policy 'sqrt' or 'store'"
+  )
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(outer(loss), inputs[which])
+
+
+def count(params, state, chunk):
+  """A step that counts."""
+  return state + chunk.sum(1), (params * chunk).sum()
+
+
+@pytest.mark.parametrize("chunk_size", [3, 4, 100])
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (
+      {"step": lambda p, s, x: (s, p * x)},
+      r"the loss that step returns must be a real floating-point scalar, got "
+      r"float32\[2, \d\]; sum it over the chunk",
+    ),
+    (
+      {"step": lambda p, s, x: (s, x.size)},
+      r"loss that step returns must be a real .*got int32\[\]",
+    ),
+    (
+      {"step": lambda p, s, x: (s[:1], p)},
+      r"the state that step returns must have leaves \['float32\[2\]'\], got",
+    ),
+    ({"policy": "stor"}, r"policy must be one of .*, got 'stor'"),
+    ({"rewind": None}, "policy 'rewind' needs `rewind`"),
+    ({"chunk_size": 0}, "chunk_size must be a positive integer, got 0"),
+    ({"axis": 2}, r"xs must have a time axis 2, got shape \(2, 8\)"),
+  ],
+)
+def test_misfits_are_refused(chunk_size, change, message):
+  """Fails if the error comes from a loop that the user has not written."""
+  settings = {
+    "step": count,
+    "chunk_size": chunk_size,
+    "policy": "rewind",
+    "rewind": lambda params, after, chunk: (after, jnp.float32(0), after),
+  } | change
+  step = settings.pop("step")
+  with pytest.raises(ValueError, match=message):
+    sum_and_grad(step, jnp.ones(()), jnp.zeros(2), jnp.ones((2, 8)), **settings)
+
+
+def test_wrong_results_of_rewind_are_refused():
+  """Fails if the loss is taken for the state, or the other way round."""
+  message = r"what rewind returns, \(state_before, loss, state_after\), must"
+
+  def rewind(params, after, chunk):
+    return after, jnp.float32(0), after[:1]
+
+  with pytest.raises(ValueError, match=message):
+    sum_and_grad(
+      count,
+      jnp.ones(()),
+      jnp.zeros(2),
+      jnp.ones((2, 8)),
+      chunk_size=3,
+      policy="rewind",
+      rewind=rewind,
+    )
+
+
+WIDTH, LAYERS, VOCAB_SIZE, C = 32, 6, 77, 8
+
+
+def layered_step(params, state, tokens):
+  """A model that scans over stacked layers, with logits at the end."""
+  x = params["table"][tokens]
+
+  def layer(x, of_layer):
+    w, total = of_layer
+    h = jnp.tanh(x @ w["in"]) @ w["out"]
+    sums = total[:, None] + jnp.cumsum(h, 1)
+    return x + 0.1 * sums, sums[:, -1]
+
+  x, state = jax.lax.scan(layer, x, (params["layers"], state))
+  logits = x @ params["table"].T
+  return state, jnp.square(jnp.sin(logits)).sum()
+
+
+def layered_arguments(length, batch=1):
+  """Params, state and tokens of `layered_step`."""
+  random = np.random.default_rng(0)
+  shape = LAYERS, WIDTH, WIDTH
+  params = {
+    "table": random.normal(size=(VOCAB_SIZE, WIDTH)) / 9,
+    "layers": {name: random.normal(size=shape) / 12 for name in ("in", "out")},
+  }
+  tokens = random.integers(VOCAB_SIZE, size=(batch, length))
+  state = np.zeros((LAYERS, batch, WIDTH))
+  return jax.tree.map(
+    lambda x: jnp.asarray(x, None if x.dtype == np.int64 else np.float32),
+    (params, state, tokens),
+  )
+
+
+layered = functools.partial(sum_and_grad, layered_step, chunk_size=C)
+
+
+@functools.cache
+def layered_right(length, batch):
+  """The gradient of the whole sequence, by JAX."""
+  params, state, tokens = layered_arguments(length, batch)
+  fn = jax.value_and_grad(lambda p: layered_step(p, state, tokens)[1])
+  return jax.jit(fn)(params)
+
+
+@pytest.mark.parametrize("length", [4 * C, 4 * C - 3])
+def test_gradients_of_stacked_layers_are_added_in_place(length):
+  """Fails if the gradient of all layers is formed beside the totals."""
+  args = layered_arguments(length)
+  compiled = jax.jit(layered).lower(*args).compile()
+  assert_gradients_close(compiled(*args), layered_right(length, 1), 5e-6)
+  apart = functools.partial(layered, in_place=False)
+  others = jax.jit(apart).lower(*args).compile()
+  jax.tree.map(np.testing.assert_array_equal, others(*args), compiled(*args))
+  more, less = (
+    x.memory_analysis().temp_size_in_bytes for x in (others, compiled)
+  )
+  assert more - less > 0.7 * sum(x.nbytes for x in args[0]["layers"].values())
+
+
+def test_stacked_layers_under_vmap():
+  """Fails if `in_place=False` does not help where Refs cannot be batched."""
+  run = functools.partial(layered, in_place=False)
+  params, state, tokens = layered_arguments(4 * C, 2)
+  found = jax.jit(jax.vmap(run, (None, 1, 0)))(
+    params, state[:, :, None], tokens[:, None]
+  )
+  summed = jax.tree.map(lambda x: x.sum(0), found)
+  assert_gradients_close(summed, layered_right(4 * C, 2), 5e-6)
+
+
+@pytest.mark.parametrize("length", [4 * C, 4 * C - 3])
+def test_devices_sum_the_gradient_once(length):
+  """Fails if devices wait for each other at each chunk, or do not sum."""
+  mesh = jax.make_mesh(
+    (2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]
+  )
+  whole, first, second = (
+    PartitionSpec(*axes) for axes in ((), ("data",), (None, "data"))
+  )
+
+  def on_each(*args):
+    loss, gradient = layered(*args)
+    return jax.lax.psum(loss, "data"), gradient
+
+  run = jax.shard_map(
+    on_each, mesh=mesh, in_specs=(whole, second, first), out_specs=whole
+  )
+  args = layered_arguments(length, 2)
+  compiled = jax.jit(run).lower(*args).compile()
+  assert_gradients_close(compiled(*args), layered_right(length, 2), 5e-6)
+  computations = compiled.as_text().split("\n}\n")
+  loops = [x for x in computations if not x.strip().startswith("ENTRY")]
+  assert not any(re.search(r"= .* all-reduce", x) for x in loops)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("length", [4 * C, 4 * C - 3])
+def test_logits_are_computed_once(policy, length):
+  """Fails if the walk forward computes more than the state needs."""
+
+  def rewind(params, after, tokens):
+    return after, layered_step(params, after, tokens)[1], after
+
+  run = functools.partial(layered, policy=policy, rewind=rewind)
+  text = jax.jit(run).lower(*layered_arguments(length)).compile().as_text()
+  products = re.findall(rf"= f32\[(?:1,)?(\d+),{VOCAB_SIZE}\]\S* dot\(", text)
+  assert sorted(map(int, products)) == sorted({C, length % C or C})
+
+
+def test_one_program_serves_equal_chunks():
+  """Fails if a model takes twice as long to trace and to compile."""
+  traces = []
+
+  def step(params, state, chunk):
+    traces.append(chunk.shape)
+    return count(params, state, chunk)
+
+  args = jnp.ones(()), jnp.zeros(2), jnp.ones((2, 12))
+  sum_and_grad(step, *args, chunk_size=4)
+  # Once for the types of what it returns.
+  assert len(traces) == 2
+  traces.clear()
+  sum_and_grad(step, *args, chunk_size=5)
+  assert len(traces) == 3
+
+
+def test_sum_and_grad_is_the_gradient_of_scan(x64):
+  """Fails if the two disagree about the cut or the order of the chunks."""
+  inputs, data = make_inputs(T, "float64")
+  step, rewind, params, state, xs = problem(inputs, data)
+  float_params = inputs["params"]
+
+  def by_scan(floats):
+    _, out = scan(
+      lambda p, s, x: (lambda s, o: (s, o[0].reshape(1, 1)))(*step(p, s, x)),
+      floats | data.constants,
+      state,
+      xs,
+      chunk_size=5,
+    )
+    return out.sum()
+
+  expected = jax.jit(jax.grad(by_scan))(float_params)
+  _, found = jax.jit(functools.partial(by_chunks, chunk_size=5))(inputs, data)
+  assert_gradients_close({k: found[k] for k in expected}, expected, 1e-12)
