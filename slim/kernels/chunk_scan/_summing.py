@@ -1,6 +1,5 @@
-"""The walks of `slim.kernels.sum_and_grad`: forward for states, then back."""
+"""Sum loss and gradient over chunks, for `slim.kernels.sum_and_grad`."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ from slim.kernels.chunk_scan._accumulation import (
   vjp_onto_totals,
 )
 from slim.kernels.chunk_scan._opaque import opaque_one
+from slim.kernels.chunk_scan._walks import WALKS
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.support.closures import ClosureConverted
 from slim.kernels.support.cotangents import (
@@ -129,11 +129,12 @@ def _sum_chunks(walk, in_place, args):
   # Gradients are summed over the chunks in float32 or wider, and rounded once.
   totals = [zeros_like(x, at_least_float32(x.dtype)) for x in leaves]
   nothing = jax.tree.map(
-    lambda x: zeros_like(jnp.zeros(x.shape, x.dtype), like=totals[0]),
+    lambda x: zeros_like(
+      jnp.zeros(x.shape, x.dtype), like=jax.tree.leaves(xs)[0]
+    ),
     walk.back.out[1],
   )
-  walks = {"store": _store, "sqrt": _sqrt, "rewind": _rewind}
-  state_ct, totals, outs = walks[walk.policy](
+  state_ct, totals, outs = WALKS[walk.policy](
     forward, back_later, chunks.num_later, start, state_ct, totals, nothing
   )
   if walk.first is not None:
@@ -159,108 +160,6 @@ def _first(walk, args, back, state_ct, totals, nothing):
   # activations would be kept, and adds to the totals in place.
   return jax.lax.fori_loop(
     0, opaque_one((state_ct, totals)), turn, (nothing, totals)
-  )
-
-
-def _rewind(forward, back, count, state, state_ct, totals, nothing):
-  """Keeps the final state, and rewinds it chunk by chunk."""
-  del nothing
-
-  def walk_back(carry, i):
-    return back(i, *carry)
-
-  state, _ = jax.lax.scan(
-    lambda state, i: (forward(state, i), None), state, jnp.arange(count)
-  )
-  (_, state_ct, totals), outs = jax.lax.scan(
-    walk_back, (state, state_ct, totals), jnp.arange(count), reverse=True
-  )
-  return state_ct, totals, outs
-
-
-def _store(forward, back, count, state, state_ct, totals, nothing):
-  """Keeps the state before each chunk."""
-  del nothing
-
-  def walk_back(carry, i_and_state):
-    (_, *carry), outs = back(*i_and_state, *carry)
-    return carry, outs
-
-  _, states = jax.lax.scan(
-    lambda state, i: (forward(state, i), state), state, jnp.arange(count)
-  )
-  (state_ct, totals), outs = jax.lax.scan(
-    walk_back, [state_ct, totals], (jnp.arange(count), states), reverse=True
-  )
-  return state_ct, totals, outs
-
-
-def _sqrt(forward, back, count, state, state_ct, totals, nothing):
-  """Keeps the state before each group of about √N chunks.
-
-  The states within a group are computed again when the walk comes back to it.
-  If √N does not divide N, the first group is shorter.
-  """
-  size = math.isqrt(count - 1) + 1
-  num_groups = -(-count // size)
-  missing = num_groups * size - count
-
-  def chunks_of(group):
-    """The first chunk of a group, and how many there are."""
-    first = group * size - missing
-    if not missing:
-      return first, size  # A loop of known length.
-    return jnp.maximum(first, 0), jnp.where(group, size, size - missing)
-
-  def walk_group(state, group):
-    first, length = chunks_of(group)
-    after = jax.lax.fori_loop(
-      0, length, lambda j, state: forward(state, first + j), state
-    )
-    return after, state
-
-  def walk_back(carry, group_and_state):
-    group, state = group_and_state
-    first, length = chunks_of(group)
-
-    def keep(j, carry):
-      state, states = carry
-      state = forward(state, first + j - 1)
-      return state, _set(states, j, state)
-
-    def undo(k, carry):
-      *carry, outs = carry
-      j = length - 1 - k
-      state = jax.tree.map(lambda x: x[j], states)
-      (_, *carry), out = back(first + j, state, *carry)
-      return *carry, _set(outs, first + j, out)
-
-    states = _repeat(state, size)
-    _, states = jax.lax.fori_loop(1, length, keep, (state, states))
-    return jax.lax.fori_loop(0, length, undo, carry)
-
-  _, starts = jax.lax.scan(walk_group, state, jnp.arange(num_groups))
-  outs = _repeat(nothing, count)
-  carry, _ = jax.lax.scan(
-    lambda carry, x: (walk_back(carry, x), None),
-    (state_ct, totals, outs),
-    (jnp.arange(num_groups), starts),
-    reverse=True,
-  )
-  return carry
-
-
-def _repeat(tree, count):
-  """Stacks `count` copies of each array."""
-  return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), tree)
-
-
-def _set(stacks, i, tree):
-  """Replaces the arrays of index i of a stack."""
-  return jax.tree.map(
-    lambda xs, x: jax.lax.dynamic_update_index_in_dim(xs, x, i, 0),
-    stacks,
-    tree,
   )
 
 
