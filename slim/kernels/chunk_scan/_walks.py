@@ -1,0 +1,123 @@
+"""Walk forward over equal chunks for the states, and back for the gradient.
+
+Each policy is a function of
+
+  forward(state, i) -> state_after,
+  back(i, state, state_ct, totals)
+    -> (state_before, state_ct, totals), (loss, aux),
+
+of chunk i, where `back` takes the state after the chunk ("rewind") or the state
+before it. The functions take the number of chunks, the initial state, the
+cotangent of the final state, the totals of gradients before they start, and
+zeros like (loss, aux). They return (state_ct, totals, (losses, auxs)).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def _rewind(forward, back, count, state, state_ct, totals, nothing):
+  """Keeps the final state, and rewinds it chunk by chunk."""
+  del nothing
+
+  def walk_back(carry, i):
+    return back(i, *carry)
+
+  state, _ = jax.lax.scan(
+    lambda state, i: (forward(state, i), None), state, jnp.arange(count)
+  )
+  (_, state_ct, totals), outs = jax.lax.scan(
+    walk_back, (state, state_ct, totals), jnp.arange(count), reverse=True
+  )
+  return state_ct, totals, outs
+
+
+def _store(forward, back, count, state, state_ct, totals, nothing):
+  """Keeps the state before each chunk."""
+  del nothing
+
+  def walk_back(carry, i_and_state):
+    (_, *carry), outs = back(*i_and_state, *carry)
+    return carry, outs
+
+  _, states = jax.lax.scan(
+    lambda state, i: (forward(state, i), state), state, jnp.arange(count)
+  )
+  (state_ct, totals), outs = jax.lax.scan(
+    walk_back, [state_ct, totals], (jnp.arange(count), states), reverse=True
+  )
+  return state_ct, totals, outs
+
+
+def _sqrt(forward, back, count, state, state_ct, totals, nothing):
+  """Keeps the state before each group of about √N chunks.
+
+  The states within a group are computed again when the walk comes back to it.
+  If √N does not divide N, the first group is shorter.
+  """
+  size = math.isqrt(count - 1) + 1
+  num_groups = -(-count // size)
+  missing = num_groups * size - count
+
+  def chunks_of(group):
+    """The first chunk of a group, and how many there are."""
+    first = group * size - missing
+    if not missing:
+      return first, size  # A loop of known length.
+    return jnp.maximum(first, 0), jnp.where(group, size, size - missing)
+
+  def walk_group(state, group):
+    first, length = chunks_of(group)
+    after = jax.lax.fori_loop(
+      0, length, lambda j, state: forward(state, first + j), state
+    )
+    return after, state
+
+  def walk_back(carry, group_and_state):
+    group, state = group_and_state
+    first, length = chunks_of(group)
+
+    def keep(j, carry):
+      state, states = carry
+      state = forward(state, first + j - 1)
+      return state, _set(states, j, state)
+
+    def undo(k, carry):
+      *carry, outs = carry
+      j = length - 1 - k
+      state = jax.tree.map(lambda x: x[j], states)
+      (_, *carry), out = back(first + j, state, *carry)
+      return *carry, _set(outs, first + j, out)
+
+    states = _repeat(state, size)
+    _, states = jax.lax.fori_loop(1, length, keep, (state, states))
+    return jax.lax.fori_loop(0, length, undo, carry)
+
+  _, starts = jax.lax.scan(walk_group, state, jnp.arange(num_groups))
+  outs = _repeat(nothing, count)
+  carry, _ = jax.lax.scan(
+    lambda carry, x: (walk_back(carry, x), None),
+    (state_ct, totals, outs),
+    (jnp.arange(num_groups), starts),
+    reverse=True,
+  )
+  return carry
+
+
+def _repeat(tree, count):
+  """Stacks `count` copies of each array."""
+  return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), tree)
+
+
+def _set(stacks, i, tree):
+  """Replaces the arrays of index i of a stack."""
+  return jax.tree.map(
+    lambda xs, x: jax.lax.dynamic_update_index_in_dim(xs, x, i, 0),
+    stacks,
+    tree,
+  )
+
+
+WALKS = {"store": _store, "sqrt": _sqrt, "rewind": _rewind}
