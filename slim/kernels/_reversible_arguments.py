@@ -31,7 +31,7 @@ def check_entries(count: int, **arguments: Sequence[Any]) -> None:
 def check_streams(
   one: ArrayLike, two: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-  """Checks that the streams are alike, and float32 or wider.
+  """Checks that the streams have one type, float32 or wider.
 
   Args:
     one: x1.

@@ -26,7 +26,7 @@ class Case(NamedTuple):
 
   uses: tuple[str, ...]  # Public names.
   fn: Callable[..., Any]  # Maps float arrays to a pytree of arrays.
-  shapes: tuple[tuple[int, ...], ...]  # Of what `fn` takes.
+  shapes: tuple[tuple[int, ...], ...]  # Of the arguments of `fn`.
 
 
 CASES: dict[str, Case] = {}
@@ -46,7 +46,7 @@ BTHK, BTNK, BT = (B, T, H, K), (B, T, 1, K), (B, T)
 
 
 def keys():
-  """Of dropout, one a sequence."""
+  """Dropout keys, one per sequence."""
   return jax.random.split(jax.random.key(3), B)
 
 
@@ -104,9 +104,9 @@ def _chunked_linear_attention(*qkv):
 
 
 def softmax_settings(q, slope):
-  """All that the scores may be made of; some queries see no key."""
+  """All terms that scores can have; some queries see no key."""
   lengths = jnp.array([5, 3, 1, 2], jnp.int32)
-  # Sharded as the sequences, where those are.
+  # Sharded like the sequences, if they are.
   lengths += jnp.zeros_like(q.sum((1, 2, 3)), jnp.int32)
   return {
     "mask": jnp.arange(T)[:, None] != 2,
@@ -326,7 +326,7 @@ def _reversible_scan(w, one, two, contexts, gain):
 
 
 def wide(*streams):
-  """Streams are float32 or wider."""
+  """Makes streams float32 or wider."""
   return tuple(x.astype(at_least_float32(x.dtype)) for x in streams)
 
 
@@ -339,7 +339,7 @@ def _make_args(shapes, *dtypes):
 
 
 def value_and_gradients(fn, *args):
-  """The value of `fn`, and the gradients of a sum of all its floats."""
+  """The value of `fn`, and the gradients of a sum of its inexact leaves."""
 
   def loss(args):
     value = fn(*args)
@@ -360,7 +360,7 @@ def test_every_kernel_has_a_case():
 
 @functools.cache
 def _right(name):
-  """What a case computes in a program of its own for one device."""
+  """What a case computes by itself on one device."""
   case = CASES[name]
   args = _make_args(case.shapes, "float32")
   return args, jax.jit(functools.partial(value_and_gradients, case.fn))(*args)
@@ -411,7 +411,7 @@ def test_strict_promotion_of_mixed_dtypes(x64, name, dtypes):
 
 
 def _shard(x, mesh):
-  """Puts sequences and heads, where an array has such axes, on the mesh."""
+  """Shards the sequences and heads of an array, if it has such axes."""
   spec = [None] * x.ndim
   if x.ndim > 2 and x.shape[0] == B or x.shape == (B, K):
     spec[0] = "data"
@@ -443,7 +443,7 @@ def test_explicit_sharding(name):
   fn = functools.partial(value_and_gradients, CASES[name].fn)
   gradients, value = found = jax.jit(fn)(*args)
   _assert_close(found, right)
-  # On the devices where the arguments were, with nothing else to say.
+  # On the devices of the arguments.
   for x, ct in zip(args, gradients, strict=True):
     assert ct.sharding.spec == x.sharding.spec
   for x in jax.tree.leaves(value):

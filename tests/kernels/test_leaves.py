@@ -66,7 +66,7 @@ def layer(params, x):
 
 
 def of_tokens(params, chunk):
-  """What is computed of each token alone."""
+  """A position-wise function."""
   y = layer(params, chunk["x"] * chunk["mask"] + chunk["tokens"])
   bits = jax.random.key_data(chunk["keys"])[..., :1] % 2
   return {"y": y + bits, "off": chunk["off"] * 2}
@@ -121,7 +121,7 @@ def layers(params, state, xs):
 
 
 def with_axis(tree):
-  """Makes of a layer's parameters those of one layer of many."""
+  """Adds the axis of layers, of length 1."""
   return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
 
 
@@ -160,7 +160,7 @@ WAYS = {
 
 
 def gradients_and_outputs(run, arguments):
-  """Differentiates a loss in all arguments."""
+  """Differentiates a loss with respect to all arguments."""
 
   def loss(*arguments):
     found = jax.tree.map(jnp.asarray, run(*arguments))
@@ -175,7 +175,7 @@ def gradients_and_outputs(run, arguments):
 
 
 def assert_alike(found, right):
-  """Compares gradients and outputs, those without numbers too."""
+  """Compares gradients and outputs, also keys and empty arrays."""
   for a, b in zip(found, right, strict=True):
     assert_gradients_close(a, b, TOLERANCES["float64"])
     for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
@@ -192,7 +192,7 @@ def test_leaves_of_all_kinds(x64, way, kind):
   Also if a complex gradient is conjugated, or that of its real part.
   """
   arguments = make_arguments(kind)
-  # Constants of one program: numbers and keys are not traced yet, as eagerly.
+  # Closed over, so that numbers and keys are not traced, as in eager mode.
   found, right = jax.jit(
     lambda: [gradients_and_outputs(run, arguments) for run in WAYS[way]]
   )()

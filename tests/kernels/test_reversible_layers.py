@@ -15,7 +15,7 @@ LAYERS, BATCH, WIDTH = 3, 2, 4
 
 
 def make_inputs(dtype, layers=LAYERS, width=WIDTH):
-  """What layers of two sublayers take: weights, states, streams, a gain."""
+  """Inputs of layers of two sublayers: weights, states, streams, a gain."""
   random = np.random.default_rng(0)
 
   def normal(*shape):
@@ -30,7 +30,7 @@ def make_inputs(dtype, layers=LAYERS, width=WIDTH):
 
 
 def make_sublayer(gain):
-  """A layer with dropout, a state, a decision and something closed over."""
+  """A sublayer with dropout, a state, a decision and a closure."""
 
   def sublayer(w, x, context, replay):
     state, key = context
@@ -44,12 +44,12 @@ def make_sublayer(gain):
 
 
 def keys_of(layers):
-  """A PRNG key a layer and sublayer."""
+  """One PRNG key per layer and sublayer."""
   return jax.random.split(jax.random.key(5), (layers, 2))
 
 
 def by_autodiff(w, states, streams, gain):
-  """The same layers, plainly."""
+  """The same layers with plain autodiff."""
   sublayer, keys = make_sublayer(gain), keys_of(len(w))
   one, two = streams
   outs = []
@@ -62,7 +62,7 @@ def by_autodiff(w, states, streams, gain):
 
 
 def as_list(w, states, streams, gain):
-  """By `reversible`."""
+  """The layers as one `reversible` list."""
   keys = keys_of(len(w))
   places = list(np.ndindex(*w.shape[:2]))
   return reversible(
@@ -74,7 +74,7 @@ def as_list(w, states, streams, gain):
 
 
 def as_scan(w, states, streams, gain):
-  """By `reversible_scan`."""
+  """The layers as a `reversible_scan`."""
   keys = keys_of(len(w))
   streams, outs = reversible_scan(
     [make_sublayer(gain)] * 2,
@@ -86,7 +86,7 @@ def as_scan(w, states, streams, gain):
 
 
 def value_and_gradients(form, inputs):
-  """A loss of all that comes out, and its gradients."""
+  """A loss of all outputs, and its gradients."""
   return _value_and_gradients(inputs, form)
 
 
@@ -133,13 +133,13 @@ def test_decisions_are_replayed():
   def gradient(replayed, apply):
     def sublayer(w, x, context, replay):
       if replay is None or not replayed:
-        # Which of two near features is larger, as a hash asks.
+        # Which of two close features is larger, as in a hash.
         replay = (x[:, ::2] > x[:, 1::2]).astype(jnp.int8)
       sign = 2 * jnp.repeat(replay, 2, axis=1).astype(x.dtype) - 1
       return jnp.tanh(x @ w) * sign, (), replay
 
     def loss(w):
-      # Pairs of features that are the same but for rounding.
+      # Pairs of features that are equal up to rounding.
       near = jnp.repeat(x[:, ::2], 2, axis=1) * (1 + 1e-7 * jnp.sign(x))
       out, _ = apply([sublayer] * 2, [*w], (x, near), [(), ()])
       return sum(jnp.sin(stream).sum() for stream in out)
@@ -157,9 +157,9 @@ def test_decisions_are_replayed():
 
   right = gradient(True, plainly)
   kept = largest_error(gradient(True, reversible_scan), right)
-  made_anew = largest_error(gradient(False, reversible_scan), right)
+  recomputed = largest_error(gradient(False, reversible_scan), right)
   assert kept <= 2e-4
-  assert made_anew > 5 * kept, (made_anew, kept)
+  assert recomputed > 5 * kept, (recomputed, kept)
 
 
 @pytest.mark.parametrize("is_scan", [False, True])
@@ -170,7 +170,7 @@ def test_memory_does_not_grow_with_the_depth(is_scan):
   def activation_bytes(layers):
     def sublayer(w, x, context, replay):
       if replay is None:
-        # Cheaper ones XLA computes anew from streams that it keeps for it.
+        # XLA recomputes cheaper sublayers from the streams, which it keeps.
         replay = jnp.argmax(x @ x[:64].T, -1).astype(jnp.int8)
       return jnp.tanh(x @ w) * replay[:, None], (), replay
 
@@ -189,7 +189,7 @@ def test_memory_does_not_grow_with_the_depth(is_scan):
     return compiled.memory_analysis().temp_size_in_bytes
 
   few, many = activation_bytes(2), activation_bytes(6)
-  # For each layer weights, their gradients, and what is replayed: a byte a row.
+  # Per layer: weights, their gradients, and a replay of one byte per row.
   assert many - few <= 8 * (3 * 64 * 64 * 4 + 4096), (few, many)
   assert many <= 12 * size * 4
 

@@ -20,16 +20,16 @@ D, VOCAB_SIZE = 3, 5
 
 
 class State(NamedTuple):
-  """What the toy remembers."""
+  """State of the toy."""
 
-  total: jax.Array  # [B, D], float: the sum of what was seen.
-  position: jax.Array  # [], int32: how many tokens were seen.
+  total: jax.Array  # [B, D], float: the sum over the tokens seen.
+  position: jax.Array  # [], int32: the number of tokens seen.
   key: jax.Array
   flag: jax.Array  # [], bool.
 
 
 class Data(NamedTuple):
-  """What is not differentiated; `*_ct` are cotangents of what comes out."""
+  """Inputs that are not differentiated; `*_ct` are cotangents of outputs."""
 
   tokens: Any  # [B, T], int32.
   position: Any  # [], int32: where the sequence starts.
@@ -81,7 +81,7 @@ def make_toy(weights, key, axis=1):
 
 
 def make_inputs(length, dtype, batch_size=2, axis=1):
-  """Makes what the loss is differentiated in, and the rest."""
+  """Makes the inputs to differentiate, and the others."""
   random = np.random.default_rng(length)
 
   def normal(*shape):
@@ -111,7 +111,7 @@ def make_inputs(length, dtype, batch_size=2, axis=1):
 
 
 def dense(step, rewind, params, state, xs):
-  """The whole sequence at once: what is right."""
+  """The whole sequence at once: the reference."""
   del rewind
   return step(params, state, xs)
 
@@ -154,7 +154,7 @@ def outputs(inputs, data, run, axis=1):
 
 
 def loss(inputs, data, run, axis=1):
-  """Runs the toy; all that comes out has a part in the loss.
+  """Runs the toy with a loss of all its outputs.
 
   Returns:
     The loss, and (total, position, y, the sums over the chunks' own sums).

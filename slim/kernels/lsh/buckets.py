@@ -70,7 +70,7 @@ def lsh_buckets(
   keys = split(key, len(factors))
   for factor, factor_key in zip(factors, keys, strict=True):
     shape = (x.shape[-1], num_hashes, factor // 2)
-    # Drawn in float32, so that x is hashed alike in any precision.
+    # Drawn in float32, so that x has the same hash in any precision.
     rotations = normal(factor_key, shape).astype(x.dtype)
     digit = jax.lax.map(
       functools.partial(_nearest, x), jnp.moveaxis(rotations, 1, 0)

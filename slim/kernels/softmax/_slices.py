@@ -1,4 +1,4 @@
-"""Slices of arrays of which some axes have length 1 and broadcast."""
+"""Slices that leave axes of length 1 to broadcast."""
 
 import jax
 import jax.numpy as jnp

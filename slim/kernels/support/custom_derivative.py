@@ -1,10 +1,15 @@
-"""Functions whose gradient walks backward in its own way, once.
+"""Custom derivatives in reverse mode, of first order only.
 
-Each such kernel has a forward pass that keeps little and a backward pass that
-recomputes the rest. What they share is here: the rule itself, cotangents for
-the inexact leaves only, gradients summed in float32 or wider, and a clear error
-instead of a wrong or failing second derivative. Arrays that a function closes
-over become arguments first: see `slim.kernels.support.closures`.
+A kernel with such a derivative has a forward pass that stores little and a
+backward pass that recomputes the rest. This module holds what they share: the
+rule itself, cotangents for inexact leaves only, sums of gradients in float32 or
+wider, and an error for second derivatives.
+
+To use it, first turn the arrays that a function closes over into arguments,
+with `closure_to_arguments`, then pass the converted functions in `static`:
+
+  fn, consts = closure_to_arguments(step, params, x)
+  y = run(fn, consts, params, x)  # run = first_order_vjp(forward, backward, …)
 """
 
 import dataclasses
@@ -27,19 +32,20 @@ Backward = Callable[[Any, Any, Any], tuple[Any, ...]]
 def first_order_vjp(
   forward: Forward, backward: Backward, refusal: Callable[[Any], str]
 ) -> Callable[..., Any]:
-  """Makes a function with a custom derivative in reverse mode, the first only.
+  """Makes a function from a forward and a backward pass.
 
   Args:
     forward: `forward(static, *args) -> (outputs, residuals)`. `static` is
-      hashable, all else are pytrees of arrays. It may not close over arrays.
+      hashable, everything else a pytree of arrays. It must not close over
+      arrays.
     backward: `backward(static, residuals, outputs_ct) -> args_ct`, with one
-      entry for each argument: the cotangents of its inexact leaves, in their
-      order and of any float dtype; or None, for an argument without gradient.
-    refusal: Makes the message for a second derivative, from `static`.
+      entry per argument: a pytree of the cotangents of its inexact leaves, in
+      their order and of any float dtype, or None for a gradient of zero.
+    refusal: `refusal(static)`, the message for a second derivative.
 
   Returns:
-    `fn(static, *args) -> outputs`. Differentiating it twice raises ValueError,
-    differentiating it in forward mode TypeError.
+    `fn(static, *args) -> outputs`. A second derivative raises ValueError, and
+    forward mode TypeError.
   """
 
   def primal(static, *args):
@@ -47,8 +53,8 @@ def first_order_vjp(
     return outputs
 
   def run_forward(static, *args):
-    # Not `primal`: forward over reverse mode would be refused by JAX, in words
-    # of its own, before `first_order_only` is reached.
+    # Calling `fn` here would make forward over reverse mode fail with a message
+    # of JAX, before `first_order_only` is reached.
     outputs, residuals = forward(static, *args)
     return outputs, (residuals, _Types.of(args))
 
@@ -74,8 +80,8 @@ def zeros_for_sum(tree: Any, like: jax.Array | None = None) -> Any:
 
   Args:
     tree: Pytree of inexact arrays.
-    like: The zeros vary over the mesh axes of this array. Default: each over
-      those of its own leaf.
+    like: In `shard_map` the zeros vary over the mesh axes of this array.
+      Default: each varies like its leaf.
 
   Returns:
     Pytree like `tree`, float32 or wider.

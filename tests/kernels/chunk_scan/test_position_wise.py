@@ -30,13 +30,13 @@ def mlp(params, x):
 
 
 def loss(params, chunk):
-  """The cross-entropy of a layer of logits."""
+  """The cross-entropy of an output layer."""
   x, targets, weights = chunk
   return cross_entropy_sums(x @ params["logits"], targets, weights)
 
 
 def value_and_gradients(by_chunks, params, x, targets, weights):
-  """A loss of a layer and its logits, by chunks or whole."""
+  """A loss of an MLP and its logits, by chunks or at once."""
 
   def run(params, x):
     if by_chunks:
@@ -145,7 +145,7 @@ def test_wrong_result_is_refused(chunk_size):
 
 
 def activation_bytes(chunk_size, length):
-  """The temporaries of a gradient of 50,000 logits a token."""
+  """Temporary bytes of a gradient with 50,000 logits per token."""
   params = jax.ShapeDtypeStruct((64, 50_000), jnp.float32)
   xs = (
     jax.ShapeDtypeStruct((1, length, 64), jnp.float32),

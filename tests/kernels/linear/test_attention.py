@@ -22,7 +22,7 @@ B, H, M, V = 2, 3, 4, 5
 
 
 def in_blocks_of(block_size):
-  """The chunked form, named for the identifier of a case."""
+  """The chunked form, with a name for the test's identifier."""
   form = functools.partial(chunked_linear_attention, block_size=block_size)
   form.__name__ = f"blocks_of_{block_size}"
   return form
@@ -41,7 +41,7 @@ def random_arguments(length, dtype, compensated=False, sizes=(B, H, M, V)):
   batch, heads, features, width = sizes
 
   def positive(*shape):
-    # Not near 0, where the gradient of q cancels: y hardly depends on its size.
+    # Not near 0, where the gradient of q cancels.
     return random.uniform(0.1, 1, size=shape).astype(dtype)
 
   def normal(*shape):
@@ -65,7 +65,7 @@ def random_arguments(length, dtype, compensated=False, sizes=(B, H, M, V)):
 
 
 def by_equation(q, k, v, state, y_ct, state_ct, eps):
-  """The equations of the module, token by token, and their derivatives.
+  """The equations of the module, token by token, with gradients.
 
   Returns:
     y, the final kv and k, and the gradients of q, k, v and the initial kv and
@@ -109,7 +109,7 @@ def compiled(form, eps, dtype):
 
 
 def by_form(form, args, cts, eps=1e-16):
-  """The same as `by_equation`, from one of the forms."""
+  """The same from one of the forms."""
   return compiled(form, eps, args[0].dtype)(args, cts)
 
 
@@ -185,7 +185,7 @@ def test_error_terms_reach_the_output(form):
   """Fails if the error terms of compensated sums do not reach the output."""
   args, _ = random_arguments(6, "float32", compensated=True)
   *tokens, state = args
-  # Larger than rounding errors are, so that they show.
+  # Larger than real rounding errors, to be visible.
   error = jax.tree.map(lambda x: np.full_like(x, 0.25), state.error)
   moved = PrefixSums(state.kv - error.kv, state.k - error.k, error)
   form = jax.jit(form)
@@ -226,7 +226,7 @@ def test_padding_does_not_divide_by_zero(length):
 def test_tiny_and_huge_normalisers_have_gradients(form, exponent):
   """Fails if the square of the normaliser overflows or underflows."""
   (q, k, v, state), cts = random_arguments(9, "float32")
-  # The normaliser is q · z. The final state's cotangent would drown k's.
+  # The normaliser is q · z. A cotangent of the final state would dominate k's.
   q, k, state = jax.tree.map(
     lambda x: np.float32(x * 10.0 ** (exponent / 2)), (q, k, state)
   )
@@ -236,7 +236,7 @@ def test_tiny_and_huge_normalisers_have_gradients(form, exponent):
   pairs = zip(
     (*outputs, *gradients), (*right_outputs, *right_gradients), strict=True
   )
-  # Each by itself: their sizes differ by many orders of magnitude.
+  # One at a time, as their sizes differ by many orders of magnitude.
   for a, b in pairs:
     assert_gradients_close(a, b, TOLERANCES["float32"])
 

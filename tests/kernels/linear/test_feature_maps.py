@@ -7,7 +7,7 @@ import pytest
 
 from slim.kernels import FEATURE_MAPS, elu_plus_one, relu
 
-# Both sides of the kinks at 0, and far out.
+# Both sides of the kinks at 0, and large values.
 X = np.array([-90.0, -20.0, -1.5, -1e-4, 1e-4, 0.3, 2.0, 50.0])
 VALUES = {
   "relu": np.maximum(X, 0) + 1e-3,

@@ -30,7 +30,7 @@ def random_sums(seed, *leading, compensated=False, dtype=jnp.float32):
   )
   if not compensated:
     return sums
-  # As large as rounding errors are.
+  # As large as real rounding errors.
   return sums._replace(error=jax.tree.map(lambda x: 1e-8 * x, sums))
 
 
@@ -44,7 +44,7 @@ def random_tokens(length, dtype=jnp.float32):
 
 
 def exact(sums):
-  """What the sums stand for, as two arrays in float64."""
+  """The values of the sums, as two arrays in float64."""
   values = [np.float64(sums.kv), np.float64(sums.k)]
   if sums.error is None:
     return values
@@ -53,15 +53,15 @@ def exact(sums):
 
 @jax.jit
 def there_and_back(state, updates):
-  """Adds all updates in turn, and takes them out in turn, the last first."""
+  """Adds all updates, and subtracts them in reverse order."""
   state, _ = jax.lax.scan(lambda s, u: (add_sums(s, u), None), state, updates)
   return jax.lax.scan(
     lambda s, u: (rewind_prefix_sums(s, u), None), state, updates, reverse=True
   )[0]
 
 
-def distances_after_the_way_back(compensated):
-  """How far the sums come back from where they were, relative to there."""
+def distances_after_rewinding(compensated):
+  """Relative distance of the rewound sums from the initial ones."""
   state = random_sums(0)
   if compensated:
     state = state._replace(error=jax.tree.map(jnp.zeros_like, state))
@@ -74,12 +74,12 @@ def distances_after_the_way_back(compensated):
 
 def test_compensated_sums_come_back():
   """Fails if the gradient under "rewind" drifts with the sequence length."""
-  assert max(distances_after_the_way_back(compensated=True)) < 1e-11
+  assert max(distances_after_rewinding(compensated=True)) < 1e-11
 
 
 def test_plain_sums_do_not_come_back():
   """Fails if the test above passes without error terms."""
-  assert min(distances_after_the_way_back(compensated=False)) > 1e-7
+  assert min(distances_after_rewinding(compensated=False)) > 1e-7
 
 
 @pytest.mark.parametrize(("a", "b"), [(1.0, 1e-9), (1e-9, 1.0), (1.0, -1e-9)])

@@ -21,7 +21,7 @@ KEY = jax.random.key(0)
 
 
 def of_length(length, *shape):
-  """Any vectors of a length, in float32."""
+  """Random vectors of a given length, in float32."""
   x = np.random.default_rng(0).normal(size=shape)
   x *= length / np.linalg.norm(x, axis=-1, keepdims=True)
   return x.astype(np.float32)
@@ -30,7 +30,7 @@ def of_length(length, *shape):
 def attend(
   q, k, v, projection, *, dtype, query_features=positive_random_query_features
 ):
-  """Attention with random features, compiled, all of it in one type."""
+  """Attention with random features, compiled, all in one dtype."""
   q, k, v = (jnp.asarray(x, dtype) for x in (q, k, v))
   state = init_prefix_sums(
     q.shape[0], q.shape[2], len(projection), v.shape[-1], dtype=dtype
@@ -145,14 +145,14 @@ def test_more_features_are_nearer_to_softmax():
     q1, k1, v1 = (x[None, :, None] for x in (q, k, v))
     found = attend(q1, k1, v1, projection, dtype="float32")[0, :, 0]
     errors.append(np.linalg.norm(found - right) / np.linalg.norm(right))
-  # It falls as 1 / √M, by 8 here.
+  # The error falls as 1 / √M, by 8 here.
   assert errors[1] <= min(0.05, errors[0] / 5)
 
 
 @functools.cache
 def estimates(orthogonal):
   """φ(q) · φ(k) over exp(q · k / √K), for 20,000 projections."""
-  # Longer ones have estimates so rarely large that none would be among these.
+  # Longer vectors have rare, large estimates, which this sample would miss.
   q, k = of_length(1.5, 2, 8)
 
   def estimate(key):
@@ -231,7 +231,7 @@ def test_factor_of_a_query_cancels(x64):
 def test_no_key_overflows():
   """Fails if one key along a row of the projection makes all sums infinite."""
   projection = sample_projection(KEY, 256, 64)
-  keys = projection * 64**0.25  # Where exponents are largest.
+  keys = projection * 64**0.25  # The largest exponents.
   sums = 2.0**20 * positive_random_features(keys, projection).sum(0)
   assert np.isfinite(sums).all()
 
@@ -256,7 +256,7 @@ def test_tokens_are_mapped_alone_and_keep_their_dtype(features, dtype):
   assert whole.shape == (2, 5, 1, 12)
   assert whole.min() > 0
   alone = [features(x[:, t : t + 1], projection) for t in range(x.shape[1])]
-  # One rounding of the type: matrix products of other shapes sum otherwise.
+  # One rounding: matrix products of other shapes sum in another order.
   np.testing.assert_allclose(
     np.asarray(whole, np.float32),
     np.asarray(jnp.concatenate(alone, 1), np.float32),

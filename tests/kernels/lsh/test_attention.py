@@ -29,7 +29,7 @@ def make_inputs(length, num_hashes=3, batch=2):
 
 
 def rounds_met(buckets, chunk_size):
-  """In how many rounds query i meets key j: [B, H, T, T]."""
+  """The number of rounds in which query i meets key j, [B, H, T, T]."""
   batch, num_heads, num_hashes, length = buckets.shape
   met = np.zeros((batch, num_heads, length, length))
   for b, h, r in np.ndindex(batch, num_heads, num_hashes):
@@ -100,7 +100,7 @@ def by_rounds(qk, v, y_ct, buckets, *, scale=SCALE, **settings):
     rounds=["sequential", "parallel"],
     is_causal=[False, True],
     count_once=[False, True],
-    # Chunks of one token, a ragged one, one that holds all.
+    # Chunks of one token, a short last chunk, and one chunk for all.
     chunk_size=[1, 4, 20],
     length=[1, 7, 13],
     num_hashes=[1, 3],
@@ -128,7 +128,7 @@ def assert_right(found, right, y_ct, tol):
   """Compares what `by_rounds` and `by_pairs` return."""
   (y, (scale_ct, *cts)), (right_y, (right_scale_ct, *right_cts)) = found, right
   assert_gradients_close((y, cts), (right_y, right_cts), tol)
-  # The gradient of the scale is a sum over all pairs, which cancels.
+  # The gradient of the scale is a sum over all pairs with cancellation.
   assert abs(scale_ct - right_scale_ct) <= tol * np.abs(y_ct).sum()
 
 
@@ -197,7 +197,7 @@ def test_more_rounds_are_nearer_to_full_attention():
   noise = 0.1 * random.normal(size=(length, width))
   qk = np.float32((centers[of_token] + noise)[None, :, None])
   v = random.normal(size=(1, length, 1, width)).astype(np.float32)
-  # Peaked: a query sees its cluster, and of others next to nothing.
+  # Peaked: a query attends almost only to its own cluster.
   same = np.zeros((1, 1, 1, length), np.uint8)
   right, _ = by_pairs(qk, v, v, same, chunk_size=length, scale=6.0)
   buckets = jax.jit(
@@ -210,7 +210,7 @@ def test_more_rounds_are_nearer_to_full_attention():
   def repeats(n):
     return 1, 1, 16 // n, 1
 
-  # Rounds that are repeated count once, and one program serves all three.
+  # Repeated rounds count once, so one program serves all three.
   errors = [
     largest_error(attend(qk, v, np.tile(buckets[:, :, :n], repeats(n))), right)
     for n in (1, 4, 16)
@@ -234,7 +234,7 @@ def overhead(num_hashes, length=4096):
 def test_memory_does_not_grow_with_the_rounds():
   """Fails if sequential rounds need more memory than one round."""
   few, many = overhead(2), overhead(16)
-  # The places of the tokens, and their order while they are sorted.
+  # The ranks of the tokens, and their order during sorting.
   assert many - few <= 14 * 8 * 4096 * 13, (few, many)
 
 
@@ -272,7 +272,7 @@ def test_buckets_are_the_nearest_axes(num_buckets, factors, dtype):
   found = hashed(x, key, num_buckets)
   assert found.dtype == dtype
   np.testing.assert_array_equal(found, right)
-  # Only the direction matters, and a float64 is hashed as it is or narrowed.
+  # Only the direction matters, in float64 and float32.
   found = hashed(4 * np.float64(x), key, num_buckets)
   np.testing.assert_array_equal(found, right)
 
@@ -336,7 +336,7 @@ def test_near_vectors_fall_into_one_bucket():
   assert (of(x) == of(x + 0.05 * noise)).mean() > 0.8
   assert (of(x) == of(-x)).mean() < 0.01
   one, two = np.moveaxis(of(x), 2, 0)
-  assert (one != two).mean() > 0.7  # Each round has rotations of its own.
+  assert (one != two).mean() > 0.7  # Each round has its own rotations.
 
 
 @pytest.mark.parametrize(

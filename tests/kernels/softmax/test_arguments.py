@@ -256,7 +256,7 @@ def test_numbers_of_numpy_and_jax():
 
   for i in (1, 2):
     np.testing.assert_array_equal(attend(i), attend(0))
-  # Nearly nothing is kept, and nothing overflows.
+  # Almost everything is dropped, and nothing overflows.
   np.testing.assert_array_equal(attend(3), 0)
 
 
@@ -287,7 +287,7 @@ def test_dropout_depends_only_on_key_and_position(implementation):
   equal(make_dropout_scale(0.5, raw, 2)(rows, columns), whole)
   with jax.enable_x64(True):
     equal(make_dropout_scale(0.5, keys, 2)(rows, columns), whole)
-  # Each sequence, head, query and key draws its own.
+  # Each sequence, head, query and key draws its own bits.
   for axis in range(4):
     assert (np.diff(whole, axis=axis) != 0).any()
 

@@ -41,7 +41,7 @@ def test_linen(x64, case):
   assert_gradients_close(
     value_and_gradients(linen_layer(attention_fn=attention_fn)),
     value_and_gradients(linen_layer()),
-    1e-6,  # Flax hands on to JAX, where something is float32.
+    1e-6,  # JAX computes a part in float32.
   )
 
 
@@ -161,6 +161,6 @@ def test_precision_applies_to_all_products(precision):
     re.search("precision=(.*)", after)
     for after in jaxpr.split("dot_general[")[1:]
   ]
-  assert len(of_products) > 12  # Of the layer's maps there are twelve.
+  assert len(of_products) > 12  # The layer's projections make twelve.
   assert None not in of_products
   assert len({x[1] for x in of_products}) == 1

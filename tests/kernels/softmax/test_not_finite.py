@@ -27,7 +27,7 @@ OFFSETS = np.array([S, S, S, S, 99 + BAD, 0, S])
 
 
 def make_inputs():
-  """Arguments, and [B, T, S], which queries see which keys."""
+  """Arguments, and which queries see which keys, [B, T, S]."""
   random = np.random.default_rng(0)
   q, y_ct = random.normal(size=(2, B, T, 4, 3))
   k, v = random.normal(size=(2, B, S, 2, 3))

@@ -66,7 +66,7 @@ def settings_of(name, inputs, mask):
       "dropout_keys": keys,
     },
     "functions": {
-      # A mask of each sequence, and a bias that is a different one for a head.
+      # A mask per sequence, and a bias per head.
       "mask_fn": lambda i, j: (
         (i + j)[None, None] % PERIODS[: len(keys), None, None, None] > 0
       ),
@@ -114,7 +114,7 @@ def value_and_gradients(attend, kind, inputs, mask, cts, dtype):
         **settings_of(kind, inputs, mask),
       )
       sees = lse > -jnp.inf
-      # Where nothing is seen, lse is -inf and has no gradient.
+      # A query without keys has an lse of -inf, without gradient.
       return (y, jnp.where(sees, lse, 0)), sees
 
     outputs, vjp, sees = jax.vjp(of, inputs, has_aux=True)
@@ -125,7 +125,7 @@ def value_and_gradients(attend, kind, inputs, mask, cts, dtype):
 
 @functools.cache
 def by_definition(kind, sizes, seed):
-  """What is right, in float64, once for all forms and types."""
+  """The reference, in float64, computed once for all forms and dtypes."""
   return value_and_gradients(
     DEFINITION, kind, *make_inputs(sizes, seed), "float64"
   )
@@ -137,7 +137,7 @@ def assert_same(attend, kind, sizes, dtype, seed=0):
   right = by_definition(kind, sizes, seed)
   np.testing.assert_array_equal(found[0][2], right[0][2])
   if dtype == "float32":
-    # One number is a sum over all pairs, of which little is left.
+    # The slope's gradient is a sum over all pairs with cancellation.
     slopes = [x[1][0]["slope"] for x in (found, right)]
     assert_gradients_close(*slopes, 1e-5)
     found, right = (
@@ -148,7 +148,7 @@ def assert_same(attend, kind, sizes, dtype, seed=0):
 
 
 def in_blocks(q_block_size, k_block_size, backward="from_lse"):
-  """The chunked form, named for the identifier of a case."""
+  """The chunked form, with a name for the test's identifier."""
   form = functools.partial(
     chunked_softmax_attention_and_lse,
     q_block_size=q_block_size,
@@ -160,7 +160,7 @@ def in_blocks(q_block_size, k_block_size, backward="from_lse"):
 
 
 def by_jax(q, k, v, bias=None, mask=None, **kwargs):
-  """An attention that others have written."""
+  """The attention of JAX, as an independent reference."""
   return jax.nn.dot_product_attention(
     q, k, v, bias, mask, return_residual=True, **kwargs
   )
@@ -182,13 +182,13 @@ def by_jax(q, k, v, bias=None, mask=None, **kwargs):
 def test_definition_equals_jax(x64, kind):
   """Fails if the definition, the reference of all other tests, is wrong."""
   inputs, mask, cts = make_inputs((2, 7, 9, 4, 2, 8, 8))
-  # Theirs attends to all keys where a query sees none, and has no gradient of
+  # JAX attends to all keys if a query sees none, and does not differentiate
   # the log-sum-exp.
   mask[..., 0] = True
   cts[1][:] = 0
   found = value_and_gradients(DEFINITION, kind, inputs, mask, cts, "float64")
   right = value_and_gradients(by_jax, kind, inputs, mask, cts, "float64")
-  # Something in theirs is float32.
+  # JAX computes a part in float32.
   assert_gradients_close(found, right, 1e-6)
 
 
@@ -233,7 +233,7 @@ def test_blocks_equal_the_definition(x64, case):
 )
 def test_any_lengths_and_blocks(sizes, blocks, kind, seed):
   """Fails if some length is cut or padded wrongly."""
-  # Not thousands of tiny blocks.
+  # Avoids thousands of tiny blocks.
   blocks = [max(b, n // 8) for b, n in zip(blocks, sizes[1:3], strict=True)]
   with jax.enable_x64(True):
     assert_same(in_blocks(*blocks), kind, sizes, "float64", seed)
@@ -321,7 +321,7 @@ def test_dropout_drops_its_share_of_the_same_pairs():
   assert set(np.round(whole).ravel()) == {0, 1}
   share = 1 - whole.mean()
   assert abs(share - 0.25) < 5 * np.sqrt(0.25 * 0.75 / whole.size)
-  # Of each sequence, head and query others.
+  # Each sequence, head and query drops different pairs.
   for axis in range(3):
     assert (np.diff(np.round(whole), axis=axis) != 0).any()
   np.testing.assert_allclose(kept(in_blocks(24, 40)), whole, atol=1e-5)
@@ -340,7 +340,7 @@ def test_pieces_of_queries_and_keys_make_the_whole(x64):
   ]
   joined = [jnp.concatenate(x, 1) for x in zip(*pieces, strict=True)]
   assert_gradients_close(joined, list(whole), 1e-12)
-  # The first queries see nothing of the second half of the keys.
+  # The first queries see no key of the second half.
   halves = [
     jax.jit(functools.partial(form, query_offset=-a))(q, k[:, a:b], v[:, a:b])
     for a, b in ((0, 6), (6, 11))

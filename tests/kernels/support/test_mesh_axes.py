@@ -40,7 +40,7 @@ def test_cast_sums_the_gradient_of_replicated_arrays():
 
   specs = (PartitionSpec(), PartitionSpec("data"))
   gradient = data_parallel(jax.grad(fn), specs, PartitionSpec())
-  # One sum over the devices, and not one for each use.
+  # One sum over the devices, not one per use.
   np.testing.assert_array_equal(gradient(jnp.ones(1), jnp.arange(8.0)), [28.0])
 
 

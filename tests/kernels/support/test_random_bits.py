@@ -43,7 +43,7 @@ def test_default_keys_draw_like_jax():
     ]
   for found, right in pairs:
     np.testing.assert_array_equal(*map(bits_of, (found, right)))
-  # Without a type for keys they are the words along the last axis.
+  # Raw keys have their words along the last axis.
   np.testing.assert_array_equal(
     *(bits_of(split(k, N)) for k in (key, jax.random.key_data(key)))
   )
