@@ -1,9 +1,9 @@
 """Time of a gradient with reversible layers, and without them.
 
 The models are those of `reformer_models`. Reversible layers recompute
-activations in one more forward pass, of F operations: 4 F become 5 F for SLiM,
-3 F become 4 F for the others, and 5 F where the MLP is chunked, too. Programs
-run in turns in one process.
+activations in one more forward pass, of F operations: for SLiM 4 F at most
+become 5 F, for the others 3 F become 4 F, and 5 F where the MLP is chunked,
+too. Programs run in turns in one process.
 
   python experiments/reversible_time.py [--quick]
 """

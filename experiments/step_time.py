@@ -2,9 +2,10 @@
 
 Each round times a matrix product and every method in turn, so that all of them
 see the same machine; the table has medians. Efficiency is the rate of the
-model's matrix products, as a share of the rate of that matrix product alone.
-The gradient has 3 F floating-point operations for full, 5 F for sqrt and 4 F
-for the other methods, where F is the forward pass.
+model's matrix products, as a share of the rate of that matrix product alone. It
+counts 3 F floating-point operations for full, 5 F for sqrt and 4 F for the
+other methods, where F is the forward pass. slim has fewer, because it walks
+forward for the state alone; so its efficiency is an upper bound.
 
   python experiments/step_time.py --configurations=II,III,IV
 """
