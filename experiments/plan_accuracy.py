@@ -1,7 +1,7 @@
 """The predictions of `slim.plan`, beside measurements.
 
 For several gradient methods and chunk sizes of a config: activations by the
-plan's formula, as XLA assigns them, and as the growth of this process during
+plan's estimate, as XLA assigns them, and as the growth of this process during
 one gradient; and the time over that of `full`, predicted and measured in turns.
 It needs Linux, and measures growth on CPUs.
 
@@ -20,8 +20,8 @@ from measurements import median_seconds, process_bytes
 from record import print_table, save
 
 from slim import command_line
-from slim.plan.candidates import with_option
-from slim.plan.from_config import list_rows
+from slim.plan.candidates import with_choice
+from slim.plan.from_config import list_estimates
 from slim.training import build
 from slim.training.compiled import compile_gradient_step
 
@@ -36,22 +36,22 @@ def main() -> None:
   """Measures, prints and saves."""
   config = load_config(_CONFIG.value)
   planned = [
-    row for row in list_rows(config) if row.option.chunk_size in _CHUNK_SIZES
+    x for x in list_estimates(config) if x.gradient.chunk_size in _CHUNK_SIZES
   ]
   # The largest goes first: it allocates the workspace that all of them use.
-  planned.sort(key=lambda row: -row.formula_bytes)
+  planned.sort(key=lambda x: -x.estimated_bytes)
   rows, programs = [], {}
-  for index, row in enumerate(planned):
-    program, activations = make_program(config, row.option)
+  for index, candidate in enumerate(planned):
+    program, activations = make_program(config, candidate.gradient)
     programs[index] = program
     rows.append(
       {
-        "gradient": row.option.name,
-        "chunk_size": row.option.chunk_size,
-        "formula_MiB": row.formula_bytes / 2**20,
+        "gradient": candidate.gradient.name,
+        "chunk_size": candidate.gradient.chunk_size,
+        "formula_MiB": candidate.estimated_bytes / 2**20,
         "compiled_MiB": activations / 2**20,
         "resident_MiB": growth(program) / 2**20,
-        "predicted_time": row.time,
+        "predicted_time": candidate.relative_time,
       }
     )
     print_table(rows)
@@ -67,9 +67,9 @@ def main() -> None:
   save(f"plan_accuracy_{_CONFIG.value}", rows)
 
 
-def make_program(config, option):
+def make_program(config, choice):
   """Returns a compiled gradient, and its activations in bytes."""
-  config = with_option(config, option)
+  config = with_choice(config, choice)
   experiment = build.create_experiment(config)
   params = jax.jit(experiment.model.init)(experiment.init_key)
   batch = jax.tree.map(
@@ -77,7 +77,7 @@ def make_program(config, option):
     make_batch(config.data.sequence_length),
   )
   step, activations = compile_gradient_step(
-    experiment.gradient_steps[option.method], params, batch
+    experiment.gradient_steps[choice.method], params, batch
   )
   program = functools.partial(step, params, batch, jnp.int32(0))
   return program, activations

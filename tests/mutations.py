@@ -555,15 +555,15 @@ MUTATIONS = [
     "certify",
   ),
   Mutation(
-    "plan/options.py",
+    "plan/time_estimate.py",
     "return work / 3 + traffic",
     "return work / 3",
     "plan",
   ),
   Mutation(
     "plan/memory_estimate.py",
-    'sums = sum(weights) if option.policy == "sqrt" else 0',
-    "sums = 0",
+    'gradient = sum(weights) if choice.policy == "sqrt" else 0',
+    "gradient = 0",
     "plan",
   ),
   Mutation(

@@ -13,7 +13,7 @@ from slim.kernels.support.cotangents import inexact_leaves, is_inexact
 from slim.training.gradients import COMPILER_OPTIONS
 
 # Each program runs once, so LLVM's optimizations take longer than they save.
-FAST_COMPILE_OPTIONS: dict[str, bool | int] = COMPILER_OPTIONS | {
+FAST_COMPILE_OPTIONS: dict[str, Any] = COMPILER_OPTIONS | {
   "xla_backend_optimization_level": 0,
   "xla_llvm_disable_expensive_passes": True,
 }

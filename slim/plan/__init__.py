@@ -1,18 +1,15 @@
-"""Will it fit, and with which chunks?
+"""Find the fastest gradient that fits a memory budget; nothing is run.
 
     found = plan(step, params, state, xs, budget="2GiB")
     print(found)
-    scan(step, params, state, xs, **found.choice.option.arguments)
+    scan(step, params, state, xs, **found.choice.gradient.scan_arguments)
 
-`python -m slim.plan --config=… --budget=2GiB` does it for a config, and
-`--config.gradient.memory_budget=2GiB` inside a run. All is compiled only.
+`python -m slim.plan --config=… --budget=2GiB` plans a config, and
+`--config.gradient.memory_budget=2GiB` lets a run choose by itself.
 """
 
-from slim.plan.options import Option
+from slim.plan.gradient_choice import GradientChoice
 from slim.plan.plan_step import plan
-from slim.plan.search import (
-  Plan,
-  Row,
-)
+from slim.plan.results import Candidate, CompiledMemory, Plan
 
-__all__ = ["Option", "Plan", "Row", "plan"]
+__all__ = ["Candidate", "CompiledMemory", "GradientChoice", "Plan", "plan"]

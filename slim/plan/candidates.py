@@ -1,4 +1,4 @@
-"""A model, the ways to differentiate it, and what each should need."""
+"""List the candidates of a config, with predicted times and estimates."""
 
 import functools
 from collections.abc import Callable
@@ -7,18 +7,20 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
+from slim.kernels.support.random_bits import split
+from slim.plan.gradient_choice import GradientChoice, list_choices
 from slim.plan.memory_estimate import (
-  Kept,
-  activation_bytes,
-  kept,
+  Residuals,
+  count_residuals,
+  estimate_activations,
   tree_bytes,
 )
-from slim.plan.options import Option, list_options, relative_time
-from slim.plan.search import Row
+from slim.plan.results import Candidate
+from slim.plan.time_estimate import estimate_time
 from slim.training import build
 from slim.training.flops import count_matmul_flops
 from slim.training.losses import cross_entropy_sums
-from slim.types import TrainState
+from slim.types import LanguageModel, TrainState
 
 
 class PlannedModel(NamedTuple):
@@ -35,25 +37,25 @@ class PlannedModel(NamedTuple):
   state: TrainState
 
 
-def with_option(
-  config: ml_collections.ConfigDict, option: Option
+def with_choice(
+  config: ml_collections.ConfigDict, choice: GradientChoice
 ) -> ml_collections.ConfigDict:
-  """Returns settings with those of an option, and without a budget.
+  """Returns a copy of the settings with a chosen gradient and no budget.
 
   Args:
     config: All settings.
-    option: The option.
+    choice: How to compute the gradient.
 
   Returns:
     All settings.
   """
   config = config.copy_and_resolve_references()
-  config.model.reversible = option.reversible
-  config.gradient.method = option.method
+  config.model.reversible = choice.reversible
+  config.gradient.method = choice.method
   config.gradient.memory_budget = None
-  if option.method == "slim":
-    config.gradient.policy = option.policy
-    config.gradient.chunk_size = option.chunk_size
+  if choice.method == "slim":
+    config.gradient.policy = choice.policy
+    config.gradient.chunk_size = choice.chunk_size
   return config
 
 
@@ -69,21 +71,21 @@ def create_planned_model(config: ml_collections.ConfigDict) -> PlannedModel:
   Raises:
     SettingError: If a setting does not fit.
   """
-  full = Option("full", None, None, config.model.reversible)
-  config = with_option(config, full)
+  full = GradientChoice("full", None, None, config.model.reversible)
+  config = with_choice(config, full)
   experiment = build.create_experiment(config)
   state = jax.eval_shape(lambda: build.init(experiment))
   return PlannedModel(config, experiment, state)
 
 
-def timed_rows(planned: PlannedModel) -> list[Row]:
+def list_candidates(planned: PlannedModel) -> list[Candidate]:
   """Lists the ways to differentiate a model, the fastest first.
 
   Args:
     planned: The model.
 
   Returns:
-    Rows with predicted times.
+    Candidates with predicted times.
   """
   config, model = planned.config, planned.experiment.model
   policies = []
@@ -98,45 +100,47 @@ def timed_rows(planned: PlannedModel) -> list[Row]:
     build.abstract_batch(config).inputs,
     state,
   )
-  rows = []
-  for option in list_options(
+  candidates = []
+  for choice in list_choices(
     config.data.sequence_length,
     policies=policies,
     remat=not config.model.reversible,
     reversible=config.model.reversible,
   ):
-    _, num_chunks = option.cut(config.data.sequence_length)
-    time = relative_time(
-      option,
+    _, num_chunks = choice.cut(config.data.sequence_length)
+    time = estimate_time(
+      choice,
       num_chunks=num_chunks * config.train.accumulation_steps,
       weight_bytes=tree_bytes(planned.state.params),
       flops=flops,
     )
-    rows.append(Row(option, time))
-  return sorted(rows, key=lambda row: row.time)
+    candidates.append(Candidate(choice, time))
+  return sorted(candidates, key=lambda x: x.relative_time)
 
 
-def make_formula(planned: PlannedModel) -> Callable[[Option], int]:
+def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
   """Makes a function that estimates activations without compiling.
 
   Args:
     planned: The model.
 
   Returns:
-    The activations of an option, in bytes.
+    `estimate(choice)`, the activations in bytes.
   """
   config, model = planned.config, planned.experiment.model
   params = planned.state.params
   batch_size = config.train.batch_size // config.train.accumulation_steps
-  plain = model
+  not_reversible = model
   if config.model.reversible:
     other = config.copy_and_resolve_references()
     other.model.reversible = False
-    plain = build.create_model(other)
+    not_reversible = build.create_model(other)
 
   @functools.cache
-  def count(model, size, remat=False):
-    keys = jax.random.split(jax.random.key(0), batch_size)
+  def count(
+    model: LanguageModel, length: int, remat: bool = False
+  ) -> Residuals:
+    keys = split(jax.random.key(0), batch_size)
 
     def loss(params, state, batch, keys):
       keys = keys if model.is_random else None
@@ -147,30 +151,31 @@ def make_formula(planned: PlannedModel) -> Callable[[Option], int]:
       return sums.nll, state
 
     state = jax.eval_shape(lambda: model.init_state(batch_size))
-    batch = build.abstract_batch(config, batch_size, size)
-    return kept(loss, params, state, batch, keys)
+    batch = build.abstract_batch(config, batch_size, length)
+    return count_residuals(loss, params, state, batch, keys)
 
-  def formula(option):
-    size, num_chunks = option.cut(config.data.sequence_length)
-    found = count(plain, size)
-    if option.reversible or option.method == "remat":
-      # The backward pass recomputes a layer or, of reversible layers, a
-      # sublayer at a time. Its residuals are live besides the kept ones.
-      less = count(model, size, option.method == "remat")
-      parts = config.model.num_layers * (1 + option.reversible)
-      found = Kept(less.total + found.total // parts, found.largest)
+  def estimate(choice: GradientChoice) -> int:
+    chunk_size, num_chunks = choice.cut(config.data.sequence_length)
+    residuals = count(not_reversible, chunk_size)
+    if choice.reversible or choice.method == "remat":
+      # The backward pass recomputes one layer at a time, or one sublayer if
+      # layers are reversible. Its residuals add to the stored ones.
+      stored = count(model, chunk_size, choice.method == "remat")
+      num_parts = config.model.num_layers * (1 + choice.reversible)
+      total = stored.total_bytes + residuals.total_bytes // num_parts
+      residuals = residuals._replace(total_bytes=total)
     state = jax.eval_shape(
       lambda: model.init_state(
-        batch_size, compensated=option.policy == "rewind"
+        batch_size, compensated=choice.policy == "rewind"
       )
     )
-    return activation_bytes(
-      option,
-      kept=found,
+    return estimate_activations(
+      choice,
+      residuals=residuals,
       state_bytes=tree_bytes(state),
       sequence_bytes=tree_bytes(build.abstract_batch(config, batch_size)),
       num_chunks=num_chunks,
       params=params,
     )
 
-  return formula
+  return estimate

@@ -1,7 +1,8 @@
-"""The plan of a config: the fastest gradient that fits a memory budget."""
+"""Plan a config: find its fastest gradient that fits a memory budget."""
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -11,13 +12,14 @@ from slim.config.byte_sizes import format_size, parse_size
 from slim.plan.candidates import (
   PlannedModel,
   create_planned_model,
-  make_formula,
-  timed_rows,
-  with_option,
+  list_candidates,
+  make_estimator,
+  with_choice,
 )
+from slim.plan.gradient_choice import GradientChoice
 from slim.plan.memory_estimate import tree_bytes
-from slim.plan.options import Option
-from slim.plan.search import Plan, Row, search
+from slim.plan.results import Candidate, Plan
+from slim.plan.search import CompiledSize, search
 from slim.training import build, steps
 from slim.training.compiled import (
   CompiledSteps,
@@ -41,28 +43,28 @@ def plan_config(config: ml_collections.ConfigDict, budget: int) -> Plan:
     budget: Bytes of the device or, on CPUs, of the whole process.
 
   Returns:
-    The plan. Rows that are slower than the choice have an estimate only.
+    The plan. Candidates slower than the choice are not compiled.
 
   Raises:
     SettingError: If a setting does not fit.
 
-  Cost: one compilation per option that is too large, and one for the choice.
+  Cost: one compilation per candidate that is too large, and one for the choice.
   """
   models = _create_models(config)
-  plan, _ = _search(models, _list_rows(models), budget)
+  plan, _ = _search(models, _estimate_all(models), budget)
   return plan
 
 
-def list_rows(config: ml_collections.ConfigDict) -> list[Row]:
-  """Lists what `plan_config` can choose, in its order; nothing is compiled.
+def list_estimates(config: ml_collections.ConfigDict) -> list[Candidate]:
+  """Lists the candidates of `plan_config` in its order; nothing is compiled.
 
   Args:
-    config: As for `plan_config`.
+    config: All settings, as for `plan_config`.
 
   Returns:
-    Rows with predicted times and estimated activations.
+    Candidates with predicted times and estimated activations.
   """
-  return _list_rows(_create_models(config))
+  return _estimate_all(_create_models(config))
 
 
 def fit_config(
@@ -84,32 +86,34 @@ def fit_config(
   name = "config.gradient.memory_budget"
   budget = parse_size(name, config.gradient.memory_budget)
   planned = create_planned_model(config)
-  plan, programs = _search([planned], timed_rows(planned), budget)
+  plan, last = _search([planned], list_candidates(planned), budget)
   choice = plan.choice
-  if choice is None or programs is None:
+  if choice is None or choice.memory is None or last is None:
     raise ValueError(f"{name} {plan.describe_failure()}")
   _LOG.info(
     "%s=%s: %s, with activations of %s: %s in all",
     name,
     config.gradient.memory_budget,
-    choice.option,
-    format_size(choice.activation_bytes or 0),
-    format_size(choice.total_bytes or 0),
+    choice.gradient,
+    format_size(choice.memory.activation_bytes),
+    format_size(choice.memory.total_bytes),
   )
-  return with_option(config, choice.option), *programs
+  return with_choice(config, choice.gradient), last.experiment, last.steps
 
 
-def overrides(option: Option, config: ml_collections.ConfigDict) -> list[str]:
-  """Returns the flags that change a config to an option.
+def override_flags(
+  choice: GradientChoice, config: ml_collections.ConfigDict
+) -> list[str]:
+  """Lists the flags that select a gradient.
 
   Args:
-    option: The choice.
-    config: The settings to be changed.
+    choice: How to compute the gradient.
+    config: The settings to override.
 
   Returns:
-    `--config.…=…`, one for each setting that differs.
+    `--config.…=…`, one per setting that differs.
   """
-  wanted = config_lib.flatten(with_option(config, option))
+  wanted = config_lib.flatten(with_choice(config, choice))
   return [
     f"--config.{name}={wanted[name]}"
     for name, value in config_lib.flatten(config).items()
@@ -117,8 +121,15 @@ def overrides(option: Option, config: ml_collections.ConfigDict) -> list[str]:
   ]
 
 
+class _Programs(NamedTuple):
+  """An experiment and its compiled steps."""
+
+  experiment: build.Experiment
+  steps: CompiledSteps
+
+
 def _create_models(config: ml_collections.ConfigDict) -> list[PlannedModel]:
-  """Creates the model of a config and, if it can be, the reversible one."""
+  """Creates the model of a config and, if possible, the reversible one."""
   config_lib.validate(config)
   models = [create_planned_model(config)]
   if not config.model.reversible and config.model.norm != "post":
@@ -128,43 +139,43 @@ def _create_models(config: ml_collections.ConfigDict) -> list[PlannedModel]:
   return models
 
 
-def _list_rows(models: Sequence[PlannedModel]) -> list[Row]:
-  """Lists the options of each model with their estimates."""
-  rows = []
+def _estimate_all(models: Sequence[PlannedModel]) -> list[Candidate]:
+  """Lists the candidates of each model with their estimates."""
+  candidates = []
   for planned in models:
-    formula = make_formula(planned)
-    rows += [
-      row._replace(formula_bytes=formula(row.option))
-      for row in timed_rows(planned)
+    estimate = make_estimator(planned)
+    candidates += [
+      x._replace(estimated_bytes=estimate(x.gradient))
+      for x in list_candidates(planned)
     ]
-  return rows
+  return candidates
 
 
 def _search(
-  models: Sequence[PlannedModel], rows: Sequence[Row], budget: int
-) -> tuple[Plan, tuple[build.Experiment, CompiledSteps] | None]:
-  """Compiles as training does; returns the last option's programs, too."""
+  models: Sequence[PlannedModel], candidates: Sequence[Candidate], budget: int
+) -> tuple[Plan, _Programs | None]:
+  """Compiles as training does; also returns the last compiled programs."""
   config, _, state = models[0]
   by_reversible = {x.config.model.reversible: x.experiment for x in models}
   batch = build.abstract_batch(config)
-  last: tuple[build.Experiment, CompiledSteps] | None = None
+  last: _Programs | None = None
 
-  def compile_option(option):
+  def compile_gradient(choice: GradientChoice) -> CompiledSize:
     nonlocal last
     last = None  # Free the program that did not fit.
-    experiment = by_reversible[option.reversible]
+    experiment = by_reversible[choice.reversible]
     gradient_steps = build.make_gradient_steps(
-      with_option(config, option), experiment.model
+      with_choice(config, choice), experiment.model
     )
     gradient = compile_gradient_step(
-      gradient_steps[option.method], state.params, batch
+      gradient_steps[choice.method], state.params, batch
     )
-    last = (
+    last = _Programs(
       experiment._replace(gradient_steps=gradient_steps),
-      CompiledSteps({option.method: gradient}, update),
+      CompiledSteps({choice.method: gradient}, update),
     )
     peak = max(gradient.activation_bytes, update_bytes)
-    return gradient.activation_bytes, peak
+    return CompiledSize(gradient.activation_bytes, peak)
 
   resident_bytes = {
     "parameters": tree_bytes(state.params),
@@ -177,5 +188,5 @@ def _search(
       steps.make_update_step(models[0].experiment.optimizer), state
     )
     update_bytes = temporary_bytes(update)
-    plan = search(rows, budget, resident_bytes, compile_option)
+    plan = search(candidates, budget, resident_bytes, compile_gradient)
   return plan, last

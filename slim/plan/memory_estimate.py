@@ -1,10 +1,10 @@
-"""The memory of a gradient, counted without a compiler.
+"""Estimate the activation memory of a gradient without compiling it.
 
-What a backward pass needs of the forward pass is in the derivative that JAX has
-made before XLA sees it. To this comes what the backward pass has at hand while
-it computes: three more of the largest array, and of chunks the gradient of a
-weight before it is added, and the states. XLA computes cheap things twice and
-keeps others longer, so what it needs may be a third more or less.
+The residuals of a backward pass are known once JAX has differentiated the
+function, before XLA sees it. The estimate adds what the backward pass needs
+while it runs: three buffers of the largest array and, with chunks, the gradient
+of one weight before it is added up, and the states. XLA recomputes cheap
+operations and keeps other values longer, so it may need a third more or less.
 """
 
 import math
@@ -14,26 +14,26 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Literal
 
-from slim.plan.options import Option
+from slim.plan.gradient_choice import GradientChoice
 
-# Of these the result is another view of the one operand.
+# Primitives whose result XLA computes from their one operand, or aliases.
 _VIEWS = ("convert_element_type", "reshape", "squeeze", "transpose")
 
 
-class Kept(NamedTuple):
-  """What a backward pass is given; bytes."""
+class Residuals(NamedTuple):
+  """What a forward pass keeps for its backward pass, in bytes."""
 
-  total: int
-  largest: int  # Of its arrays.
+  total_bytes: int
+  largest_bytes: int  # The largest array.
 
 
-def kept(fn: Callable[..., Any], *args: Any) -> Kept:
-  """Counts what differentiating a function keeps for its backward pass.
+def count_residuals(fn: Callable[..., Any], *args: Any) -> Residuals:
+  """Counts the residuals of a differentiated function.
 
   Args:
     fn: A differentiable function.
-    *args: Its arguments: arrays, or `jax.ShapeDtypeStruct`s. What of them is
-      kept is there already, and does not count.
+    *args: Its arguments: arrays, or `jax.ShapeDtypeStruct`s. Arguments that are
+      residuals do not count, because they are in memory anyway.
 
   Returns:
     The bytes.
@@ -41,58 +41,58 @@ def kept(fn: Callable[..., Any], *args: Any) -> Kept:
   jaxpr = jax.make_jaxpr(lambda *args: jax.tree.leaves(jax.vjp(fn, *args)[1]))(
     *args
   ).jaxpr
-  roots = {}
+  viewed: dict[Any, Any] = {}  # The array that a view is a view of.
   for equation in jaxpr.eqns:
     if equation.primitive.name in _VIEWS:
       [x] = [x for x in equation.invars if not isinstance(x, Literal)]
-      roots[equation.outvars[0]] = roots.get(x, x)
+      viewed[equation.outvars[0]] = viewed.get(x, x)
   arrays = {
-    roots.get(x, x) for x in jaxpr.outvars if not isinstance(x, Literal)
+    viewed.get(x, x) for x in jaxpr.outvars if not isinstance(x, Literal)
   }
   sizes = [tree_bytes(x.aval) for x in arrays - set(jaxpr.invars)]
-  return Kept(sum(sizes), max(sizes, default=0))
+  return Residuals(sum(sizes), max(sizes, default=0))
 
 
-def activation_bytes(
-  option: Option,
+def estimate_activations(
+  choice: GradientChoice,
   *,
-  kept: Kept,
+  residuals: Residuals,
   state_bytes: int,
   sequence_bytes: int,
   num_chunks: int,
   params: Any,
 ) -> int:
-  """Adds up the activations of a gradient.
+  """Estimates the activations of a gradient.
 
   Args:
-    option: How it is computed.
-    kept: Of the whole sequence, or of "slim" of one chunk.
-    state_bytes: Of the state between chunks.
-    sequence_bytes: Of what is cut into chunks, which loops take a copy of that
-      are differentiated by JAX.
+    choice: How the gradient is computed.
+    residuals: Those of the whole sequence or, for "slim", of one chunk.
+    state_bytes: Bytes of the state between chunks.
+    sequence_bytes: Bytes of the arrays that are cut into chunks. Loops that JAX
+      differentiates copy them.
     num_chunks: N.
     params: The parameters, or their shapes.
 
   Returns:
-    The bytes.
+    Bytes.
   """
-  backward = kept.total + 3 * kept.largest
-  if option.method != "slim":
+  backward = residuals.total_bytes + 3 * residuals.largest_bytes
+  if choice.method != "slim" or choice.policy is None:
     return backward
   weights = list(map(tree_bytes, jax.tree.leaves(params)))
-  states = {
-    "rewind": 2,  # One, and its cotangent.
+  num_states = {
+    "rewind": 2,  # The state and its cotangent.
     "store": num_chunks + 1,
     "sqrt": 2 * math.isqrt(num_chunks) + 1,
-  }[option.policy]
-  copies = 0 if option.policy == "rewind" else sequence_bytes
-  sums = sum(weights) if option.policy == "sqrt" else 0
-  states *= state_bytes
-  return backward + max(weights, default=0) + states + copies + sums
+  }[choice.policy]
+  copies = 0 if choice.policy == "rewind" else sequence_bytes
+  gradient = sum(weights) if choice.policy == "sqrt" else 0
+  states = num_states * state_bytes
+  return backward + max(weights, default=0) + states + copies + gradient
 
 
 def tree_bytes(tree: Any) -> int:
-  """The bytes of all arrays of a pytree, or of their shapes."""
+  """Returns the bytes of all arrays of a pytree, or of their shapes."""
   return sum(
     math.prod(x.shape) * getattr(x.dtype, "itemsize", 8)
     for x in jax.tree.leaves(tree)

@@ -5,17 +5,17 @@ import pytest
 from slim import config as config_lib
 from slim.plan.candidates import (
   create_planned_model,
-  make_formula,
-  timed_rows,
+  list_candidates,
+  make_estimator,
 )
 from slim.plan.from_config import (
   fit_config,
-  list_rows,
-  overrides,
+  list_estimates,
+  override_flags,
   plan_config,
 )
-from slim.plan.options import Option
-from slim.plan.search import Plan
+from slim.plan.gradient_choice import GradientChoice
+from slim.plan.results import CompiledMemory, Plan
 from slim.runs.workdir import read_config
 from slim.train import train_and_evaluate
 from tests.helpers import SMALL, make_config
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 @pytest.fixture
 def no_process(monkeypatch):
-  """As on a device, whose memory the process does not share."""
+  """Counts no memory for the process, as on an accelerator."""
   monkeypatch.setattr("slim.plan.search._process_bytes", lambda: 0)
 
 
@@ -38,86 +38,88 @@ def make(**settings):
 
 
 @pytest.fixture
-def no_formula(monkeypatch):
-  """Counts nothing of the activations, which takes a trace for each size."""
+def no_estimate(monkeypatch):
+  """Skips the estimates, which take a trace per chunk size."""
   monkeypatch.setattr(
-    "slim.plan.from_config.make_formula", lambda planned: lambda option: 0
+    "slim.plan.from_config.make_estimator", lambda planned: lambda choice: 0
   )
 
 
-def names(rows):
-  """The options in their order, without chunk sizes."""
-  return list(dict.fromkeys(row.option.name for row in rows))
+def names(candidates):
+  """Returns the names of candidates in their order, without chunk sizes."""
+  return list(dict.fromkeys(x.gradient.name for x in candidates))
 
 
-def test_what_a_model_can_is_listed(no_formula):
-  """A setting would be recommended that is refused, or one be missed."""
+def test_candidates_of_models(no_estimate):
+  """Fails if a candidate does not fit the model, or one is missing."""
   slim = [f"slim, {policy}" for policy in ("rewind", "store", "sqrt")]
   reversible = [f"{name}, reversible" for name in ("full", *slim)]
-  assert names(list_rows(make())) == ["full", "remat", *slim, *reversible]
+  assert names(list_estimates(make())) == ["full", "remat", *slim, *reversible]
   favor = make(model__feature_map="favor", gradient__policy="store")
-  assert "slim, rewind" not in names(list_rows(favor))
-  assert "slim, store" in names(list_rows(favor))
+  assert "slim, rewind" not in names(list_estimates(favor))
+  assert "slim, store" in names(list_estimates(favor))
   attends = make(
     model__attention="softmax", gradient__method="full", model__norm="post"
   )
-  assert names(list_rows(attends)) == ["full", "remat"]
+  assert names(list_estimates(attends)) == ["full", "remat"]
   reformer = make(
     model__attention="lsh",
     model__bucket_size=8,
     model__reversible=True,
     gradient__method="full",
   )
-  assert names(list_rows(reformer)) == ["full, reversible"]
+  assert names(list_estimates(reformer)) == ["full, reversible"]
 
 
-def test_own_layers_come_before_reversible_ones(no_process, no_formula):
-  """Another network would be trained than the one that was asked for."""
+def test_reversible_layers_come_last(no_process, no_estimate):
+  """Fails if another network is chosen although the given one fits."""
   config = make()
-  rows = list_rows(config)
-  order = [(row.option.reversible, row.time) for row in rows]
+  candidates = list_estimates(config)
+  order = [(x.gradient.reversible, x.relative_time) for x in candidates]
   assert order == sorted(order)
   plenty = plan_config(config, 2**30)
-  assert plenty.choice.option == Option("full", None, None, False)
-  assert overrides(plenty.choice.option, config) == [
+  assert plenty.choice.gradient == GradientChoice("full", None, None, False)
+  assert override_flags(plenty.choice.gradient, config) == [
     "--config.gradient.method=full"
   ]
 
 
-def test_what_is_to_be_pasted_changes_what_differs():
-  """A line would be longer than it must be, or not lead to the choice."""
+def test_flags_change_what_differs():
+  """Fails if a flag is redundant, or the flags select another gradient."""
   config = make(gradient__policy="store")
-  option = Option("slim", 32, "rewind", True)
-  assert overrides(option, config) == [
+  choice = GradientChoice("slim", 32, "rewind", True)
+  assert override_flags(choice, config) == [
     "--config.gradient.chunk_size=32",
     "--config.gradient.policy=rewind",
     "--config.model.reversible=True",
   ]
-  assert not overrides(Option("slim", 16, "store", False), config)
+  assert not override_flags(GradientChoice("slim", 16, "store", False), config)
 
 
-def test_accumulation_is_planned_as_it_is_run():
-  """Its parts need less, and each of them goes through the weights."""
+def test_accumulation():
+  """Fails if parts of a batch need the memory or time of the whole."""
   whole, parts = (
     create_planned_model(make(train__accumulation_steps=number))
     for number in (1, 4)
   )
-  option = Option("full", None, None, False)
-  assert make_formula(parts)(option) < 0.5 * make_formula(whole)(option)
-  times = {row.option: row.time for row in timed_rows(whole)}
-  rows = timed_rows(parts)
-  assert all(row.time >= times[row.option] for row in rows)
-  assert rows[-1].time > times[rows[-1].option]
+  full = GradientChoice("full", None, None, False)
+  assert make_estimator(parts)(full) < 0.5 * make_estimator(whole)(full)
+  times = {x.gradient: x.relative_time for x in list_candidates(whole)}
+  candidates = list_candidates(parts)
+  assert all(x.relative_time >= times[x.gradient] for x in candidates)
+  assert candidates[-1].relative_time > times[candidates[-1].gradient]
 
 
 @pytest.mark.slow
-def test_a_run_chooses_and_goes_on_with_it(no_process, tmp_path):
-  """It would not fit; or, continued, be refused or go on in other chunks."""
+def test_resumed_run_keeps_its_choice(no_process, tmp_path):
+  """Fails if a run does not fit, or resumes with another gradient."""
   config = make(model__norm="post")  # It cannot be reversible.
-  option = Option("slim", 16, "rewind", False)
-  [row] = [x for x in plan_config(config, 1).rows if x.option == option]
+  choice = GradientChoice("slim", 16, "rewind", False)
+  [memory] = [
+    x.memory for x in plan_config(config, 1).candidates if x.gradient == choice
+  ]
   config.gradient.chunk_size = None
-  config.gradient.memory_budget = f"{row.total_bytes / 2**10 + 0.01:.2f}KiB"
+  config.gradient.memory_budget = f"{memory.total_bytes / 2**10 + 0.01:.2f}KiB"
   train_and_evaluate(config, str(tmp_path))
   stored = read_config(str(tmp_path)).gradient
   assert stored.to_dict() == {
@@ -132,10 +134,8 @@ def test_a_run_chooses_and_goes_on_with_it(no_process, tmp_path):
   assert read_config(str(tmp_path)).gradient == stored
 
 
-def test_a_wrong_file_is_found_before_anything_is_compiled(
-  monkeypatch, tmp_path
-):
-  """A user would wait for minutes to be told of a typing error."""
+def test_missing_file_is_found_before_compiling(monkeypatch, tmp_path):
+  """Fails if a user waits minutes for the message about a typing error."""
   monkeypatch.setattr("slim.plan.from_config.search", None)
   config = make(
     data__name="text",
@@ -149,14 +149,15 @@ def test_a_wrong_file_is_found_before_anything_is_compiled(
   assert not list(tmp_path.iterdir())
 
 
-def test_a_run_keeps_its_network(monkeypatch):
-  """A budget would decide what is trained."""
+def test_budget_keeps_network(monkeypatch):
+  """Fails if a budget makes layers reversible, another network."""
   seen = []
 
-  def find_none(rows, budget, resident_bytes, compile_option):
-    seen.extend(rows)
-    row = rows[-1]._replace(activation_bytes=2**20, total_bytes=2**21)
-    return Plan((row,), budget, resident_bytes)
+  def find_none(candidates, budget, resident_bytes, compile_gradient):
+    seen.extend(candidates)
+    memory = CompiledMemory(activation_bytes=2**20, total_bytes=2**21)
+    last = candidates[-1]._replace(memory=memory)
+    return Plan((last,), budget, resident_bytes)
 
   monkeypatch.setattr("slim.plan.from_config.search", find_none)
   config = make(gradient__chunk_size=None, gradient__memory_budget="1KiB")
@@ -167,7 +168,7 @@ def test_a_run_keeps_its_network(monkeypatch):
     "activations are 1.0 MiB (slim, sqrt, C = 16), got 1.0 KiB"
   )
   assert len(seen) == 5
-  assert not any(row.option.reversible for row in seen)
+  assert not any(x.gradient.reversible for x in seen)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +188,8 @@ def test_a_run_keeps_its_network(monkeypatch):
     ),
   ],
 )
-def test_what_is_not_one_wish_is_refused(settings, message):
-  """One of two settings would be ignored, or a run be without any."""
+def test_conflicting_settings_raise(settings, message):
+  """Fails if one of two settings is ignored, or both are missing."""
   with pytest.raises(ValueError) as error:
     config_lib.validate(make(**settings))
   assert str(error.value).startswith(message)

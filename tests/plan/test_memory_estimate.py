@@ -1,15 +1,15 @@
-"""What differentiation keeps, counted."""
+"""Residuals of differentiation, and estimates of activations."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from slim.plan.gradient_choice import GradientChoice
 from slim.plan.memory_estimate import (
-  Kept,
-  activation_bytes,
-  kept,
+  Residuals,
+  count_residuals,
+  estimate_activations,
 )
-from slim.plan.options import Option
 
 X = jax.ShapeDtypeStruct((8, 32), jnp.float32)
 W = jax.ShapeDtypeStruct((32, 16), jnp.float32)
@@ -32,26 +32,26 @@ W = jax.ShapeDtypeStruct((32, 16), jnp.float32)
     (lambda x: x + 1, [X], 0, 0),
   ],
 )
-def test_what_is_kept_is_counted(fn, args, total, largest):
-  """Arguments or views would count, or results of the forward pass not."""
-  assert kept(fn, *args) == Kept(total, largest)
+def test_residuals(fn, args, total, largest):
+  """Fails if arguments or views count, or forward results do not."""
+  assert count_residuals(fn, *args) == Residuals(total, largest)
 
 
 @pytest.mark.parametrize(
-  ("option", "size"),
+  ("choice", "size"),
   [
-    (Option("full", None, None, False), 100 + 3 * 20),
-    (Option("slim", 4, "rewind", False), 160 + 64 + 2 * 7),
-    (Option("slim", 4, "store", False), 160 + 64 + 10 * 7 + 5),
-    (Option("slim", 4, "sqrt", False), 160 + 64 + 7 * 7 + 5 + 68),
+    (GradientChoice("full", None, None, False), 100 + 3 * 20),
+    (GradientChoice("slim", 4, "rewind", False), 160 + 64 + 2 * 7),
+    (GradientChoice("slim", 4, "store", False), 160 + 64 + 10 * 7 + 5),
+    (GradientChoice("slim", 4, "sqrt", False), 160 + 64 + 7 * 7 + 5 + 68),
   ],
 )
-def test_what_is_there_is_added_up(option, size):
-  """A policy would seem to keep the states, or sums, of another."""
+def test_activations_by_policy(choice, size):
+  """Fails if a policy counts the states or gradients of another."""
   params = [jnp.zeros(16), jnp.zeros(1)]
-  found = activation_bytes(
-    option,
-    kept=Kept(100, 20),
+  found = estimate_activations(
+    choice,
+    residuals=Residuals(100, 20),
     state_bytes=7,
     sequence_bytes=5,
     num_chunks=9,

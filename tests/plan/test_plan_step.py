@@ -1,17 +1,17 @@
-"""A plan for a recurrence of a user's own."""
+"""Plans of recurrences in plain JAX."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from slim.kernels import scan
-from slim.plan import Option, plan
+from slim.plan import GradientChoice, plan
 
 B, T, D = 4, 128, 64
 
 
 def step(params, state, chunk):
-  """A recurrence in plain JAX, token by token, and a loss; all of it kept."""
+  """A recurrence, token by token, that keeps all activations; and a loss."""
 
   def token(s, x):
     s = params["decay"] * s + jnp.tanh(x @ params["w"])
@@ -23,7 +23,7 @@ def step(params, state, chunk):
 
 
 def array(*shape):
-  """The shape of an array, as a plan takes it."""
+  """Returns the shape of a float32 array."""
   return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
@@ -34,7 +34,7 @@ STATE = array(B, D)
 
 @pytest.fixture(scope="module", autouse=True)
 def no_process():
-  """As on a device, whose memory the process does not share."""
+  """Counts no memory for the process, as on an accelerator."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr("slim.plan.search._process_bytes", lambda: 0)
     yield
@@ -42,51 +42,53 @@ def no_process():
 
 @pytest.fixture(scope="module")
 def everything(no_process):
-  """A plan in which all is compiled, as nothing fits."""
+  """Returns a plan in which nothing fits, so all candidates are compiled."""
   return plan(step, PARAMS, STATE, XS, budget="1KiB")
 
 
-def test_a_recurrence_is_planned(everything):
-  """Without it only our own models could be."""
-  fitting = sorted(row.total_bytes for row in everything.rows)[3]
+def test_recurrence(everything):
+  """Fails if the choice does not fit as compiled by a user."""
+  fitting = sorted(x.memory.total_bytes for x in everything.candidates)[3]
   budget = f"{fitting / 2**10 + 0.01:.2f}KiB"
   found = plan(step, PARAMS, STATE, XS, budget=budget)
   choice = found.choice
-  assert choice == next(x for x in everything.rows if x.total_bytes <= fitting)
+  assert choice == next(
+    x for x in everything.candidates if x.memory.total_bytes <= fitting
+  )
 
   def loss(params, state, xs):
-    _, outs = scan(step, params, state, xs, **choice.option.arguments)
+    _, outs = scan(step, params, state, xs, **choice.gradient.scan_arguments)
     return jnp.sum(outs)
 
   compiled = jax.jit(jax.grad(loss)).lower(PARAMS, STATE, XS).compile()
   memory = compiled.memory_analysis()
-  assert choice.activation_bytes == memory.temp_size_in_bytes
+  assert choice.memory.activation_bytes == memory.temp_size_in_bytes
   held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-  # The compiler adds some bytes for the places of the results.
+  # The compiler adds some bytes for the addresses of the results.
   assert sum(found.resident_bytes.values()) == pytest.approx(held, abs=64)
-  assert choice.total_bytes == sum(
-    found.resident_bytes.values(), choice.activation_bytes
+  assert choice.memory.total_bytes == sum(
+    found.resident_bytes.values(), choice.memory.activation_bytes
   )
 
 
-def test_what_is_plenty_needs_no_chunks():
-  """A recurrence would be cut that need not be, and take longer."""
+def test_large_budget_needs_no_chunks():
+  """Fails if a recurrence that fits whole is cut into chunks."""
   found = plan(step, PARAMS, STATE, XS, budget="1GiB", others=array(2**20, 2))
-  assert found.choice.option == Option("full", T, "store", False)
-  assert found.choice.time == 1
+  assert found.choice.gradient == GradientChoice("full", T, "store", False)
+  assert found.choice.relative_time == 1
   assert found.resident_bytes["others"] == 2**23
-  assert all(row.total_bytes is None for row in found.rows[1:])
+  assert all(x.memory is None for x in found.candidates[1:])
 
 
-def test_the_formula_is_near(everything):
-  """The column would mean nothing: compiled is what it is compared with."""
-  for row in everything.rows:
-    ratio = row.formula_bytes / row.activation_bytes
-    assert 0.6 < ratio < 1.6, (row, ratio)
+def test_estimate_is_near_compiled_memory(everything):
+  """Fails if an estimate is off by more than a factor of 1.6."""
+  for candidate in everything.candidates:
+    ratio = candidate.estimated_bytes / candidate.memory.activation_bytes
+    assert 0.6 < ratio < 1.6, (candidate, ratio)
 
 
 def count(params, state, chunk):
-  """A step with leaves of all kinds, numbers among them; complex outs."""
+  """Takes leaves of all kinds and Python numbers; returns complex outs."""
   y = chunk["x"] * params["scale"] * params["n"] * params["flag"]
   y *= jax.random.uniform(params["key"], (), y.dtype)
   state = {"total": state["total"] + y.sum(1), "n": state["n"] + y.shape[1]}
@@ -105,8 +107,8 @@ def undo(params, after, chunk):
   return before, outs, state
 
 
-def test_leaves_of_all_kinds_are_planned():
-  """A key, a number or an input that is off would end in a traceback."""
+def test_leaves_of_all_kinds():
+  """Fails if a key, a number or an empty input ends in a traceback."""
   params = {"key": jax.random.key(0), "scale": 0.5, "flag": True, "n": 3}
   state = {"total": array(B), "n": 0}
   xs = {"x": array(B, 20), "off": array(B, 20, 0)}
@@ -115,13 +117,13 @@ def test_leaves_of_all_kinds_are_planned():
   found = plan(
     count, params, state, xs, budget="0.01KiB", rewind=undo, others=others
   )
-  assert {row.option.policy for row in found.rows} == {
+  assert {x.gradient.policy for x in found.candidates} == {
     "store",
     "sqrt",
     "rewind",
   }
-  assert all(row.total_bytes > 0 for row in found.rows)
-  assert found.resident_bytes["gradients"] == 4  # Of the float alone.
+  assert all(x.memory.total_bytes > 0 for x in found.candidates)
+  assert found.resident_bytes["gradients"] == 4  # Only of the float.
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_leaves_of_all_kinds_are_planned():
     (array(2), r"xs must have a time axis 1, got shape \(2,\)"),
   ],
 )
-def test_what_has_no_tokens_is_refused(xs, message):
-  """The error would be an index that is out of range."""
+def test_sequence_without_tokens_raises(xs, message):
+  """Fails if the error is an index out of range."""
   with pytest.raises(ValueError, match=f"^{message}"):
     plan(step, PARAMS, STATE, xs, budget="1GiB")

@@ -1,4 +1,4 @@
-"""The budget of a real process, by its largest resident size."""
+"""Budgets against the peak resident size of processes; the command line."""
 
 import json
 import pathlib
@@ -8,13 +8,13 @@ import sys
 import pytest
 
 import slim.plan.__main__ as plan
-from slim.plan import Option, Plan, Row
+from slim.plan import Candidate, CompiledMemory, GradientChoice, Plan
 from tests.commands import run_command
 
 ROOT = pathlib.Path(__file__).parents[2]
 MIB = 2**20
 
-# Little work for much memory: 131,072 tokens of a small model.
+# A small model of 131,072 tokens: little work, much memory.
 MODEL = [
   "--config=configs/quickstart.py",
   "--config.model.width=64",
@@ -26,8 +26,8 @@ RUN = [
   "--config.train.num_steps=2",
   "--config.train.eval_batches=1",
 ]
-# Runs a module, and prints the largest resident size of that process. Not that
-# of getrusage, which begins with the size of whoever has started it.
+# Runs a module and prints the peak resident size of its process. getrusage
+# would include the size of the parent process.
 PROGRAM = """
 import pathlib, runpy, sys
 module = sys.argv.pop(1)
@@ -38,13 +38,13 @@ finally:
   text = status.read_text() if status.exists() else "VmHWM: 0"
   print(text.split("VmHWM:")[1].split()[0])
 """
-# Prints the activations that are planned, and by what the process grows.
+# Prints the planned activations, and how much the process grows.
 GROWTH = """
 import pathlib, jax
 from slim.training import build
 from slim.training.compiled import compile_gradient_step
-from slim.plan.candidates import with_option
-from slim.plan.options import Option
+from slim.plan.candidates import with_choice
+from slim.plan.gradient_choice import GradientChoice
 from tests.helpers import make_config
 
 def size(name):
@@ -52,26 +52,27 @@ def size(name):
   return next(int(x.split()[1]) for x in lines if x.startswith(name)) * 1024
 
 config = make_config(model__width=64, data__sequence_length=4096)
-# The largest first: it brings the workspace that all of them use.
-for option in (
-  Option("full", None, None, False), Option("slim", 2048, "rewind", False),
+# The largest goes first: it allocates the workspace that all of them use.
+for choice in (
+  GradientChoice("full", None, None, False),
+  GradientChoice("slim", 2048, "rewind", False),
 ):
-  experiment = build.create_experiment(with_option(config, option))
+  experiment = build.create_experiment(with_choice(config, choice))
   params = jax.jit(experiment.model.init)(experiment.init_key)
   batch = build.create_split(config, "train", config.train.batch_size)
   batch = jax.tree.map(jax.numpy.asarray, batch.batch(0))
   step, compiled = compile_gradient_step(
-    experiment.gradient_steps[option.method], params, batch
+    experiment.gradient_steps[choice.method], params, batch
   )
   before = size("VmRSS")
-  pathlib.Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak.
+  pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets the peak.
   jax.block_until_ready(step(params, batch, jax.numpy.int32(0)))
   print(compiled, size("VmHWM") - before)
 """
 
 
 def call(module, *arguments):
-  """Runs a command; returns what it prints, its log and its size in bytes."""
+  """Runs a command; returns its output, its log and its size in bytes."""
   done = subprocess.run(
     [sys.executable, "-c", PROGRAM, f"slim.{module}", *MODEL, *arguments],
     cwd=ROOT,
@@ -83,9 +84,9 @@ def call(module, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the size")
-def test_a_run_stays_in_its_budget_and_a_larger_one_would_not(tmp_path):
-  """It would be killed, or slower than it has to be."""
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_run_stays_in_its_budget(tmp_path):
+  """Fails if a run exceeds its budget, or is slower than necessary."""
   budget = [
     "--config.gradient.chunk_size=None",
     "--config.gradient.memory_budget=1.25GiB",
@@ -96,7 +97,7 @@ def test_a_run_stays_in_its_budget_and_a_larger_one_would_not(tmp_path):
   chosen = json.loads((tmp_path / "a" / "config.json").read_text())["config"]
   chosen = chosen["gradient"]
   assert chosen["method"] == "slim"
-  # One step more: all at once.
+  # The next faster candidate does not fit.
   assert chosen["chunk_size"] == 2048
   arguments = [f"--workdir={tmp_path}/b", "--config.gradient.method=full"]
   _, full_log, full_size = call("train", *RUN, *arguments)
@@ -104,9 +105,9 @@ def test_a_run_stays_in_its_budget_and_a_larger_one_would_not(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the size")
-def test_activations_are_what_a_process_grows_by():
-  """A plan would be of what the compiler says, and not of the memory."""
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_process_grows_by_activations():
+  """Fails if the memory of a process differs from what XLA reports."""
   done = subprocess.run(
     [sys.executable, "-c", GROWTH], cwd=ROOT, capture_output=True, text=True
   )
@@ -118,7 +119,7 @@ def test_activations_are_what_a_process_grows_by():
 
 
 def test_command_line():
-  """It would not run, or its last line be no setting."""
+  """Fails if the command does not run, or its last line is no flag."""
   done = run_command(
     plan.main,
     f"--config={ROOT}/configs/quickstart.py:smoke",
@@ -129,21 +130,23 @@ def test_command_line():
   )
   assert (done.code, done.errors) == (0, "")
   lines = done.output.splitlines()
-  assert lines[0].split() == ["gradient", "C", "time", "formula"] + [
+  assert lines[0].split() == ["gradient", "C", "time", "estimate"] + [
     "activations",
     "total",
   ]
   assert lines[1].split()[0] == "full" and lines[1].endswith("fits")
-  assert lines[-2].startswith("the total is activations and parameters ")
+  assert lines[-2].startswith("total = activations + parameters ")
   assert lines[-1] == "--config.gradient.method=full"
 
 
-def test_a_budget_that_is_too_small_ends_in_one_line(monkeypatch):
-  """A table would look as if something fitted."""
-  row = Row(Option("full", None, None, False), 1.0, None, 2**20, 2**21)
+def test_small_budget_raises_one_line(monkeypatch):
+  """Fails if the command succeeds although nothing fits."""
+  full = GradientChoice("full", None, None, False)
+  memory = CompiledMemory(activation_bytes=2**20, total_bytes=2**21)
+  candidate = Candidate(full, 1.0, None, memory)
   monkeypatch.setattr(
     "slim.plan.__main__.plan_config",
-    lambda config, budget: Plan((row,), budget, {}),
+    lambda config, budget: Plan((candidate,), budget, {}),
   )
   config = f"--config={ROOT}/configs/quickstart.py:smoke"
   done = run_command(plan.main, config, "--budget=1KiB")

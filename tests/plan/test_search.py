@@ -1,41 +1,39 @@
-"""The search: the fastest that fits, and nothing slower compiled."""
+"""The search chooses the fastest fit, and compiles nothing slower."""
 
 import pytest
 
-from slim.plan.options import Option
-from slim.plan.search import (
-  Row,
-  _process_bytes,
-  search,
-)
+from slim.plan.gradient_choice import GradientChoice
+from slim.plan.results import Candidate
+from slim.plan.search import CompiledSize, _process_bytes, search
 
 MIB = 2**20
-ROWS = [
-  Row(Option("full", None, None, False), 1.0, 90),
-  Row(Option("slim", 64, "store", False), 1.4, 50),
-  Row(Option("slim", 32, "store", False), 1.5, 20),
-  Row(Option("slim", 16, "store", False), 1.6, 9),
+CANDIDATES = [
+  Candidate(GradientChoice("full", None, None, False), 1.0, 90),
+  Candidate(GradientChoice("slim", 64, "store", False), 1.4, 50),
+  Candidate(GradientChoice("slim", 32, "store", False), 1.5, 20),
+  Candidate(GradientChoice("slim", 16, "store", False), 1.6, 9),
 ]
 ACTIVATIONS = {None: 100, 64: 50, 32: 25, 16: 30}
 
 
 @pytest.fixture
 def no_process(monkeypatch):
-  """As on a device, whose memory the process does not share."""
+  """Counts no memory for the process, as on an accelerator."""
   monkeypatch.setattr("slim.plan.search._process_bytes", lambda: 0)
 
 
 def make_plan(budget):
-  """Searches; returns the chunk sizes that were compiled, too."""
+  """Returns the plan and the chunk sizes that were compiled."""
   compiled = []
 
-  def compile_option(option):
-    compiled.append(option.chunk_size)
-    activations = ACTIVATIONS[option.chunk_size] * MIB
-    return activations, max(activations, 28 * MIB)  # As of an update.
+  def compile_gradient(choice):
+    compiled.append(choice.chunk_size)
+    activations = ACTIVATIONS[choice.chunk_size] * MIB
+    # The update of the parameters needs 28 MiB.
+    return CompiledSize(activations, max(activations, 28 * MIB))
 
   resident = {"weights": 7 * MIB}
-  return search(ROWS, budget * MIB, resident, compile_option), compiled
+  return search(CANDIDATES, budget * MIB, resident, compile_gradient), compiled
 
 
 @pytest.mark.parametrize(
@@ -46,21 +44,21 @@ def make_plan(budget):
     (56, [None, 64, 32], 35),
   ],
 )
-def test_the_fastest_that_fits_is_chosen(no_process, budget, compiled, total):
-  """A run would be slower than it has to be, or larger than it may."""
+def test_fastest_fit_is_chosen(no_process, budget, compiled, total):
+  """Fails if the choice is slower than necessary, or does not fit."""
   found, tried = make_plan(budget)
   assert tried == compiled
-  assert found.choice.option.chunk_size == compiled[-1]
-  assert found.choice.total_bytes == total * MIB
-  assert [x.total_bytes for x in found.rows[len(tried) :]] == [None] * (
-    len(ROWS) - len(tried)
+  assert found.choice.gradient.chunk_size == compiled[-1]
+  assert found.choice.memory.total_bytes == total * MIB
+  assert [x.memory for x in found.candidates[len(tried) :]] == [None] * (
+    len(CANDIDATES) - len(tried)
   )
 
 
-def test_where_nothing_fits_it_says_what_would(no_process):
-  """A user would have to guess by how much it is too large."""
+def test_failure_names_sufficient_budget(no_process):
+  """Fails if a user must guess which budget suffices."""
   found, tried = make_plan(34)
-  assert len(tried) == len(ROWS)
+  assert len(tried) == len(CANDIDATES)
   assert found.choice is None
   assert found.describe_failure() == (
     "must be at least 35.0 MiB, of which activations are 25.0 MiB "
@@ -68,23 +66,24 @@ def test_where_nothing_fits_it_says_what_would(no_process):
   )
 
 
-def test_a_cpu_holds_the_process_too(monkeypatch):
-  """A run would be killed for what Python and the compiler need."""
+def test_process_counts_on_cpus(monkeypatch):
+  """Fails if the memory of Python and the compiler is left out."""
   found, _ = make_plan(2**20)
   assert 2**28 < found.resident_bytes["the process"] < 2**33
   assert (
-    found.choice.total_bytes == sum(found.resident_bytes.values()) + 100 * MIB
+    found.choice.memory.total_bytes
+    == sum(found.resident_bytes.values()) + 100 * MIB
   )
   monkeypatch.setattr("jax.default_backend", lambda: "gpu")
   assert _process_bytes() == 0
 
 
-def test_the_table_has_all(no_process):
-  """A user would see the choice alone, or not what was compiled."""
+def test_table_lists_all_candidates(no_process):
+  """Fails if a candidate or its fit is missing from the table."""
   lines = str(make_plan(106)[0]).splitlines()
-  assert lines[0].split()[:4] == ["gradient", "C", "time", "formula"]
-  assert len(lines) == len(ROWS) + 2
+  assert lines[0].split()[:4] == ["gradient", "C", "time", "estimate"]
+  assert len(lines) == len(CANDIDATES) + 2
   assert [line.endswith("fits") for line in lines[1:-1]] == [False, True] + [
     False
   ] * 2
-  assert lines[-1].startswith("the total is activations and weights 7.0 MiB")
+  assert lines[-1].startswith("total = activations + weights 7.0 MiB")

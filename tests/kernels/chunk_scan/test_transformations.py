@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from slim.kernels import POLICIES, scan
-from slim.plan.memory_estimate import kept
+from slim.plan.memory_estimate import count_residuals
 from slim.training.flops import count_matmul_flops
 from tests.helpers import TOLERANCES, assert_gradients_close, pairwise
 from tests.kernels.toy import (
@@ -357,7 +357,9 @@ def test_states_alone_are_kept():
   """Activations of all chunks would be, or of "sqrt" the state of each."""
   tokens = jax.ShapeDtypeStruct((1, 64 * 64), jnp.int32)
   totals = {
-    policy: kept(gradient_of_tokens(policy)[1], PARAMS, tokens).total
+    policy: count_residuals(
+      gradient_of_tokens(policy)[1], PARAMS, tokens
+    ).total_bytes
     for policy in POLICIES
   }
   # 64 states of 8 floats, and the chunks of tokens.

@@ -1,0 +1,52 @@
+"""Predict the time of a gradient.
+
+Matrix products take time. So does memory traffic, because every chunk reads the
+weights and adds to their gradients:
+
+  time / time of full  =  work / 3 F  +  N · passes · bytes of weights / speed
+
+F is the work of a forward pass. Devices that compute much faster than they read
+need longer chunks.
+"""
+
+import jax
+
+from slim.plan.gradient_choice import GradientChoice
+
+# Work in forward passes, by method and, for "slim", by policy.
+_METHOD_WORK = {"full": 3, "remat": 4}
+_POLICY_WORK = {"rewind": 4, "store": 4, "sqrt": 5}
+
+# How often a chunk reads or writes the weights or their gradients.
+_PASSES = 6
+
+# Operations of matrix products in the time that a byte takes, in float32. The
+# number for two x86 cores is fitted to `experiments/plan_accuracy.py` and
+# `experiments/step_time.py`. The others come from data sheets.
+_OPERATIONS_PER_BYTE = {"cpu": 3, "gpu": 20, "tpu": 50}
+
+
+def estimate_time(
+  choice: GradientChoice, *, num_chunks: int, weight_bytes: int, flops: int
+) -> float:
+  """Predicts time relative to "full" without reversible layers.
+
+  Args:
+    choice: How the gradient is computed.
+    num_chunks: Number of chunks that a batch is cut into.
+    weight_bytes: Bytes of all parameters.
+    flops: F, floating-point operations of one forward pass over the batch.
+
+  Returns:
+    The relative time.
+  """
+  if choice.method == "slim" and choice.policy is not None:
+    work = _POLICY_WORK[choice.policy]
+    operations_per_byte = _OPERATIONS_PER_BYTE.get(jax.default_backend(), 20)
+    num_bytes = num_chunks * _PASSES * weight_bytes
+    traffic = num_bytes * operations_per_byte / (3 * flops)
+  else:
+    work = _METHOD_WORK[choice.method]
+    traffic = 0.0
+  work += choice.reversible
+  return work / 3 + traffic
