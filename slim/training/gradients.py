@@ -9,15 +9,15 @@ All three return the same gradient, to rounding. The work of "slim" is 5 F with
 the policy "sqrt", see `slim.kernels.scan`.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import jax
 
 from slim.kernels import POLICIES, sum_and_grad
+from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.shapes import check_positive_int
 from slim.training.losses import cross_entropy_sums
-from slim.types import Batch, LanguageModel, Sums
+from slim.types import Batch, LanguageModel, Params, Sums
 
 METHODS = ("full", "remat", "slim")
 
@@ -26,7 +26,14 @@ METHODS = ("full", "remat", "slim")
 # of the state not quite what was added to it. Nothing changes in float32.
 COMPILER_OPTIONS: dict[str, str | bool] = {"xla_allow_excess_precision": False}
 
-ValueAndGrad = Callable[..., tuple[Sums, Any]]
+
+class ValueAndGrad(Protocol):
+  """Differentiates the summed loss of a batch."""
+
+  def __call__(
+    self, params: Params, batch: Batch, keys: jax.Array | None = None, /
+  ) -> tuple[Sums, Params]:
+    """Returns the sums, and the gradient of `Sums.nll` in `params`."""
 
 
 def make_value_and_grad(
@@ -111,7 +118,7 @@ def make_value_and_grad(
 
 def make_step(
   model: LanguageModel, keys: jax.Array | None
-) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+) -> tuple[StepFn, RewindFn | None]:
   """Makes of a model the step of `slim.kernels.scan` that sums its loss.
 
   Args:

@@ -71,7 +71,8 @@ def can_add_in_place(jaxpr: core.Jaxpr, var: core.Var) -> bool:
     Whether a Ref of its cotangent saves memory. False if the body of the scan
     slices it, which fails for Refs with jax <= 0.10.2.
   """
-  if var.aval.dtype != at_least_float32(var.aval.dtype):
+  dtype = var.aval.dtype  # type: ignore[attr-defined]
+  if dtype != at_least_float32(dtype):
     return False  # The total is wider.
   uses = _uses(jaxpr, var)
   if len(uses) != 1:

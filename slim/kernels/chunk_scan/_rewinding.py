@@ -78,7 +78,8 @@ def rewinding_scan(
 
   chunks = chunks.merge_equal()
   chunk = chunks.later(xs, 0)
-  first, first_consts = None, []
+  first: ClosureConverted | None = None
+  first_consts: list[jax.Array] = []
   if chunks.first_size:
     first, first_consts = closure_to_arguments(
       forward, params, state, chunks.first(xs)

@@ -28,7 +28,7 @@ class Chunks(NamedTuple):
   def of(cls, xs: Any, chunk_size: int, axis: int) -> "Chunks":
     """Cuts the sequence in `xs`; ValueError where it or C does not fit."""
     size = check_positive_int("chunk_size", chunk_size)
-    lengths = {}
+    lengths: dict[int, str] = {}
     for path, x in jax.tree_util.tree_leaves_with_path(xs):
       name = "xs" + jax.tree_util.keystr(path)
       if not 0 <= axis < jnp.ndim(x):

@@ -1,18 +1,18 @@
 """The policies of `scan` and `sum_and_grad`, and the checks both share."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.explicit_meshes import shard_alike
 from slim.kernels.support.shapes import check_alike
 
 POLICIES = ("store", "sqrt", "rewind")
 
 
-def check_policy(policy: str, rewind: Callable[..., Any] | None) -> None:
+def check_policy(policy: str, rewind: RewindFn | None) -> None:
   """Raises ValueError for an unknown policy, or "rewind" without a function."""
   if policy not in POLICIES:
     raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
@@ -24,7 +24,7 @@ def check_policy(policy: str, rewind: Callable[..., Any] | None) -> None:
 
 
 def check_step(
-  step: Callable[..., tuple[Any, Any]], params: Any, state: Any, chunk: Any
+  step: StepFn, params: Any, state: Any, chunk: Any
 ) -> tuple[Any, Any]:
   """Checks that a step keeps the type of its state.
 

@@ -16,7 +16,6 @@ the loop: it starts from the known initial state, so nothing is padded and
 nothing has to be undone for it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from slim.kernels.chunk_scan._rewinding import rewinding_scan
@@ -26,13 +25,14 @@ from slim.kernels.chunk_scan._storing import (
 )
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.chunk_scan.policies import check_policy, check_step
+from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.explicit_meshes import in_mesh_of_arguments
 from slim.kernels.support.mesh_axes import match_varying_axes
 
 
 @in_mesh_of_arguments
 def scan(
-  step: Callable[..., tuple[Any, Any]],
+  step: StepFn,
   params: Any,
   state: Any,
   xs: Any,
@@ -40,7 +40,7 @@ def scan(
   chunk_size: int,
   axis: int = 1,
   policy: str = "store",
-  rewind: Callable[..., tuple[Any, Any, Any]] | None = None,
+  rewind: RewindFn | None = None,
 ) -> tuple[Any, Any]:
   """Runs `step` over the chunks of a sequence, differentiably in O(C) memory.
 

@@ -6,7 +6,6 @@ loss is 1. `sum_and_grad` therefore walks forward for the state alone: the last
 layer's MLP, the logits and the loss are computed once, on the walk back.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from slim.kernels.chunk_scan._summing import Arguments, Walk, sum_chunks
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.chunk_scan.policies import check_policy, check_step
+from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.closures import closure_to_arguments
 from slim.kernels.support.cotangents import cotangent, first_order_only
 from slim.kernels.support.explicit_meshes import in_mesh_of_arguments
@@ -24,7 +24,7 @@ from slim.kernels.support.shapes import check_alike
 
 @in_mesh_of_arguments
 def sum_and_grad(
-  step: Callable[..., tuple[Any, Any]],
+  step: StepFn,
   params: Any,
   state: Any,
   xs: Any,
@@ -32,7 +32,7 @@ def sum_and_grad(
   chunk_size: int,
   axis: int = 1,
   policy: str = "store",
-  rewind: Callable[..., tuple[Any, Any, Any]] | None = None,
+  rewind: RewindFn | None = None,
   has_aux: bool = False,
   in_place: bool = True,
 ) -> tuple[Any, Any]:
