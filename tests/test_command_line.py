@@ -42,7 +42,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_overrides_are_applied():
-  """Without it the command line would be ignored."""
+  """Fails if the command line is ignored."""
   config = parse_line(
     "--config.model.width=64 --config=x.py:smoke --config.data.path=a "
     "--config.optimizer.clip_norm 2 --noconfig.model.output_projection "
@@ -125,19 +125,19 @@ def assert_exits(line, message):
 
 @pytest.mark.parametrize(("line", "message"), MISTAKES)
 def test_mistakes_end_in_one_line(line, message):
-  """Without it a typing error would be answered by a traceback."""
+  """Fails if a typing error ends in a traceback."""
   assert_exits(line, message)
 
 
 @pytest.mark.parametrize(("line", "message"), MISTAKES)
 def test_a_flag_file_is_as_the_command_line(folder, line, message):
-  """Without it the same words in a file would get other answers."""
+  """Fails if the same flags in a file get another answer."""
   (folder / "flags").write_text("# A comment.\n" + "\n".join(line.split()))
   assert_exits("--flagfile=flags", message)
 
 
 def test_settings_of_a_flag_file_are_applied(folder):
-  """Without it None could be written on the command line only."""
+  """Fails if None works on the command line only."""
   (folder / "flags").write_text(
     "--config=x.py\n--config.gradient.chunk_size=None\n"
   )
@@ -157,13 +157,13 @@ def test_settings_of_a_flag_file_are_applied(folder):
   ],
 )
 def test_a_flag_file_that_cannot_be_read_is_one_line(folder, line, message):
-  """Without it a missing file would be answered by a traceback."""
+  """Fails if a missing file ends in a traceback."""
   (folder / "binary").write_bytes(b"\xff\xfe")
   assert_exits(line, message)
 
 
 def test_a_script_gets_the_arguments_that_are_no_flags_of_its_own():
-  """Without it a sweep could not hand them on, or would hide a mistake."""
+  """Fails if a sweep cannot pass them on, or hides a mistake."""
   flag_values = flags.FlagValues()
   about = "The values."
   flags.DEFINE_list("values", None, about, flag_values, required=True)
@@ -185,7 +185,7 @@ def run_program(program, *arguments):
 
 @pytest.mark.parametrize("kind", [ValueError, FloatingPointError, OSError])
 def test_errors_of_the_program_end_in_one_line(kind):
-  """Without it a missing file would be answered by a traceback."""
+  """Fails if a missing file ends in a traceback."""
 
   def fail():
     raise kind("config.x is wrong\nand much else")
@@ -194,7 +194,7 @@ def test_errors_of_the_program_end_in_one_line(kind):
 
 
 def test_an_error_without_words_is_one_line():
-  """Without it the error would be an IndexError of our own."""
+  """Fails if an error without a message becomes an IndexError."""
 
   def fail():
     raise ValueError
@@ -203,13 +203,13 @@ def test_an_error_without_words_is_one_line():
 
 
 def test_bugs_keep_their_traceback():
-  """Without it nobody could find a bug."""
+  """Fails if a bug cannot be found."""
   with pytest.raises(ZeroDivisionError):
     run_program(lambda: 1 / 0)
 
 
 def test_the_traceback_can_be_asked_for(monkeypatch):
-  """Without it an error from inside a library could not be understood."""
+  """Fails if an error inside a library cannot be understood."""
   logged = []
   monkeypatch.setattr(
     absl_logging, "debug", lambda *args, exc_info: logged.append(exc_info)
@@ -224,7 +224,7 @@ def test_the_traceback_can_be_asked_for(monkeypatch):
 
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no cuda")])
 def test_a_device_that_is_missing_is_one_line(monkeypatch, error):
-  """An AssertionError of JAX without words would name no cause."""
+  """Fails if an AssertionError of JAX hides the cause."""
 
   def fail():
     raise error
@@ -236,7 +236,7 @@ def test_a_device_that_is_missing_is_one_line(monkeypatch, error):
 
 
 def test_a_number_that_jax_refuses_names_a_remedy():
-  """Without it a user who debugs would not know what to do about it."""
+  """Fails if a user who debugs is not told what to do."""
   with jax.debug_nans(True):
     done = run_program(lambda: jax.numpy.zeros(()) / 0)
   assert done.errors.startswith("error: ") and done.errors.count("\n") == 1
@@ -244,7 +244,7 @@ def test_a_number_that_jax_refuses_names_a_remedy():
 
 
 def test_errors_in_threads_print_no_tracebacks():
-  """Without it a full disk would print hundreds of lines before the one."""
+  """Fails if a full disk prints hundreds of lines."""
 
   def fail():
     record = logging.makeLogRecord(

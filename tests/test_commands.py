@@ -104,7 +104,7 @@ def refuse(name, *arguments, replacing=True):
   ],
 )
 def test_a_wrong_path_names_the_flag(name, flag, path, words):
-  """Minutes of work would end in an error, or in a folder named "~"."""
+  """Fails if minutes of work end in an error, or in a folder "~"."""
   line = refuse(name, f"{flag}={path}")
   assert flag in line and words in line
 
@@ -112,21 +112,21 @@ def test_a_wrong_path_names_the_flag(name, flag, path, words):
 @pytest.mark.parametrize("name", ["train", "sweep"])
 @pytest.mark.parametrize("path", ["text", "/proc/none", "x" * 300])
 def test_a_folder_that_cannot_be_names_the_flag(name, path):
-  """A run would fail at its first checkpoint, after minutes."""
+  """Fails if a run fails minutes later, at its first checkpoint."""
   assert "--workdir" in refuse(name, f"--workdir={path}")
 
 
 @pytest.mark.parametrize("name", ["export", "certify", "memory"])
 @pytest.mark.parametrize("path", ["text.svg", "/proc/none.svg"])
 def test_a_file_that_cannot_be_names_the_flag(folder, name, path):
-  """What was computed in minutes would have no place to go."""
+  """Fails if the results of minutes cannot be written."""
   (folder / "text.svg").touch()
   assert "--output" in refuse(name, f"--output={path}")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_flag_that_is_missing_or_given_twice_is_named(name):
-  """It would be a traceback, or the first would be ignored."""
+  """Fails if it ends in a traceback, or the first value is ignored."""
   main, *line = COMMANDS[name]
   for argument in line:
     flag = argument.partition("=")[0]
@@ -139,7 +139,7 @@ def test_a_flag_that_is_missing_or_given_twice_is_named(name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_is_no_flag_is_named(name):
-  """A misspelt flag would be ignored."""
+  """Fails if a misspelt flag is ignored."""
   assert "'worddir'" in refuse(name, "--worddir=x")
   assert "'more'" in refuse(name, "more")
   assert "--flagfile" in refuse(name, "--flagfile=none")
@@ -162,14 +162,14 @@ def test_what_is_no_flag_is_named(name):
   ],
 )
 def test_a_wrong_setting_is_named(name, setting):
-  """Without it the error would come from a library, minutes later."""
+  """Fails if the error comes from a library, minutes later."""
   line = refuse(name, f"--config.{setting}")
   assert f"config.{setting.partition('=')[0]} " in line
 
 
 @pytest.mark.parametrize("name", ["train", "certify", "plan", "memory"])
 def test_a_setting_that_only_the_model_knows_is_named(name):
-  """Without it the error would name an argument that nobody gave."""
+  """Fails if the error names an argument that the user never gave."""
   line = refuse(name, "--config.model.attention=soft")
   assert "config.model.attention must be one of" in line
 
@@ -187,7 +187,7 @@ def test_a_setting_that_only_the_model_knows_is_named(name):
   ],
 )
 def test_a_wrong_text_names_the_setting(settings, words):
-  """A model would train on the noise of compressed bytes."""
+  """Fails if a model trains on the noise of compressed bytes."""
   if "data.name=enwik8" not in settings:
     settings = ["data.name=text", *settings]
   settings = [f"--config.{x}" for x in ["data.vocab_size=256", *settings]]
@@ -198,7 +198,7 @@ def test_a_wrong_text_names_the_setting(settings, words):
 
 @pytest.mark.parametrize("path", ["none", "text", "."])
 def test_wrong_weights_are_found_before_a_plan(path):
-  """Without it they would be missed after minutes of compiling."""
+  """Fails if a wrong file is noticed after minutes of compiling."""
   line = refuse(
     "train",
     "--config.gradient.chunk_size=None",
@@ -209,7 +209,7 @@ def test_wrong_weights_are_found_before_a_plan(path):
 
 
 def test_results_of_an_unknown_run_are_found_before_a_plan(folder):
-  """Without it they would be found after minutes of compiling."""
+  """Fails if they are noticed after minutes of compiling."""
   (folder / "run").mkdir()
   (folder / "run" / "metrics.jsonl").touch()
   line = refuse(
@@ -222,7 +222,7 @@ def test_results_of_an_unknown_run_are_found_before_a_plan(folder):
 
 @pytest.mark.parametrize("budget", ["", "2GB", "0GiB", "-1GiB", "None"])
 def test_a_wrong_budget_names_the_flag(budget):
-  """Without it bytes would be counted in units that nobody knows."""
+  """Fails if bytes are counted in ambiguous units."""
   assert "--budget must be a number above 0" in refuse(
     "plan", f"--budget={budget}"
   )
@@ -244,19 +244,19 @@ def test_a_wrong_budget_names_the_flag(budget):
   ],
 )
 def test_a_wrong_sweep_starts_nothing(arguments, words):
-  """The first values would train for hours before the last is refused."""
+  """Fails if the first values train for hours before the last fails."""
   assert words in refuse("sweep", *arguments)
 
 
 def test_a_wrong_corpus_is_named():
-  """Without it a misspelt name would be a traceback."""
+  """Fails if a misspelt name ends in a traceback."""
   script = load_script("download_data")
   done = run_command(script.main, "ptb", "enwik9")
   assert_refused(done, "there is no 'enwik9': name some of ptb, enwik8, ")
 
 
 def test_a_config_file_that_is_wrong_gets_its_line(folder):
-  """Without it a user would search the file."""
+  """Fails if a user must search the file for the mistake."""
   (folder / "x.py").write_text("def get_config():\n  return {}['a']\n")
   for name in WITH_CONFIG:
     line = refuse(name, "--config=x.py")
@@ -264,7 +264,7 @@ def test_a_config_file_that_is_wrong_gets_its_line(folder):
 
 
 def test_a_run_in_a_home_is_there(folder):
-  """A run would go to a folder named "~", and be lost."""
+  """Fails if a run is looked for in a folder named "~"."""
   line = refuse("evaluate", "--workdir=~/x")
   assert f"cannot read {folder.parent}/home/x/config.json" in line
 
@@ -313,7 +313,7 @@ def run_experiment(monkeypatch):
 def test_a_wrong_experiment_starts_nothing(
   run_experiment, name, arguments, words
 ):
-  """An hour of measuring would end in a traceback."""
+  """Fails if an hour of measuring ends in a traceback."""
   before = list_files(".")
   assert_refused(run_experiment(name, *arguments), words)
   assert list_files(".") == before

@@ -59,7 +59,7 @@ def run(tmp_path_factory, compilation_cache):
 
 
 def test_windows_give_the_loss_of_training(run):
-  """Without it train and eval would not be of the same thing."""
+  """Fails if training and evaluation measure different losses."""
   configuration, folder, state = run
   record = evaluate.evaluate_workdir(folder, "validation", False)
   restored, _ = restore_newest(folder, jax.eval_shape(lambda: state))
@@ -81,7 +81,7 @@ def test_windows_give_the_loss_of_training(run):
 
 
 def test_carried_state_gives_the_loss_of_one_long_sequence(run):
-  """Without it a state would be lost where two windows meet."""
+  """Fails if a state is lost between two windows."""
   configuration, folder, state = run
   record = evaluate.evaluate_workdir(folder, "test", True)
   configuration = settings(configuration.data.path)
@@ -98,7 +98,7 @@ def test_carried_state_gives_the_loss_of_one_long_sequence(run):
 
 
 def test_the_record_says_which(run):
-  """Without it nobody could tell the two kinds of evaluation apart."""
+  """Fails if the two kinds of evaluation cannot be told apart."""
   _, folder, _ = run
   path = pathlib.Path(folder) / "evaluations.jsonl"
   path.unlink(missing_ok=True)
@@ -115,7 +115,7 @@ def test_the_record_says_which(run):
 
 
 def test_a_carried_state_needs_a_text(tmp_path):
-  """Without it a state would be carried between unrelated sequences."""
+  """Fails if a state is carried between unrelated sequences."""
   configuration = config.base()
   write_config(str(tmp_path), configuration, "data")
   with pytest.raises(ValueError, match="needs a text, .*'copying'"):
@@ -123,7 +123,7 @@ def test_a_carried_state_needs_a_text(tmp_path):
 
 
 def test_a_corpus_can_carry_a_state(tmp_path):
-  """Without it PTB and enwik8 would be scored in windows only."""
+  """Fails if PTB and enwik8 can be scored in windows only."""
   (tmp_path / "text").write_bytes(bytes(4000))
   configuration = settings(tmp_path / "text")
   configuration.data.name = "enwik8"
@@ -133,14 +133,14 @@ def test_a_corpus_can_carry_a_state(tmp_path):
 
 
 def test_a_run_without_checkpoint_is_an_error(tmp_path):
-  """Without it random weights would be evaluated."""
+  """Fails if random weights are evaluated."""
   write_config(str(tmp_path), config.base(), "data")
   with pytest.raises(ValueError, match="has no checkpoint yet"):
     evaluate.evaluate_workdir(str(tmp_path), "validation", False)
 
 
 def test_command_line(run):
-  """Without it the command of the README would not run."""
+  """Fails if the command of the README does not run."""
   line = [f"--workdir={run[1]}", "--split=test"]
   done = run_command(evaluate.main, *line, "--carry_state")
   assert (done.code, done.errors, done.output.count("\n")) == (0, "", 1)
@@ -152,7 +152,7 @@ def test_command_line(run):
 
 
 def test_data_that_has_moved_can_be_named(run, tmp_path):
-  """Without it a run whose file was moved could never be evaluated."""
+  """Fails if a run whose file was moved cannot be evaluated."""
   configuration, workdir, _ = run
   before = evaluate.evaluate_workdir(workdir, "test", carry_state=False)
   path = pathlib.Path(configuration.data.path)
@@ -173,7 +173,7 @@ def test_data_that_has_moved_can_be_named(run, tmp_path):
 
 
 def test_another_text_is_refused(run, tmp_path, monkeypatch):
-  """Bytes that were trained on would be scored as held out."""
+  """Fails if bytes that were trained on are scored as held out."""
   configuration, workdir, _ = run
   other = tmp_path / "other.txt"
   other.write_bytes(np.random.default_rng(1).bytes(4000))

@@ -53,7 +53,7 @@ def evaluations(folder):
 
 
 def test_the_newest_weights_are_exported(run):
-  """Without it a file would hold older weights, or rounded ones."""
+  """Fails if a file holds older weights, or rounded ones."""
   _, state, path = run
   params, settings = weights.load_weights(path)
   jax.tree.map(np.testing.assert_array_equal, params, state.params)
@@ -63,7 +63,7 @@ def test_the_newest_weights_are_exported(run):
 
 
 def test_the_exported_weights_can_be_used_inside_jit(run):
-  """Without it a table of weights could not be looked up by a traced token."""
+  """Fails if a traced token cannot look up a row of the table."""
   params, settings = weights.load_weights(run[2])
   model = build.create_experiment(settings).model
   tokens = np.arange(8, dtype=np.int32)[None]
@@ -85,7 +85,7 @@ def start_settings(run, num_steps):
 
 
 def test_a_run_starts_with_the_exported_weights(run):
-  """Without it the weights in the file would not be what was trained."""
+  """Fails if the file does not hold the trained weights."""
   settings = start_settings(run, 1)
   abstract = jax.eval_shape(lambda: run[1].params)
   params = weights.load_initial_params(settings, abstract)
@@ -93,7 +93,7 @@ def test_a_run_starts_with_the_exported_weights(run):
 
 
 def test_a_run_from_a_file_reads_it_once(run, tmp_path):
-  """Without it its first loss would be another, or a resume need the file."""
+  """Fails if the first loss differs, or a resume needs the file."""
   train.train_and_evaluate(start_settings(run, 1), str(tmp_path))
   assert evaluations(tmp_path)[1] == evaluations(run[0])[2]
   path = pathlib.Path(run[2])
@@ -104,7 +104,7 @@ def test_a_run_from_a_file_reads_it_once(run, tmp_path):
 
 
 def test_a_run_without_checkpoint_is_an_error(tmp_path):
-  """Without it weights that nobody trained would be exported."""
+  """Fails if weights that were never trained are exported."""
   train.write_config(str(tmp_path), make(), "data")
   with pytest.raises(ValueError, match="has no checkpoint yet"):
     export.export_workdir(str(tmp_path), str(tmp_path / "x"))
@@ -112,7 +112,7 @@ def test_a_run_without_checkpoint_is_an_error(tmp_path):
 
 
 def test_weights_are_written_to_a_home(run, tmp_path, monkeypatch):
-  """They would be looked for in a folder named "~"."""
+  """Fails if the file goes to a folder named "~"."""
   monkeypatch.setenv("HOME", str(tmp_path))
   export.export_workdir(run[0], "~/x")
   assert weights.load_weights("~/x")[1].seed == 0
@@ -120,7 +120,7 @@ def test_weights_are_written_to_a_home(run, tmp_path, monkeypatch):
 
 
 def test_command_line(run, tmp_path):
-  """Without it the command of the README would not run."""
+  """Fails if the command of the README does not run."""
   output = f"{tmp_path}/x.safetensors"
   line = [f"--workdir={run[0]}", f"--output={output}"]
   done = run_command(export.main, *line)

@@ -8,7 +8,7 @@ from slim import files
 
 
 def test_a_home_is_expanded(monkeypatch):
-  """Runs would go to a folder named "~": a shell leaves --x=~/y alone."""
+  """Fails if runs go to a folder "~"; a shell leaves --x=~/y alone."""
   monkeypatch.setenv("HOME", "/home/me")
   assert files.local_path("x", "~/runs") == "/home/me/runs"
   assert files.local_path("x", "runs/~") == "runs/~"
@@ -27,7 +27,7 @@ def test_a_home_is_expanded(monkeypatch):
   ],
 )
 def test_what_is_no_path_here_is_refused(path, message):
-  """A bucket would become a folder named "gs:"."""
+  """Fails if a bucket becomes a folder named "gs:"."""
   with pytest.raises(ValueError) as error:
     files.local_path("x", path)
   assert str(error.value).startswith(message)
@@ -50,7 +50,7 @@ def refuse(*args):
 
 @pytest.mark.parametrize("path", ["new", "new/run", "."])
 def test_a_folder_that_can_be_written_is_left_as_it_is(folder, path):
-  """A refused run would leave a folder that refuses the next."""
+  """Fails if a refused run leaves a folder that refuses the next one."""
   files.check_folder("x", path)
   assert sorted(os.listdir()) == ["file", "link"]
 
@@ -66,7 +66,7 @@ def test_a_folder_that_can_be_written_is_left_as_it_is(folder, path):
   ],
 )
 def test_a_folder_that_cannot_be_written_is_one_line(folder, path, message):
-  """A run would fail at its first checkpoint, after minutes."""
+  """Fails if a run fails minutes later, at its first checkpoint."""
   with pytest.raises(ValueError) as error:
     files.check_folder("x", path)
   assert str(error.value).startswith(message)
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(folder, path, message):
 
 @pytest.mark.parametrize("path", [".", "new/run"])
 def test_a_read_only_disk_is_one_line(folder, monkeypatch, path):
-  """Permissions alone do not tell: root has them on a read-only disk."""
+  """Fails if permissions, which root has, hide a read-only disk."""
   monkeypatch.setattr(os, "mkdir", refuse)
   with pytest.raises(ValueError) as error:
     files.check_folder("x", path)
@@ -85,7 +85,7 @@ def test_a_read_only_disk_is_one_line(folder, monkeypatch, path):
 
 
 def test_a_new_file_is_left_to_be_written(folder):
-  """The check would stand in the way of what it checks."""
+  """Fails if the check creates the file that it checks."""
   files.check_new_file("x", "new")
   assert sorted(os.listdir()) == ["file", "link"]
 
@@ -102,7 +102,7 @@ def test_a_new_file_is_left_to_be_written(folder):
   ],
 )
 def test_a_file_that_cannot_be_new_is_one_line(folder, path, message):
-  """Minutes of work would have no place to go."""
+  """Fails if the results of minutes cannot be written."""
   with pytest.raises(ValueError) as error:
     files.check_new_file("x", path)
   assert str(error.value).startswith(message)
@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_new_is_one_line(folder, path, message):
 
 
 def test_an_error_of_the_disk_says_what_is_written():
-  """An error of `write` itself names no file."""
+  """Fails if the message names no file, as that of `write` does."""
   with pytest.raises(ValueError) as error:
     with files.writing("runs/metrics.jsonl"):
       raise OSError(28, "No space left on device")

@@ -29,7 +29,7 @@ def read_table(output):
 
 @pytest.mark.parametrize("failing", [None, "2"])
 def test_a_value_that_fails_costs_no_other(tmp_path, monkeypatch, failing):
-  """Without it a run that fails would cost the whole table."""
+  """Fails if a run that fails costs the whole table."""
   module = load_script("sweep")
   commands = []
 
@@ -74,7 +74,7 @@ def test_a_value_that_fails_costs_no_other(tmp_path, monkeypatch, failing):
 
 @pytest.mark.slow
 def test_the_script_trains(tmp_path):
-  """Without it a sweep would be of other runs than those of `slim.train`."""
+  """Fails if a sweep runs something other than `slim.train`."""
   result = subprocess.run(
     [
       *(sys.executable, "scripts/sweep.py", *SETTINGS),

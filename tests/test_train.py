@@ -162,7 +162,7 @@ def stop_at(monkeypatch, step):
 def test_a_stopped_run_continues_to_the_same_numbers(
   tmp_path, monkeypatch, settings
 ):
-  """Without it a run that was stopped would end with other weights."""
+  """Fails if a run that was stopped ends with other weights."""
   settings = make(**settings)
   whole = train.train_and_evaluate(settings, str(tmp_path / "whole"))
   assert whole.step == settings.train.num_steps
@@ -178,7 +178,7 @@ def test_a_stopped_run_continues_to_the_same_numbers(
 
 
 def test_a_longer_run_continues_a_finished_one(tmp_path, whole, half):
-  """Without it more steps would mean to start again."""
+  """Fails if more steps mean starting again."""
   cut = half.copy(tmp_path / "cut")
   continued = train.train_and_evaluate(whole.settings, str(cut))
   assert_same(continued, whole.state)
@@ -187,7 +187,7 @@ def test_a_longer_run_continues_a_finished_one(tmp_path, whole, half):
 
 
 def test_a_finished_run_is_left_alone(whole, caplog):
-  """Without it the same command again would train, or fail."""
+  """Fails if the same command again trains, or fails."""
   before = list_files(whole.folder)
   with caplog.at_level(logging.INFO, "slim"):
     again = train.train_and_evaluate(whole.settings, str(whole.folder))
@@ -197,7 +197,7 @@ def test_a_finished_run_is_left_alone(whole, caplog):
 
 
 def test_accumulation_and_method_change_nothing(tmp_path, whole):
-  """Without it how a gradient is computed would decide what is learned."""
+  """Fails if the gradient method decides what is learned."""
   settings = make(gradient__method="slim", train__accumulation_steps=4)
   state = train.train_and_evaluate(settings, str(tmp_path))
   jax.tree.map(
@@ -208,7 +208,7 @@ def test_accumulation_and_method_change_nothing(tmp_path, whole):
 
 
 def test_metrics_have_all_fields(whole):
-  """Without it a plot would find no numbers."""
+  """Fails if a plot finds no numbers."""
   records = metrics.read_records(str(whole.folder / "metrics.jsonl"))
   reports = [r for r in records if "train/loss" in r]
   evaluations = [r for r in records if "eval/loss" in r]
@@ -227,7 +227,7 @@ def test_metrics_have_all_fields(whole):
 
 
 def test_the_log_says_what_trains_and_where_it_is(whole):
-  """Without it a user would have to look for the results."""
+  """Fails if a user must search for the results."""
   messages = [record.getMessage() for record in whole.log]
   assert any("total" in message for message in messages)
   assert {record.levelno for record in whole.log} == {logging.INFO}
@@ -238,7 +238,7 @@ def test_the_log_says_what_trains_and_where_it_is(whole):
 
 
 def test_the_log_and_the_record_say_what_the_data_is(text):
-  """Without it a part of enwik8 could be taken for the benchmark."""
+  """Fails if a part of enwik8 can be taken for the benchmark."""
   record = json.loads((text.folder / "config.json").read_text())
   assert record["data"].startswith(
     "a file of 2,048 bytes instead of enwik8, train: 1843 of 2048 bytes, "
@@ -258,7 +258,7 @@ def list_files(folder):
 
 
 def test_a_run_that_is_under_way_is_not_touched(tmp_path, half):
-  """Without it the same command, given twice, would lose records."""
+  """Fails if the same command, given twice, loses records."""
   folder = half.copy(tmp_path / "run")
   before = list_files(folder)
   with workdir.lock_workdir(str(folder)):
@@ -273,7 +273,7 @@ def test_a_run_that_is_under_way_is_not_touched(tmp_path, half):
 def test_a_run_that_has_gone_on_meanwhile_is_not_turned_back(
   tmp_path, monkeypatch, half
 ):
-  """Without it what another process has saved would be set aside."""
+  """Fails if checkpoints of another process are set aside."""
   folder = tmp_path / "run"
 
   def compile_slowly(*args):
@@ -288,7 +288,7 @@ def test_a_run_that_has_gone_on_meanwhile_is_not_turned_back(
 
 
 def test_a_damaged_newest_checkpoint_falls_back(tmp_path, whole, caplog):
-  """Without it a full disk at the last save would cost the whole run."""
+  """Fails if a full disk at the last save costs the whole run."""
   folder = whole.copy(tmp_path / "run")
   for file in (folder / "checkpoints" / "6").rglob("*"):
     if file.is_file():
@@ -304,7 +304,7 @@ def test_a_damaged_newest_checkpoint_falls_back(tmp_path, whole, caplog):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
-  """Without it the last good checkpoint would be lost under bad ones."""
+  """Fails if bad checkpoints replace the last good one."""
   original = steps.make_update_step
 
   def break_weights(optimizer):
@@ -326,7 +326,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
 
 
 def test_other_data_is_refused(tmp_path, text):
-  """Without it a run would go on with a text that has changed under it."""
+  """Fails if a run continues with a text that has changed."""
   folder = text.copy(tmp_path / "run")
   moved = tmp_path / "moved"
   moved.write_bytes(pathlib.Path(text.settings.data.path).read_bytes())
@@ -352,7 +352,7 @@ def test_other_data_is_refused(tmp_path, text):
   ],
 )
 def test_a_refused_run_writes_nothing(tmp_path, settings, message):
-  """Without it the corrected command would meet another config there."""
+  """Fails if the corrected command finds another config there."""
   with pytest.raises(ValueError) as error:
     train.train_and_evaluate(make(**settings), str(tmp_path / "run"))
   assert str(error.value).startswith(message)
@@ -360,7 +360,7 @@ def test_a_refused_run_writes_nothing(tmp_path, settings, message):
 
 
 def test_a_missing_package_writes_nothing(tmp_path, monkeypatch):
-  """Without it the corrected command would meet a run half begun."""
+  """Fails if the corrected command finds a run half begun."""
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
   with pytest.raises(ValueError, match="^config.train.tensorboard needs the"):
     train.train_and_evaluate(make(train__tensorboard=True), str(tmp_path / "x"))
@@ -368,7 +368,7 @@ def test_a_missing_package_writes_nothing(tmp_path, monkeypatch):
 
 
 def test_looking_at_a_run_changes_no_number(tmp_path, whole, caplog):
-  """Without it a run would have to be repeated to be looked at."""
+  """Fails if a profile or TensorBoard changes the numbers of a run."""
   settings = dict(profile__steps=(4, 6), train__tensorboard=True)
   with caplog.at_level(logging.INFO, "slim"):
     watched = train.train_and_evaluate(make(**settings), str(tmp_path / "x"))
@@ -408,7 +408,7 @@ def start(tmp_path, *arguments, program=("-m", "slim.train")):
 
 @pytest.mark.slow
 def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
-  """Without it only runs that end politely could be resumed."""
+  """Fails if only runs that end politely can be resumed."""
   arguments = [
     "--config.train.log_every=5",
     "--config.train.checkpoint_every=10",
@@ -458,7 +458,7 @@ def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
 def test_mistakes_of_a_process_end_in_one_line(
   tmp_path, monkeypatch, argument, platform, message
 ):
-  """Without it a typing error would be answered by a traceback."""
+  """Fails if a typing error ends in a traceback."""
   monkeypatch.setenv("JAX_PLATFORMS", platform)
   process = start(tmp_path, argument)
   output, errors = process.communicate(timeout=120)
@@ -471,7 +471,7 @@ def test_mistakes_of_a_process_end_in_one_line(
 
 @pytest.mark.slow
 def test_a_full_disk_prints_one_line_of_a_process(tmp_path, monkeypatch):
-  """Hundreds of lines of tracebacks would hide what is wrong."""
+  """Fails if tracebacks hide that the disk is full."""
   # JAX would warn that it cannot write to it either.
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
   program = (

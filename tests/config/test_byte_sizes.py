@@ -13,13 +13,13 @@ from slim.config.byte_sizes import (
   [("2GiB", 2**31), ("1.5 MiB", 3 * 2**19), ("0.5KiB", 512), ("3TiB", 3 << 40)],
 )
 def test_sizes_are_read(text, size):
-  """A budget would be another than the one that was meant."""
+  """Fails if a budget is not the one that was meant."""
   assert parse_size("budget", text) == size
 
 
 @pytest.mark.parametrize("text", ["2", "2GB", "GiB", "0MiB", "-1MiB", "2gib"])
 def test_what_is_no_size_is_refused(text):
-  """Without it 2GB would be a guess of ours."""
+  """Fails if 2GB is guessed to be 2GiB."""
   with pytest.raises(ValueError, match="^--budget must be a number above 0 wi"):
     parse_size("--budget", text)
 
@@ -35,5 +35,5 @@ def test_what_is_no_size_is_refused(text):
   ],
 )
 def test_sizes_are_written(size, text):
-  """Tables would be hard to read."""
+  """Fails if tables are hard to read."""
   assert format_size(size) == text

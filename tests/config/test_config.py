@@ -27,7 +27,7 @@ def test_settings_are_listed_in_their_order():
 
 
 def test_mlp_width_follows_width():
-  """Without it a wider model would keep the narrow model's MLP."""
+  """Fails if a wider model keeps the MLP of the narrow one."""
   config = config_lib.base()
   config.model.width = 128
   assert config.model.mlp_width == 512
@@ -68,7 +68,7 @@ def test_mlp_width_follows_width():
   ],
 )
 def test_validate_names_the_setting(name, value, expected):
-  """Without it a bad value would fail far away, or train wrongly."""
+  """Fails if a bad value fails far from its setting, or trains."""
   config = config_lib.base()
   config.update_from_flattened_dict({name: value})
   with pytest.raises(ValueError) as error:
@@ -78,7 +78,7 @@ def test_validate_names_the_setting(name, value, expected):
 
 
 def test_validate_keeps_no_activations_of_reversible_layers():
-  """A run would fail in words of the model's own, far from the setting."""
+  """Fails if a run ends in a message of the model, far from the setting."""
   config = config_lib.base()
   config.gradient.method = "remat"
   config_lib.validate(config)
@@ -93,7 +93,7 @@ def test_validate_keeps_no_activations_of_reversible_layers():
 
 @pytest.mark.parametrize("method", ["slim", "full_then_slim"])
 def test_validate_rewinds_favor_with_qk_norm_only(method):
-  """Without it the gradient of the default policy would be noise."""
+  """Fails if the default policy yields a gradient of noise."""
   config = config_lib.base()
   config.gradient.method = method
   config.model.feature_map = "favor"
@@ -115,7 +115,7 @@ def test_validate_rewinds_favor_with_qk_norm_only(method):
 
 
 def test_validate_step_schedule_needs_its_step():
-  """Without it the rate would drop at step None."""
+  """Fails if the learning rate would drop at step None."""
   config = config_lib.base()
   config.optimizer.schedule = "step"
   with pytest.raises(ValueError, match="config.optimizer.decay_at must be a"):
@@ -132,7 +132,7 @@ def test_validate_step_schedule_needs_its_step():
   ],
 )
 def test_validate_checks_settings_made_by_hand(name, value, message):
-  """Without it a caller from Python could pass what no flag lets through."""
+  """Fails if Python code can pass a value that no flag accepts."""
   flat = config_lib.flatten(config_lib.base()) | {name: value}
   nested = {}
   for key, item in flat.items():
@@ -143,7 +143,7 @@ def test_validate_checks_settings_made_by_hand(name, value, message):
 
 
 def test_validate_finds_missing_settings():
-  """Without it an old config would train with a default nobody wrote down."""
+  """Fails if an old config trains with a default that is not recorded."""
   config = config_lib.base()
   del config.gradient["policy"]
   with pytest.raises(ValueError, match="config.gradient.policy is missing"):
@@ -165,7 +165,7 @@ def test_validate_finds_missing_settings():
   ],
 )
 def test_unknown_settings_get_a_hint(name, hint):
-  """Without it a user would have to read the source to find a setting."""
+  """Fails if a user must read the source to find a setting."""
   message = str(config_lib.unknown_setting(name))
   assert message.startswith(f"config.{name} is ")
   assert hint in message

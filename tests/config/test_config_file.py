@@ -19,7 +19,7 @@ def load(tmp_path):
 
 
 def test_a_file_is_run_and_leaves_nothing(load, tmp_path):
-  """A config beside read-only files could not be loaded."""
+  """Fails if a config in a read-only folder cannot be loaded."""
   body = "  config = base()\n  config.data.path = __file__\n  return config\n"
   config = load(HEAD + body)
   assert config.data.path == f"{tmp_path}/x.py"
@@ -28,14 +28,14 @@ def test_a_file_is_run_and_leaves_nothing(load, tmp_path):
 
 
 def test_a_home_is_found(load, tmp_path, monkeypatch):
-  """`--config=~/x.py` would be looked for in a folder named "~"."""
+  """Fails if `--config=~/x.py` means a folder named "~"."""
   monkeypatch.setenv("HOME", str(tmp_path))
   load(HEAD + "  return base()\n")
   assert load_config("~/x.py").seed == 0
 
 
 def test_a_file_can_define_dataclasses(load):
-  """They look for the module that they are in."""
+  """Fails if dataclasses cannot find the module of the file."""
   text = "from __future__ import annotations\nimport dataclasses\n"
   text += "@dataclasses.dataclass\nclass A:\n  x: int = 3\n"
   assert load(text + HEAD + "  return base()\n").seed == 0
@@ -85,7 +85,7 @@ def test_a_file_can_define_dataclasses(load):
   ],
 )
 def test_a_mistake_is_one_line_with_its_number(load, text, message):
-  """Without it a user would read a traceback, or search the file."""
+  """Fails if a mistake ends in a traceback, or names no line."""
   with pytest.raises(ValueError) as error:
     load(text)
   assert str(error.value).startswith(message)
@@ -101,7 +101,7 @@ def test_a_mistake_is_one_line_with_its_number(load, text, message):
   ],
 )
 def test_the_argument_must_fit(load, parameters, argument, message):
-  """Without it the error would be a TypeError that names no flag."""
+  """Fails if a wrong argument ends in a TypeError that names no flag."""
   with pytest.raises(ValueError) as error:
     load(f"def get_config({parameters}):\n  pass\n", argument)
   assert str(error.value).startswith(message)

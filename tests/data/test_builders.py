@@ -109,7 +109,7 @@ def assert_one_line(error, *words):
 def test_a_corpus_is_downloaded_once(
   name, published, data_dir, monkeypatch, capfd
 ):
-  """Without it data would not arrive, or be downloaded by every run."""
+  """Fails if data does not arrive, or every run downloads it."""
   assert_loads(name, published)
   move(monkeypatch, name, 9)  # Where nobody answers.
   assert_loads(name, published)
@@ -119,7 +119,7 @@ def test_a_corpus_is_downloaded_once(
 
 @pytest.mark.parametrize("name", ["ptb", "enwik8", "tiny_shakespeare"])
 def test_files_put_there_are_taken(name, contents, data_dir):
-  """Without it a machine without network could not train."""
+  """Fails if a machine without a network cannot train."""
   folder = data_dir / "downloads" / "manual" / name
   folder.mkdir(parents=True)
   for file_name, data in contents[name].items():
@@ -128,7 +128,7 @@ def test_files_put_there_are_taken(name, contents, data_dir):
 
 
 def test_where_a_corpus_comes_from_changes_nothing(published, data_dir):
-  """Without it a run could not go on where the file is elsewhere."""
+  """Fails if a run cannot continue with the file elsewhere."""
   here, there = (
     create_dataset("enwik8", path=path, **SETTINGS)
     for path in (published / "enwik8.zip", None)
@@ -162,7 +162,7 @@ def damage(folder, kind):
 def test_a_bad_download_gets_one_line(
   kind, words, published, data_dir, capfd, make_zip, contents
 ):
-  """Without it wrong data would be trained on, for ever."""
+  """Fails if wrong data is kept and trained on."""
   damage(published, kind)
   with pytest.raises(ValueError) as error:
     builders.prepare("enwik8")
@@ -205,7 +205,7 @@ def spoil(folder, kind):
 def test_what_was_prepared_and_is_damaged_gets_one_line(
   kind, published, data_dir
 ):
-  """Without it the user would see a traceback, or train on another text."""
+  """Fails if damaged data ends in a traceback, or is trained on."""
   folder = builders.prepare("ptb").data_dir
   spoil(pathlib.Path(folder), kind)
   with pytest.raises(ValueError) as error:
@@ -218,7 +218,7 @@ def test_what_was_prepared_and_is_damaged_gets_one_line(
 def test_of_two_runs_that_prepare_one_corpus_both_go_on(
   published, data_dir, monkeypatch
 ):
-  """Without it the slower one would fail, told to download by hand."""
+  """Fails if the slower of two runs is told to download by hand."""
   original = builders.read_files
 
   def read_slowly(*args):
@@ -231,7 +231,7 @@ def test_of_two_runs_that_prepare_one_corpus_both_go_on(
 
 
 def test_a_download_that_breaks_off_gets_one_line(published, data_dir):
-  """Without it the user would see a traceback of a library's."""
+  """Fails if the user sees a traceback of a library."""
   with pytest.raises(ValueError) as error:
     builders.prepare("tiny_shakespeare")
   words = ["cannot prepare 'tiny_shakespeare'", "10 bytes read", "put input.tx"]
@@ -242,7 +242,7 @@ def test_a_download_that_breaks_off_gets_one_line(published, data_dir):
 def test_without_a_network_it_fails_fast(
   silent, contents, data_dir, monkeypatch
 ):
-  """Without it tfds would try for minutes, and say nothing."""
+  """Fails if tfds tries for minutes without a message."""
   monkeypatch.setattr(builders, "_PATIENCE", 0.3)
   with socket.create_server(("127.0.0.1", 0)) as server:  # It never answers.
     if silent:
@@ -280,7 +280,7 @@ except SystemExit as error:
 
 @pytest.mark.slow
 def test_the_command_ends_within_five_seconds(tmp_path):
-  """Without it a user behind a silent firewall would wait for minutes."""
+  """Fails if a user behind a silent firewall waits for minutes."""
   with socket.create_server(("127.0.0.1", 0)) as server:  # It never answers.
     arguments = ["ptb", str(server.getsockname()[1]), SCRIPT]
     result = subprocess.run(
@@ -298,7 +298,7 @@ def test_the_command_ends_within_five_seconds(tmp_path):
 
 
 def test_the_script_says_where_the_data_is(published, data_dir, capsys):
-  """Without it nobody could prepare data before going off the network."""
+  """Fails if data cannot be prepared before going offline."""
   script = runpy.run_path(SCRIPT)
   script["download"](["enwik8", "ptb"])
   assert capsys.readouterr().out == (

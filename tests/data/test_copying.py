@@ -28,7 +28,7 @@ def create(**settings):
 def test_sequences_are_as_defined(
   half, batch_size, vocab_size, seed, step, split
 ):
-  """Without it the task would not be `0 w 0 w`, scored on the second w."""
+  """Fails if the task is not `0 w 0 w`, scored on the second w."""
   copying = create(
     split=split,
     sequence_length=2 * half,
@@ -51,7 +51,7 @@ def test_sequences_are_as_defined(
 
 
 def test_words_are_uniform():
-  """Without it some tokens would be likelier, or the last never drawn."""
+  """Fails if some tokens are more likely, or the last is never drawn."""
   words = create(batch_size=1000, vocab_size=5).batch(0).inputs[:, 1:8]
   counts = np.bincount(words.ravel(), minlength=5)
   # 7000 draws of 1 in 4: six standard deviations are 217.
@@ -60,7 +60,7 @@ def test_words_are_uniform():
 
 
 def test_batch_is_a_function_of_the_step():
-  """Without it a resumed run would see other sequences."""
+  """Fails if a resumed run sees other sequences."""
   copying = create()
   forward = [copying.batch(step) for step in range(4)]
   backward = [create().batch(step) for step in reversed(range(4))][::-1]
@@ -68,7 +68,7 @@ def test_batch_is_a_function_of_the_step():
 
 
 def test_first_tokens_stay_what_they_are():
-  """Without it another numpy or seeding would change all published runs."""
+  """Fails if another NumPy or seeding changes all published runs."""
   word = create(seed=1).batch(2).inputs[0, 1:8]
   np.testing.assert_array_equal(word, [29, 48, 48, 61, 4, 49, 56])
 
@@ -77,18 +77,18 @@ def test_first_tokens_stay_what_they_are():
   "other", [{"seed": 1}, {"split": "validation"}, {"split": "test"}]
 )
 def test_seeds_and_splits_differ(other):
-  """Without it validation would be on training sequences."""
+  """Fails if validation uses training sequences."""
   assert np.any(create().batch(0).inputs != create(**other).batch(0).inputs)
 
 
 def test_steps_and_rows_differ():
-  """Without it training would see one sequence again and again."""
+  """Fails if training sees one sequence again and again."""
   rows = [tuple(row) for step in range(50) for row in create().batch(step)[0]]
   assert len(set(rows)) == 150
 
 
 def test_evaluation_is_fixed_and_finite():
-  """Without it two evaluations of one model would disagree."""
+  """Fails if two evaluations of one model disagree."""
   copying = create(split="validation")
   batches = list(copying.evaluation_batches())
   assert len(batches) == 16
@@ -97,7 +97,7 @@ def test_evaluation_is_fixed_and_finite():
 
 
 def test_fingerprint_tells_settings_apart():
-  """Without it a run could be resumed on another task."""
+  """Fails if a run can be resumed on another task."""
   changes = [
     {},
     {"seed": 1},
@@ -114,12 +114,12 @@ def test_fingerprint_tells_settings_apart():
 
 @pytest.mark.parametrize("length", [-2, 0, 2, 7])
 def test_a_length_without_two_words_is_refused(length):
-  """Without it no token would be scored, or the copies would be unequal."""
+  """Fails if no token is scored, or the copies differ in length."""
   with pytest.raises(ValueError, match=r"^sequence_length .* even .*4.* got "):
     create(sequence_length=length)
 
 
 def test_a_vocabulary_without_words_is_refused():
-  """Without it numpy's error about `low` and `high` would reach the user."""
+  """Fails if NumPy's error about `low` and `high` reaches the user."""
   with pytest.raises(ValueError, match=r"^vocab_size must be at least 2; got"):
     create(vocab_size=1)

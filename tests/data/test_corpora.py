@@ -4,7 +4,7 @@ from slim.data.corpora import CORPORA
 
 
 def test_published_sizes_and_checksums():
-  """Without it results would be on another text than everybody's."""
+  """Fails if results are on another text than published ones."""
   table = {
     file.name: (file.size, file.sha256)
     for corpus in CORPORA.values()

@@ -20,7 +20,7 @@ SETTINGS = dict(
 
 
 def test_a_stream_is_its_own():
-  """Without it two splits, seeds or steps would draw the same sequences."""
+  """Fails if two splits, seeds or steps draw the same sequences."""
   streams = [
     tuple(dataset.create_generator(seed, split, step).integers(2**62, size=4))
     for seed, split, step in itertools.product(
@@ -31,7 +31,7 @@ def test_a_stream_is_its_own():
 
 
 def test_train_stream_is_philox_by_definition():
-  """Without it a saved run would resume on another stream."""
+  """Fails if a saved run resumes on another stream."""
   expected = np.random.Generator(np.random.Philox(key=7, counter=[0, 0, 0, 9]))
   actual = dataset.create_generator(7, "train", 9)
   np.testing.assert_array_equal(actual.bytes(99), expected.bytes(99))
@@ -39,7 +39,7 @@ def test_train_stream_is_philox_by_definition():
 
 @pytest.mark.parametrize("kind", [Copying, Text])
 def test_a_name_gives_its_dataset(kind, tmp_path):
-  """Without it a name would give the other dataset."""
+  """Fails if a name gives another dataset."""
   name = kind.__name__.lower()
   path = tmp_path / "input.txt"
   path.write_bytes(bytes(200))
@@ -48,7 +48,7 @@ def test_a_name_gives_its_dataset(kind, tmp_path):
 
 
 def test_settings_reach_copying():
-  """Without it the command line's settings would be lost on the way."""
+  """Fails if settings of the command line are lost on the way."""
   created = create_dataset("copying", **SETTINGS | dict(vocab_size=9, seed=3))
   direct = Copying(
     split="train", sequence_length=8, batch_size=2, seed=3, vocab_size=9
@@ -57,7 +57,7 @@ def test_settings_reach_copying():
 
 
 def test_settings_reach_text(tmp_path):
-  """Without it the command line's settings would be lost on the way."""
+  """Fails if settings of the command line are lost on the way."""
   data = np.arange(200, dtype=np.uint8)
   data.tofile(tmp_path / "bytes")
   settings = SETTINGS | dict(
@@ -96,7 +96,7 @@ def test_settings_reach_text(tmp_path):
   ],
 )
 def test_a_bad_setting_gets_one_line(name, settings, words, tmp_path):
-  """Without it a mistake would surface as a traceback, or never."""
+  """Fails if a mistake ends in a traceback, or is not noticed."""
   path = tmp_path / "input.txt"
   path.write_bytes(bytes(200))
   if name == "text" and settings:

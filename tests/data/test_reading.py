@@ -54,7 +54,7 @@ def assert_one_line(error, *words):
 @pytest.mark.parametrize("name", ["enwik8", "tiny_shakespeare"])
 @pytest.mark.parametrize("form", ["file", "zip", "folder", "folder with zip"])
 def test_a_file_is_cut(name, form, contents, make_zip, tmp_path):
-  """Without it a file at hand would have to be downloaded again."""
+  """Fails if a file at hand must be downloaded again."""
   [(file_name, data)] = contents[name].items()
   path = tmp_path / file_name
   if "zip" in form:
@@ -67,14 +67,14 @@ def test_a_file_is_cut(name, form, contents, make_zip, tmp_path):
 
 
 def test_a_folder_has_a_file_for_each_split(contents, tmp_path):
-  """Without it validation would be scored on bytes of the training file."""
+  """Fails if validation is scored on bytes of the training file."""
   for name, data in contents["ptb"].items():
     (tmp_path / name).write_bytes(data)
   assert read("ptb", tmp_path) == list(contents["ptb"].values())
 
 
 def test_a_corpus_gives_the_batches_of_its_file(contents, tmp_path):
-  """Without it a corpus would not train as the same file does."""
+  """Fails if a corpus does not train as the same file does."""
   path = tmp_path / "any name"
   path.write_bytes(contents["tiny_shakespeare"]["input.txt"])
   corpus, text = (
@@ -89,7 +89,7 @@ def test_a_corpus_gives_the_batches_of_its_file(contents, tmp_path):
 
 @pytest.mark.parametrize("name", CORPORA)
 def test_another_text_is_taken_and_called_so(name, contents, tmp_path):
-  """Without it a part of a corpus would be refused, or taken for the whole."""
+  """Fails if part of a corpus is refused, or taken for the whole."""
   data = contents["enwik8"]["enwik8"][:1_999]
   path = tmp_path / "enwik8"
   path.write_bytes(data)
@@ -105,7 +105,7 @@ def test_another_text_is_taken_and_called_so(name, contents, tmp_path):
   "form", ["ptb.train.txt", "ptb.test.txt", "zip of one", "zip of several"]
 )
 def test_one_file_of_several_is_refused(form, contents, tmp_path):
-  """Without it PTB would be cut anew, and its numbers compare with nobody's."""
+  """Fails if PTB is cut in another way than published results."""
   path = tmp_path / "any name"
   files = contents["ptb"]
   if "zip" in form:
@@ -122,7 +122,7 @@ def test_one_file_of_several_is_refused(form, contents, tmp_path):
 
 
 def test_other_bytes_of_the_right_size_are_refused(contents, tmp_path):
-  """Without it a damaged file would be trained on as if it were the corpus."""
+  """Fails if a damaged file is trained on as if it were the corpus."""
   path = tmp_path / "enwik8"
   data = bytearray(contents["enwik8"]["enwik8"])
   data[-1] ^= 1
@@ -135,7 +135,7 @@ def test_other_bytes_of_the_right_size_are_refused(contents, tmp_path):
 
 
 def test_a_folder_with_another_file_is_refused(contents, tmp_path):
-  """Without it a split that was cut off would go unnoticed."""
+  """Fails if a truncated split goes unnoticed."""
   for name, data in contents["ptb"].items():
     (tmp_path / name).write_bytes(data)
   (tmp_path / "ptb.test.txt").write_bytes(b"too short")
@@ -152,7 +152,7 @@ def test_a_folder_with_another_file_is_refused(contents, tmp_path):
   ],
 )
 def test_a_folder_without_a_file_is_refused(name, words, contents, tmp_path):
-  """Without it the user would have to guess what a file must be called."""
+  """Fails if the user must guess the names of the files."""
   for file_name, data in list(contents["ptb"].items())[:2]:
     (tmp_path / file_name).write_bytes(data)
   assert find_files(CORPORA[name], tmp_path) == []
@@ -163,7 +163,7 @@ def test_a_folder_without_a_file_is_refused(name, words, contents, tmp_path):
 
 @pytest.mark.parametrize("kind", ["cut off", "damaged", "another", "encrypted"])
 def test_a_bad_zip_gets_one_line(kind, contents, make_zip, tmp_path):
-  """Without it a zip would be trained on as a text, or end in a traceback."""
+  """Fails if a zip is trained on as a text, or ends in a traceback."""
   data = contents["enwik8"]["enwik8"]
   zipped = bytearray(
     make_zip("enwik9" if kind == "another" else "enwik8", data)
@@ -185,7 +185,7 @@ def test_a_bad_zip_gets_one_line(kind, contents, make_zip, tmp_path):
 def test_a_zip_is_unpacked_to_the_size_of_the_corpus(
   declared, contents, make_zip, tmp_path
 ):
-  """A zip of 2 MB would take 6 GB of memory, whatever size it declares."""
+  """Fails if a zip of 2 MB takes 6 GB of memory."""
   [file] = CORPORA["enwik8"].files
   zipped = bytearray(make_zip("enwik8", bytes(20 * file.size)))
   if declared == "less":  # In the list of files, at the end.
@@ -203,7 +203,7 @@ def test_a_zip_is_unpacked_to_the_size_of_the_corpus(
 
 
 def test_a_zip_of_another_method_is_refused(contents, tmp_path):
-  """Its blocks could be unpacked to any size at once."""
+  """Fails if the blocks of a zip can be unpacked to any size."""
   path = tmp_path / "enwik8.zip"
   with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
     archive.writestr("enwik8", contents["enwik8"]["enwik8"])
@@ -222,7 +222,7 @@ def test_a_zip_of_another_method_is_refused(contents, tmp_path):
   ],
 )
 def test_a_compressed_text_is_refused(name, kind, make_zip, tmp_path):
-  """A model would be trained on the noise of compressed bytes."""
+  """Fails if a model trains on the noise of compressed bytes."""
   data = b"some text\n" * 100
   data = {
     "bz2": bz2.compress,
@@ -245,7 +245,7 @@ def test_a_compressed_text_is_refused(name, kind, make_zip, tmp_path):
 def test_any_error_in_a_zip_gets_one_line(
   error, contents, make_zip, tmp_path, monkeypatch
 ):
-  """Without it an error without words would become another in the handler."""
+  """Fails if an error without a message causes another error."""
 
   def fail(*args):
     raise error
@@ -260,7 +260,7 @@ def test_any_error_in_a_zip_gets_one_line(
 
 
 def test_a_zip_is_unpacked_once(contents, make_zip, tmp_path, monkeypatch):
-  """Without it every start would unpack and check 100 MB again and again."""
+  """Fails if every start unpacks and checks 100 MB several times."""
   path = tmp_path / "enwik8.zip"
   path.write_bytes(make_zip(*contents["enwik8"].popitem()))
   unpacked = []
@@ -276,7 +276,7 @@ def test_a_zip_is_unpacked_once(contents, make_zip, tmp_path, monkeypatch):
 
 
 def test_a_missing_file_gets_one_line(contents, tmp_path):
-  """Without it the user would see a traceback of numpy's."""
+  """Fails if the user sees a traceback of NumPy."""
   with pytest.raises(ValueError) as error:
     read("enwik8", tmp_path / "none")
   assert_one_line(error, str(tmp_path / "none"), "No such file")

@@ -33,7 +33,7 @@ def create(data=None, split="train", **settings):
 
 @given(step=st.integers(0, 1000), **LENGTHS)
 def test_consecutive_is_as_defined(step, size, sequence_length, batch_size):
-  """Without it sequences would skip, overlap, or not wrap around."""
+  """Fails if sequences skip, overlap, or do not wrap around."""
   text = create(
     random_bytes(size),
     sequence_length=sequence_length,
@@ -53,7 +53,7 @@ def test_consecutive_is_as_defined(step, size, sequence_length, batch_size):
 
 
 def test_consecutive_wraps_at_the_end():
-  """Without it the run would end, or walk past the text."""
+  """Fails if the run ends, or reads past the text."""
   # Of 30 bytes 27 are for training: 6 sequences of 4, and 2 bytes left over.
   text = create(
     np.arange(30, dtype=np.uint8),
@@ -66,7 +66,7 @@ def test_consecutive_wraps_at_the_end():
 
 
 def test_random_is_as_defined():
-  """Without it a saved run would resume on other sequences."""
+  """Fails if a saved run resumes on other sequences."""
   part = random_bytes(500)[:450]
   generator = np.random.Generator(np.random.Philox(key=5, counter=[0, 0, 0, 7]))
   starts = generator.integers(0, 450 - 8, 3)
@@ -79,7 +79,7 @@ def test_random_is_as_defined():
 
 
 def test_random_reaches_every_start():
-  """Without it the first or the last bytes would never be trained on."""
+  """Fails if the first or the last bytes are never trained on."""
   text = create(np.arange(40, dtype=np.uint8), batch_size=2000)
   inputs, targets, _ = text.batch(0)
   assert set(inputs[:, 0]) == set(range(36 - 8))
@@ -88,7 +88,7 @@ def test_random_reaches_every_start():
 
 @pytest.mark.parametrize("order", ["random", "consecutive"])
 def test_batch_is_a_function_of_the_step(order):
-  """Without it a resumed run would see other sequences."""
+  """Fails if a resumed run sees other sequences."""
   text = create(order=order)
   forward = [text.batch(step) for step in range(4)]
   backward = [create(order=order).batch(step) for step in (3, 2, 1, 0)][::-1]
@@ -97,7 +97,7 @@ def test_batch_is_a_function_of_the_step(order):
 
 @pytest.mark.parametrize("order", ["random", "consecutive"])
 def test_steps_and_splits_differ(order):
-  """Without it training would stand still, or see the validation text."""
+  """Fails if training repeats itself, or sees the validation text."""
   first = create(order=order).batch(0).inputs
   assert np.any(first != create(order=order).batch(1).inputs)
   other = create(order=order, split="validation").batch(0).inputs
@@ -105,13 +105,13 @@ def test_steps_and_splits_differ(order):
 
 
 def test_seeds_differ():
-  """Without it every seed would be the same run."""
+  """Fails if every seed is the same run."""
   assert np.any(create().batch(0).inputs != create(seed=1).batch(0).inputs)
 
 
 @pytest.mark.parametrize("order", ["random", "consecutive"])
 def test_shapes_types_and_weights(order):
-  """Without it a training step would be compiled anew or lose tokens."""
+  """Fails if a training step compiles again, or loses tokens."""
   text = create(order=order)
   for batch in [text.batch(0), *text.evaluation_batches()]:
     assert [array.shape for array in batch] == [(3, 8)] * 3
@@ -121,7 +121,7 @@ def test_shapes_types_and_weights(order):
 
 @given(**LENGTHS)
 def test_evaluation_predicts_every_byte_once(size, sequence_length, batch_size):
-  """Without it the bits per character would not be the split's."""
+  """Fails if the bits per character are not those of the split."""
   text = create(
     random_bytes(size), sequence_length=sequence_length, batch_size=batch_size
   )
@@ -143,7 +143,7 @@ def test_evaluation_predicts_every_byte_once(size, sequence_length, batch_size):
 
 
 def test_fingerprint_tells_settings_and_files_apart():
-  """Without it a run could be resumed on another text."""
+  """Fails if a run can be resumed on another text."""
   changed = random_bytes(500)
   changed[449] ^= 1
   changes = [
@@ -161,7 +161,7 @@ def test_fingerprint_tells_settings_and_files_apart():
 
 
 def test_fingerprint_is_as_defined():
-  """Without it the runs of an earlier version could not be continued."""
+  """Fails if runs of an earlier version cannot be continued."""
   description = (
     "text, train: 450 of 500 bytes, random order, sequence_length=8, "
     "batch_size=3, seed=0"
@@ -173,7 +173,7 @@ def test_fingerprint_is_as_defined():
 
 
 def test_a_file_may_change_while_it_is_in_use(tmp_path):
-  """Without it an edit would change a run between two steps."""
+  """Fails if an edit of the file changes a run between two steps."""
   path = tmp_path / "input.txt"
   random_bytes(500).tofile(path)
   text = create(load_text(path))
@@ -185,7 +185,7 @@ def test_a_file_may_change_while_it_is_in_use(tmp_path):
 
 @pytest.mark.parametrize("split, size", [("train", 450), ("validation", 25)])
 def test_a_split_shorter_than_a_sequence_is_refused(split, size):
-  """Without it there would be no sequence to draw, and numpy's error."""
+  """Fails if there is no sequence to draw, and NumPy says so."""
   create(split=split, sequence_length=size - 1).batch(0)
   message = (
     f"sequence_length: {size} needs {size + 1} bytes in a split, but {split} "

@@ -11,7 +11,7 @@ from slim.data.text import cut_text, load_text
 
 @given(size=st.integers(0, 2000))
 def test_splits_part_the_text(size):
-  """Without it a byte would be in two splits, or in none."""
+  """Fails if a byte is in two splits, or in none."""
   data = np.arange(size) % 256
   parts = [cut_text("text", data, split).data for split in SPLITS]
   np.testing.assert_array_equal(np.concatenate(parts), data)
@@ -20,14 +20,14 @@ def test_splits_part_the_text(size):
 
 
 def test_splits_of_enwik8_are_the_usual_ones():
-  """Without it results would not compare with published ones."""
+  """Fails if results cannot be compared with published ones."""
   data = np.broadcast_to(np.uint8(0), 100_000_000)
   sizes = [cut_text("enwik8", data, split).data.size for split in SPLITS]
   assert sizes == [90_000_000, 5_000_000, 5_000_000]
 
 
 def test_any_bytes_can_be_loaded(tmp_path):
-  """Without it a file that is no UTF-8 would be refused or rewritten."""
+  """Fails if a file that is not UTF-8 is refused or changed."""
   path = tmp_path / "bytes"
   path.write_bytes(bytes(range(256)) + b"\r\n\xff")
   data = load_text(str(path))
@@ -44,7 +44,7 @@ def test_any_bytes_can_be_loaded(tmp_path):
   ],
 )
 def test_a_file_that_cannot_be_read_gets_one_line(kind, words, tmp_path):
-  """Without it the user would see a traceback of numpy's."""
+  """Fails if the user sees a traceback of NumPy."""
   (tmp_path / "directory").mkdir()
   (tmp_path / "empty").touch()
   with pytest.raises(ValueError) as error:

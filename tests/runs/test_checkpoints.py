@@ -46,7 +46,7 @@ def damage(workdir, step):
 
 
 def test_restored_state_is_the_saved_one(tmp_path):
-  """Without it a resumed run would go on from other numbers."""
+  """Fails if a resumed run continues from other numbers."""
   save(str(tmp_path), 5, 7)
   state, metadata = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
   expected = init(7)._replace(step=jnp.int32(7))
@@ -56,7 +56,7 @@ def test_restored_state_is_the_saved_one(tmp_path):
 
 
 def test_nothing_to_restore(tmp_path):
-  """Without it a first run would fail."""
+  """Fails if a first run cannot start."""
   assert checkpoints.restore_newest(str(tmp_path), ABSTRACT) is None
   assert not list(tmp_path.iterdir())
   (tmp_path / "checkpoints").mkdir()
@@ -64,21 +64,21 @@ def test_nothing_to_restore(tmp_path):
 
 
 def test_relative_folders_work(tmp_path, monkeypatch):
-  """Without it `--workdir=runs/x` would fail, as Orbax wants whole paths."""
+  """Fails if `--workdir=runs/x` fails, as Orbax needs absolute paths."""
   monkeypatch.chdir(tmp_path)
   save("runs", 5)
   assert checkpoints.restore_newest("runs", ABSTRACT)[0].step == 5
 
 
 def test_only_the_newest_are_kept(tmp_path):
-  """Without it a long run would fill the disk."""
+  """Fails if a long run fills the disk."""
   save(str(tmp_path), 1, 2, 3, 4, keep=2)
   names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
   assert names == {"3", "4"}
 
 
 def test_saving_copies_before_it_returns(tmp_path):
-  """Without it the next, donating update would write into the checkpoints."""
+  """Fails if the next update, which donates, changes the checkpoint."""
   update = compile_update_step(steps.make_update_step(OPTIMIZER), init())
   state = init()
   expected = jax.tree.map(np.array, state)
@@ -93,7 +93,7 @@ def test_saving_copies_before_it_returns(tmp_path):
 
 
 def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
-  """Without it a full disk at the last save would cost the whole run."""
+  """Fails if a full disk at the last save costs the whole run."""
   save(str(tmp_path), 5, 7)
   damage(tmp_path, 7)
   with caplog.at_level(logging.WARNING, "slim"):
@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
 
 
 def test_no_lost_file_reaches_orbax(tmp_path, monkeypatch):
-  """Without it threads of Orbax would print tracebacks over the report."""
+  """Fails if threads of Orbax print tracebacks over the report."""
   save(str(tmp_path), 5, 7)
   restored = []
   restore = ocp.CheckpointManager.restore
@@ -126,7 +126,7 @@ def test_no_lost_file_reaches_orbax(tmp_path, monkeypatch):
 
 
 def test_an_empty_folder_is_a_damaged_checkpoint(tmp_path):
-  """Without it a half-deleted checkpoint would stop the run."""
+  """Fails if a half-deleted checkpoint stops the run."""
   save(str(tmp_path), 5)
   (tmp_path / "checkpoints" / "7").mkdir()
   state, _ = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
@@ -134,7 +134,7 @@ def test_an_empty_folder_is_a_damaged_checkpoint(tmp_path):
 
 
 def test_only_damaged_checkpoints_are_an_error(tmp_path):
-  """Without it a run would silently start from the beginning."""
+  """Fails if a run silently starts from the beginning."""
   save(str(tmp_path), 5, 7)
   damage(tmp_path, 5)
   damage(tmp_path, 7)
@@ -144,7 +144,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
 
 
 def test_damaged_checkpoints_are_set_aside(tmp_path):
-  """Without it the repeated step could not be saved, or one would be lost."""
+  """Fails if the step cannot be saved again, or a checkpoint is lost."""
   save(str(tmp_path), 5, 7)
   damage(tmp_path, 7)
   checkpoints.set_aside_after(str(tmp_path), 5)
@@ -158,7 +158,7 @@ def test_damaged_checkpoints_are_set_aside(tmp_path):
 
 
 def test_another_model_is_not_damage(tmp_path):
-  """Without it good checkpoints would be set aside, and the run lost."""
+  """Fails if good checkpoints of another model are set aside."""
   save(str(tmp_path), 5)
   other = ABSTRACT._replace(params={"new": ABSTRACT.params})
   with pytest.raises(ValueError, match="step 5 .* has other parameters"):
@@ -166,7 +166,7 @@ def test_another_model_is_not_damage(tmp_path):
 
 
 def test_a_save_under_way_is_left_alone_by_readers(tmp_path):
-  """Without it evaluating a run would break the run's save."""
+  """Fails if evaluating a run breaks its save."""
   save(str(tmp_path), 5)
   under_way = tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp"
   under_way.mkdir()
@@ -176,7 +176,7 @@ def test_a_save_under_way_is_left_alone_by_readers(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_one_line(tmp_path):
-  """Hundreds of lines of tracebacks would hide what is wrong."""
+  """Fails if tracebacks hide that the disk is full."""
 
   def fill():
     save(str(tmp_path), 5)

@@ -14,7 +14,7 @@ from tests.commands import limit_files
 
 
 def test_means_are_formed_from_sums():
-  """Without it padded tokens would count, or nats be reported as bits."""
+  """Fails if padded tokens count, or nats are reported as bits."""
   values = metrics.means("eval", Sums(nll=6.0, correct=1.0, weight=4.0))
   assert values == {
     "eval/loss": 1.5,
@@ -24,7 +24,7 @@ def test_means_are_formed_from_sums():
 
 
 def test_writer_appends_one_record_a_line(tmp_path):
-  """Without it nobody could read the file while the run goes on."""
+  """Fails if the file cannot be read while the run goes on."""
   writer = metrics.MetricsWriter(str(tmp_path), 0)
   writer.write(1, {"train/loss": 2.5})
   writer.write(2, {"train/loss": 2.0})
@@ -37,7 +37,7 @@ def test_writer_appends_one_record_a_line(tmp_path):
 
 
 def test_a_full_disk_names_the_file(tmp_path):
-  """An error of `write` itself names no file."""
+  """Fails if the message names no file, as that of `write` does."""
   writer = metrics.MetricsWriter(str(tmp_path), 0)
   with pytest.raises(ValueError) as error, limit_files(5):
     writer.write(1, {})
@@ -48,7 +48,7 @@ def test_a_full_disk_names_the_file(tmp_path):
 
 
 def test_writer_drops_what_will_be_repeated(tmp_path):
-  """Without it curves would double back after a resume, or half lines stay."""
+  """Fails if a resumed run repeats records, or keeps half lines."""
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 5}\n{"step": 10}\n{"step": 15}\n{"step": 2')
   writer = metrics.MetricsWriter(str(tmp_path), 10)
@@ -81,7 +81,7 @@ def read_scalars(folder):
 
 
 def test_tensorboard_shows_the_same_numbers(tmp_path):
-  """Without it its curves would be of something else."""
+  """Fails if TensorBoard shows other numbers."""
   writer = metrics.MetricsWriter(str(tmp_path), 0, tensorboard=True)
   writer.write(1, {"train/loss": 2.5, "memory/activation_bytes": 1024})
   writer.write(2, {"train/loss": 2.0})
@@ -98,7 +98,7 @@ def test_tensorboard_shows_the_same_numbers(tmp_path):
 
 
 def test_tensorboard_hides_what_will_be_repeated(tmp_path):
-  """Without it its curves would double back, or lose what was before."""
+  """Fails if its curves repeat steps, or lose earlier ones."""
   for last_step, steps in [(0, [5, 10, 15]), (10, [15, 20])]:
     writer = metrics.MetricsWriter(str(tmp_path), last_step, tensorboard=True)
     for step in steps:
@@ -109,13 +109,13 @@ def test_tensorboard_hides_what_will_be_repeated(tmp_path):
 
 
 def test_no_event_files_unless_asked_for(tmp_path):
-  """Without it every run would need a package that is no dependency."""
+  """Fails if every run needs an optional package."""
   metrics.MetricsWriter(str(tmp_path), 0).close()
   assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_missing_package_is_one_line(monkeypatch):
-  """Without it a setting would be answered by a traceback."""
+  """Fails if a missing package ends in a traceback."""
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
   with pytest.raises(ValueError, match="`pip install tensorboardX`") as error:
     metrics.import_tensorboardx()
@@ -124,7 +124,7 @@ def test_a_missing_package_is_one_line(monkeypatch):
 
 @pytest.mark.parametrize("line", ['{"st', '{"x": 1}', "3", "null", '["step"]'])
 def test_damage_within_the_file_is_not_dropped_silently(tmp_path, line):
-  """Without it a record that was edited by hand would vanish."""
+  """Fails if a record that was edited by hand vanishes."""
   path = tmp_path / "metrics.jsonl"
   text = f'{{"step": 5}}\n{line}\n{{"step": 15}}\n'
   path.write_text(text)
@@ -135,14 +135,14 @@ def test_damage_within_the_file_is_not_dropped_silently(tmp_path, line):
 
 @pytest.mark.parametrize("line", ['{"st', "{}", "3"])
 def test_a_last_line_that_is_no_record_is_left_out(tmp_path, line):
-  """Without it a run that was stopped while it wrote could not go on."""
+  """Fails if a run that stopped while writing cannot be resumed."""
   path = tmp_path / "metrics.jsonl"
   path.write_text(f'{{"step": 5}}\n{line}')
   assert metrics.read_records(str(path)) == [{"step": 5}]
 
 
 def test_parameter_table_counts_modules_and_total():
-  """Without it the size of a model would have to be guessed."""
+  """Fails if the log does not give the size of the model."""
   params = {"b": {"w": jnp.zeros((3, 4)), "x": jnp.zeros(1)}, "a": jnp.zeros(2)}
   rows = [line.split() for line in metrics.parameter_table(params).splitlines()]
   assert rows == [["b", "13"], ["a", "2"], ["total", "15"]]

@@ -66,7 +66,7 @@ END = ["flush", "pause", "stop", "resume"]
   ],
 )
 def test_the_steps_asked_for_are_traced(calls, steps, start, expected):
-  """Without it a trace would be of other steps, or cut off in the last one."""
+  """Fails if a trace has other steps, or half of the last one."""
   subject = profiler.Profiler("runs/x", steps, start, calls)
   for number in range(start + 1, 7):
     with subject.step(number):
@@ -76,7 +76,7 @@ def test_the_steps_asked_for_are_traced(calls, steps, start, expected):
 
 
 def test_a_run_that_stops_ends_its_trace(calls):
-  """Without it the next trace of the process could not begin."""
+  """Fails if the next trace of the process cannot start."""
   subject = profiler.Profiler("runs/x", (2, 4), 0, calls)
   with pytest.raises(FloatingPointError), contextlib.closing(subject):
     with subject.step(2):
@@ -85,7 +85,7 @@ def test_a_run_that_stops_ends_its_trace(calls):
 
 
 def test_the_log_says_where_the_trace_is(calls, caplog):
-  """Without it a user would look for the trace, or wait for none."""
+  """Fails if a user must search for the trace, or waits for none."""
   with caplog.at_level(logging.INFO, "slim"):
     with profiler.Profiler("runs/x", (2, 2), 0, calls).step(2):
       pass

@@ -43,7 +43,7 @@ def add(report, step, nll, norm=1.0):
 
 
 def test_a_step_is_read_when_the_next_one_is_dispatched():
-  """Without it the device would wait for the host at every step."""
+  """Fails if the device waits for the host at every step."""
   report, records = make()
   add(report, 1, 2.0)
   add(report, 2, 4.0)
@@ -56,7 +56,7 @@ def test_a_step_is_read_when_the_next_one_is_dispatched():
 
 
 def test_a_resumed_report_is_that_of_an_uninterrupted_run():
-  """Without it the first report after a resume would be of fewer steps."""
+  """Fails if the first report after a resume covers fewer steps."""
   whole, whole_records = make(log_every=3)
   first, _ = make(log_every=3)
   for step in range(1, 4):
@@ -72,7 +72,7 @@ def test_a_resumed_report_is_that_of_an_uninterrupted_run():
 
 
 def test_the_last_step_is_reported():
-  """Without it the end of a run would be missing from its curve."""
+  """Fails if a curve lacks the end of the run."""
   report, records = make(log_every=4)
   for step in range(1, 11):
     add(report, step, 1.0)
@@ -82,7 +82,7 @@ def test_the_last_step_is_reported():
 
 
 def test_speed_leaves_pauses_out(monkeypatch):
-  """Without it an evaluation would look like slow training."""
+  """Fails if an evaluation looks like slow training."""
   now = 0.0
   monkeypatch.setattr(time, "perf_counter", lambda: now)
   report, records = make()
@@ -99,7 +99,7 @@ def test_speed_leaves_pauses_out(monkeypatch):
 
 
 def test_the_line_says_how_long_it_takes(monkeypatch, caplog):
-  """Without it a user would not know whether to wait."""
+  """Fails if a user cannot see how long a run takes."""
   now = 0.0
   monkeypatch.setattr(time, "perf_counter", lambda: now)
   report, _ = make()
@@ -115,7 +115,7 @@ def test_the_line_says_how_long_it_takes(monkeypatch, caplog):
 
 
 def test_an_evaluation_is_recorded_and_logged(caplog):
-  """Without it nobody would see whether a run still learns."""
+  """Fails if the validation loss is not reported."""
   report, records = make()
   sums = Sums(nll=5.0, correct=9.0, weight=10.0)
   with caplog.at_level(logging.INFO, "slim"):
@@ -131,7 +131,7 @@ def test_an_evaluation_is_recorded_and_logged(caplog):
   [(math.nan, 1.0, "loss"), (math.inf, 1.0, "loss"), (1.0, math.nan, "grad")],
 )
 def test_what_is_not_finite_stops_the_run(nll, norm, name):
-  """Without it a run would go on for days with weights that are no numbers."""
+  """Fails if a run continues for days after its weights are NaN."""
   report, records = make()
   add(report, 1, nll, norm)
   with pytest.raises(FloatingPointError, match=f"the {name}.* of step 1 is "):
@@ -144,7 +144,7 @@ def test_what_is_not_finite_stops_the_run(nll, norm, name):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_validation_loss_that_is_no_number_stops_the_run(loss):
-  """The last update would be saved though it has broken the weights."""
+  """Fails if an update that broke the weights is saved."""
   report, records = make()
   with pytest.raises(FloatingPointError) as error:
     report.report_evaluation(3, Sums(loss, 1.0, 1.0))

@@ -33,7 +33,7 @@ def path(tmp_path):
 
 
 def test_weights_come_back_bit_for_bit(path):
-  """Without it an exported model would be another model."""
+  """Fails if an exported model differs from the trained one."""
   params, config = weights.load_weights(path)
   expected = make_params()
   assert jax.tree.structure(params) == jax.tree.structure(expected)
@@ -47,7 +47,7 @@ def test_weights_come_back_bit_for_bit(path):
 
 
 def test_other_programs_can_read_the_file(path):
-  """Without it names, step and settings would be a secret of this code."""
+  """Fails if only this code can read names, step and settings."""
   with safetensors.safe_open(path, framework="numpy") as file:
     assert set(file.keys()) == {
       "layer_0.attention.q.kernel",
@@ -58,7 +58,7 @@ def test_other_programs_can_read_the_file(path):
 
 
 def test_an_existing_file_is_left_alone(path, tmp_path):
-  """Without it one wrong name would cost a model."""
+  """Fails if a wrong name overwrites a model."""
   before = (tmp_path / "model.safetensors").read_bytes()
   with pytest.raises(ValueError, match="^output must be a new file, and /"):
     weights.save_weights(path, {}, make_config(), 8)
@@ -66,7 +66,7 @@ def test_an_existing_file_is_left_alone(path, tmp_path):
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
-  """Without it a full disk would leave half a model under its name."""
+  """Fails if a full disk leaves half a model under its name."""
   whole = []
 
   def replace(temporary, output):
@@ -82,7 +82,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_files_of_the_user_are_left_alone(tmp_path):
-  """Without it a file that happens to be called so would be lost."""
+  """Fails if a file of the user with a similar name is lost."""
   other = tmp_path / "x.tmp"
   other.write_text("mine")
   weights.save_weights(str(tmp_path / "x"), make_params(), make_config(), 7)
@@ -91,7 +91,7 @@ def test_files_of_the_user_are_left_alone(tmp_path):
 
 
 def test_a_folder_that_is_missing_is_one_line(tmp_path):
-  """Without it the user would be told the name of a file never asked for."""
+  """Fails if the message names a temporary file."""
   output = str(tmp_path / "none" / "x")
   with pytest.raises(ValueError) as error:
     weights.save_weights(output, make_params(), make_config(), 7)
@@ -102,7 +102,7 @@ def test_a_folder_that_is_missing_is_one_line(tmp_path):
 
 
 def test_a_file_that_cannot_be_finished_leaves_nothing(tmp_path, monkeypatch):
-  """Without it a full disk would be filled by each further try."""
+  """Fails if each further try fills the disk a bit more."""
 
   def replace(temporary, output):
     raise OSError(28, "No space left on device")
@@ -114,7 +114,7 @@ def test_a_file_that_cannot_be_finished_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_file_has_the_rights_of_any_other(path, tmp_path):
-  """Without it nobody else could read a model that was written to share."""
+  """Fails if other users cannot read a shared model."""
   other = tmp_path / "other"
   other.touch()
   assert os.stat(path).st_mode == other.stat().st_mode
@@ -140,7 +140,7 @@ def test_a_file_has_the_rights_of_any_other(path, tmp_path):
   ids=["missing", "empty", "text", "bare", "foreign", "damaged", "newer"],
 )
 def test_a_bad_file_is_one_line(tmp_path, data, message):
-  """Without it any other file would be answered by a traceback."""
+  """Fails if a wrong file ends in a traceback."""
   if data is not None:
     (tmp_path / "x").write_bytes(data)
   with pytest.raises(ValueError) as error:
@@ -150,7 +150,7 @@ def test_a_bad_file_is_one_line(tmp_path, data, message):
 
 
 def test_a_file_that_was_cut_off_is_one_line(path):
-  """Without it a broken download would be answered by a traceback."""
+  """Fails if a broken download ends in a traceback."""
   with open(path, "r+b") as file:
     file.truncate(os.path.getsize(path) - 1)
   with pytest.raises(ValueError, match="but cannot be read: .*not fully cov"):
@@ -166,7 +166,7 @@ def load_initial(path, params, **settings):
 
 
 def test_a_run_starts_from_the_weights_of_the_file(path):
-  """Without it fine-tuning would start from something else."""
+  """Fails if fine-tuning starts from other weights."""
   found = load_initial(
     path,
     make_params(),
@@ -187,7 +187,7 @@ def test_a_run_starts_from_the_weights_of_the_file(path):
   ],
 )
 def test_weights_of_another_model_are_refused(path, settings, message):
-  """Without it equal shapes would hide that the weights mean another thing."""
+  """Fails if equal shapes hide that the weights mean something else."""
   with pytest.raises(ValueError) as error:
     load_initial(path, make_params(), **settings)
   assert str(error.value).startswith(message)
@@ -196,7 +196,7 @@ def test_weights_of_another_model_are_refused(path, settings, message):
 
 
 def test_random_features_need_their_seed(tmp_path):
-  """Without it weights would meet features they were not trained on."""
+  """Fails if weights are combined with random features of another seed."""
   path = str(tmp_path / "x")
   favor = dict(model__feature_map="favor", model__qk_norm=True)
   weights.save_weights(path, make_params(), make_config(seed=1, **favor), 7)
@@ -224,7 +224,7 @@ def test_random_features_need_their_seed(tmp_path):
   ],
 )
 def test_the_first_parameter_that_differs_is_named(path, change, message):
-  """Without it the error would come from inside of a compiled program."""
+  """Fails if the error comes from inside a compiled program."""
   with pytest.raises(ValueError) as error:
     load_initial(path, make_params() | change)
   assert str(error.value).startswith(f"config.train.init_from: {message}")
@@ -232,6 +232,6 @@ def test_the_first_parameter_that_differs_is_named(path, change, message):
 
 
 def test_a_bad_file_names_the_setting(path):
-  """Without it a user would not know where the name of the file is from."""
+  """Fails if the message does not say which setting names the file."""
   with pytest.raises(ValueError, match="^config.train.init_from: none must be"):
     load_initial("none", make_params())

@@ -11,7 +11,7 @@ from tests.helpers import make_config
 
 
 def test_settings_are_written_and_read_back(tmp_path):
-  """Without it an evaluation would build another model."""
+  """Fails if an evaluation builds another model."""
   config = make_config(
     model__width=64, optimizer__clip_norm=0.5, profile__steps=(10, 20)
   )
@@ -24,13 +24,13 @@ def test_settings_are_written_and_read_back(tmp_path):
 
 
 def test_check_writes_nothing(tmp_path):
-  """Without it a refused run would leave a folder that refuses the next."""
+  """Fails if a refused run leaves a folder that refuses the next one."""
   workdir.check_workdir(str(tmp_path / "new"), make_config())
   assert not list(tmp_path.iterdir())
 
 
 def test_other_settings_are_refused(tmp_path):
-  """Without it two runs would mix their metrics and checkpoints."""
+  """Fails if two runs mix their metrics and checkpoints."""
   workdir.write_config(str(tmp_path), make_config(), "data")
   with pytest.raises(ValueError) as error:
     workdir.check_workdir(
@@ -56,7 +56,7 @@ def test_other_settings_are_refused(tmp_path):
   ],
 )
 def test_settings_that_change_no_number_may_differ(tmp_path, settings):
-  """Without it a run could not be made longer."""
+  """Fails if a run cannot be made longer."""
   workdir.write_config(str(tmp_path), make_config(), "data")
   workdir.check_workdir(str(tmp_path), make_config(**settings))
 
@@ -69,7 +69,7 @@ def test_settings_that_change_no_number_may_differ(tmp_path, settings):
   ],
 )
 def test_num_steps_must_agree_where_steps_depend_on_it(tmp_path, settings):
-  """Without it the rate would jump in the midst of a run."""
+  """Fails if the learning rate would jump in the middle of a run."""
   workdir.write_config(str(tmp_path), make_config(**settings), "data")
   with pytest.raises(ValueError, match="config.train.num_steps"):
     workdir.check_workdir(
@@ -78,7 +78,7 @@ def test_num_steps_must_agree_where_steps_depend_on_it(tmp_path, settings):
 
 
 def test_a_run_from_other_weights_is_another_run(tmp_path):
-  """Without it a command that names weights would go on without them."""
+  """Fails if a command with other initial weights ignores them."""
   workdir.write_config(str(tmp_path), make_config(), "data")
   with pytest.raises(ValueError, match="init_from .None there, 'x.safetens"):
     workdir.check_workdir(
@@ -88,7 +88,7 @@ def test_a_run_from_other_weights_is_another_run(tmp_path):
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", ".lock", "config.json"])
 def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, name):
-  """A run would fail when it first writes, after it has compiled."""
+  """Fails if a run compiles before it notices that it cannot write."""
   (tmp_path / name).mkdir()
   with pytest.raises(ValueError, match=f"must have a file {name}, or nothing"):
     workdir.check_workdir(str(tmp_path), make_config())
@@ -96,7 +96,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["checkpoints", "profile"])
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path, name):
-  """A run would fail when it first saves, after hours."""
+  """Fails if a run trains for hours before it notices."""
   workdir.write_config(str(tmp_path), make_config(), "data")
   (tmp_path / name).touch()
   with pytest.raises(ValueError, match=f"must have a folder {name}, or noth"):
@@ -105,7 +105,7 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints"])
 def test_results_of_an_unknown_run_are_not_touched(tmp_path, name):
-  """Without it a run would write over results that it did not make."""
+  """Fails if a run overwrites results that it did not make."""
   if name == "checkpoints":
     (tmp_path / name).mkdir()
   else:
@@ -115,7 +115,7 @@ def test_results_of_an_unknown_run_are_not_touched(tmp_path, name):
 
 
 def test_one_process_trains_in_a_folder(tmp_path):
-  """Without it two runs would replace each other's records."""
+  """Fails if two runs replace each other's records."""
   folder = str(tmp_path / "new")
   with workdir.lock_workdir(folder):
     with pytest.raises(ValueError) as error:
@@ -133,7 +133,7 @@ def test_one_process_trains_in_a_folder(tmp_path):
 def test_a_file_system_without_locks_is_a_warning(
   tmp_path, monkeypatch, caplog
 ):
-  """Without it nobody could train where there are no locks."""
+  """Fails if file systems without locks cannot be used."""
 
   def flock(*args):
     raise OSError(38, "Function not implemented")
@@ -165,7 +165,7 @@ def repository(tmp_path, monkeypatch):
 
 
 def test_the_commit_is_that_of_slim(repository, tmp_path):
-  """Without it a record would name a commit of the user's other project."""
+  """Fails if a record names a commit of the user's own project."""
   workdir.write_config(str(tmp_path), make_config(), "data")
   record = json.loads((tmp_path / "config.json").read_text())
   assert record["git_commit"] is None
@@ -180,20 +180,20 @@ def test_the_commit_is_that_of_slim(repository, tmp_path):
   "text", ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"seed": "x"}}']
 )
 def test_damaged_settings_are_an_error(tmp_path, text):
-  """Without it a half-written file would end in a traceback."""
+  """Fails if a half-written file ends in a traceback."""
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(ValueError, match="config.json is damaged"):
     workdir.read_config(str(tmp_path))
 
 
 def test_missing_settings_are_an_error(tmp_path):
-  """Without it evaluating an empty folder would end in a traceback."""
+  """Fails if evaluating an empty folder ends in a traceback."""
   with pytest.raises(ValueError, match="with a config.json: cannot read"):
     workdir.read_config(str(tmp_path))
 
 
 def test_settings_of_a_newer_version_are_named(tmp_path):
-  """Without it a setting that this version ignores would be lost silently."""
+  """Fails if a setting of a newer version is ignored silently."""
   record = {"config": make_config().to_dict() | {"sharding": "fsdp"}}
   (tmp_path / "config.json").write_text(json.dumps(record))
   with pytest.raises(ValueError, match="config.sharding is no setting"):

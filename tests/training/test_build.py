@@ -10,7 +10,7 @@ from tests.helpers import SMALL, make_config
 
 
 def test_full_then_slim_changes_in_the_middle():
-  """Without it the paper's fine-tuning would be another regime."""
+  """Fails if the paper's fine-tuning uses another regime."""
   settings = make_config(gradient__method="full_then_slim", train__num_steps=7)
   methods = [build.method_at(settings, step) for step in range(7)]
   assert methods == ["full"] * 3 + ["slim"] * 4
@@ -20,20 +20,20 @@ def test_full_then_slim_changes_in_the_middle():
 
 @pytest.mark.parametrize("method", ["full", "remat", "slim"])
 def test_other_methods_do_not_change(method):
-  """Without it half a run would be done by another method."""
+  """Fails if half of a run uses another method."""
   settings = make_config(gradient__method=method, train__num_steps=7)
   assert {build.method_at(settings, step) for step in range(7)} == {method}
 
 
 def test_evaluation_needs_no_more_memory_than_training():
-  """Without it a run that fits would fail at its first evaluation."""
+  """Fails if a run that fits runs out of memory in its evaluation."""
   assert build.evaluation_chunk(make_config(gradient__chunk_size=64)) == 64
   assert build.evaluation_chunk(make_config(gradient__chunk_size=9999)) == 512
   assert build.evaluation_chunk(make_config(gradient__method="full")) == 512
 
 
 def test_the_seed_decides_the_weights():
-  """Without it a run could not be repeated, or its seed would mean nothing."""
+  """Fails if a run cannot be repeated, or its seed has no effect."""
 
   def weights(seed):
     experiment = build.create_experiment(make_config(seed=seed, **SMALL))
@@ -46,7 +46,7 @@ def test_the_seed_decides_the_weights():
 
 
 def test_the_seed_decides_the_random_features(monkeypatch):
-  """Without it a checkpoint could not be evaluated: they are not in it."""
+  """Fails if a checkpoint, which lacks them, cannot be evaluated."""
   found = []
   monkeypatch.setattr(
     models, "create_model", lambda **settings: found.append(settings)
@@ -66,12 +66,12 @@ def test_the_seed_decides_the_random_features(monkeypatch):
   ],
 )
 def test_errors_name_the_setting(settings, message):
-  """Without it an error would name an argument that the user never gave."""
+  """Fails if an error names an argument that the user never gave."""
   with pytest.raises(ValueError, match=f"^{message}"):
     build.create_experiment(make_config(**settings))
 
 
 def test_errors_of_the_data_name_the_setting():
-  """Without it an error would name an argument that the user never gave."""
+  """Fails if an error names an argument that the user never gave."""
   with pytest.raises(ValueError, match="^config.data.sequence_length must be"):
     build.create_split(make_config(data__sequence_length=7), "train", 1)

@@ -46,7 +46,7 @@ def plain_sums(logits, targets, weights):
 
 
 def test_sums_are_those_of_numpy(logits, targets, weights):
-  """Every number that is reported rests on these."""
+  """Fails if any reported loss or accuracy is wrong."""
   found = cross_entropy_sums(logits, targets, weights)
   expected = plain_sums(logits, targets, weights)
   assert 0 < expected[1] < expected[2]
@@ -55,7 +55,7 @@ def test_sums_are_those_of_numpy(logits, targets, weights):
 
 
 def test_weight_of_zero_hides_a_token(logits, targets, weights):
-  """Tokens outside the copied half would be trained on."""
+  """Fails if tokens outside the copied half are trained on."""
   other = jnp.where(weights == 0, (targets + 1) % VOCAB_SIZE, targets)
   noise = jnp.where(weights == 0, 7.0, 0)[..., None] * logits
   assert cross_entropy_sums(
@@ -74,7 +74,7 @@ value_and_grad = jax.jit(
 def test_a_token_of_weight_zero_is_ignored(
   logits, targets, weights, target, logit
 ):
-  """One padded token would make the loss of the whole batch NaN."""
+  """Fails if one padded token makes the loss of the batch NaN."""
   hidden = weights == 0
   right = value_and_grad(logits, targets, weights)
   found = value_and_grad(
@@ -89,7 +89,7 @@ def test_a_token_of_weight_zero_is_ignored(
 def test_a_token_beyond_the_vocabulary_is_no_other_token(
   logits, targets, weights, target
 ):
-  """Negative targets would count from the end of the vocabulary."""
+  """Fails if negative targets count from the end of the vocabulary."""
   found = cross_entropy_sums(logits, targets.at[0, 0].set(target), weights)
   assert np.isnan(found.nll)
   assert np.isfinite(found.correct)
@@ -97,7 +97,7 @@ def test_a_token_beyond_the_vocabulary_is_no_other_token(
 
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 def test_large_logits_are_finite(logits, targets, weights, scale):
-  """A confident model would make the loss, or its gradient, infinite."""
+  """Fails if a confident model has an infinite loss or gradient."""
   value, gradient = value_and_grad(scale * logits, targets, weights)
   expected = plain_sums(scale * logits, targets, weights)[0]
   np.testing.assert_allclose(value, expected, rtol=1e-6)
@@ -105,7 +105,7 @@ def test_large_logits_are_finite(logits, targets, weights, scale):
 
 
 def test_weights_are_constants(logits, targets, weights):
-  """A model that computes its weights could lower the loss by them."""
+  """Fails if a model can lower the loss through its weights."""
   gradient = jax.grad(
     lambda weights: cross_entropy_sums(logits, targets, weights).nll
   )
@@ -113,7 +113,7 @@ def test_weights_are_constants(logits, targets, weights):
 
 
 def test_gradient_is_that_of_the_softmax(logits, targets, weights):
-  """w (softmax - onehot), the gradient that everything else starts from."""
+  """Fails if the gradient is not w (softmax - onehot)."""
   _, gradient = value_and_grad(logits, targets, weights)
   onehot = jax.nn.one_hot(targets, VOCAB_SIZE)
   expected = weights[..., None] * (jax.nn.softmax(logits) - onehot)
@@ -121,7 +121,7 @@ def test_gradient_is_that_of_the_softmax(logits, targets, weights):
 
 
 def test_bfloat16_logits_are_summed_in_float32():
-  """A sum in bfloat16 stops growing at 256 tokens."""
+  """Fails if a sum stops growing at 256 tokens, as in bfloat16."""
   logits = jnp.zeros((1, 5000, 4), jnp.bfloat16)
   targets, weights = jnp.zeros((1, 5000), jnp.int32), jnp.ones((1, 5000))
   found = cross_entropy_sums(logits, targets, weights)
@@ -131,7 +131,7 @@ def test_bfloat16_logits_are_summed_in_float32():
 
 
 def test_float64_logits_are_summed_in_float64(x64, targets, weights):
-  """Comparisons to 1e-12 would end at the loss."""
+  """Fails if comparisons to 1e-12 are limited by the loss."""
   logits = jax.random.normal(jax.random.key(0), (B, T, VOCAB_SIZE))
   assert logits.dtype == jnp.float64
   found = cross_entropy_sums(logits, targets, weights)

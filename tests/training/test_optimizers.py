@@ -30,7 +30,7 @@ def updates(num_steps=3, **settings):
 
 
 def test_adam_follows_its_definition():
-  """Without it the paper's optimizer would be another one."""
+  """Fails if the optimizer is not the paper's."""
   gradient = np.asarray(GRADIENTS["bias"], np.float64)
   m = v = 0.0
   for step, update in enumerate(updates(learning_rate=0.01), 1):
@@ -42,7 +42,7 @@ def test_adam_follows_its_definition():
 
 
 def test_weight_decay_is_decoupled_and_spares_vectors():
-  """Without it biases would be pulled to 0, or Adam would undo the decay."""
+  """Fails if biases decay, or Adam rescales the decay."""
   plain = updates(learning_rate=0.01)[0]
   decayed = updates(learning_rate=0.01, weight_decay=0.1)[0]
   np.testing.assert_array_equal(decayed["bias"], plain["bias"])
@@ -51,7 +51,7 @@ def test_weight_decay_is_decoupled_and_spares_vectors():
 
 
 def test_clipping_scales_all_parameters_together():
-  """Without it one large gradient would still throw the run off."""
+  """Fails if one large gradient still disturbs the run."""
   norm = math.sqrt(sum(float((x**2).sum()) for x in GRADIENTS.values()))
   # Adam forgets the scale of its gradients but for a large epsilon.
   settings = dict(learning_rate=1.0, epsilon=1e6)
@@ -75,7 +75,7 @@ def test_clipping_scales_all_parameters_together():
   ],
 )
 def test_schedules_at_their_corners(settings, expected):
-  """Without it a rate would drop a step early, or start at 0."""
+  """Fails if a rate drops a step early, or starts at 0."""
   settings = OptimizerSettings(learning_rate=2.0, **settings)
   rate = make_schedule(settings, num_steps=100)
   for step, value in expected.items():
@@ -83,6 +83,6 @@ def test_schedules_at_their_corners(settings, expected):
 
 
 def test_unknown_schedule_is_refused():
-  """Without it a misspelt schedule would train at a constant rate."""
+  """Fails if a misspelt schedule trains at a constant rate."""
   with pytest.raises(SettingError, match="schedule must be one of .* got 'lin"):
     create_optimizer(OptimizerSettings(schedule="lin"), num_steps=1)

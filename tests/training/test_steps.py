@@ -51,7 +51,7 @@ def batch():
 @pytest.mark.parametrize("key", [None, jax.random.key(3)])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_changes_nothing(params, batch, parts, key):
-  """Without it a run in parts would be another run: means of means, masks."""
+  """Fails if parts of a batch are averaged twice, or get other masks."""
   make = steps.make_gradient_step
   whole = make(value_and_grad, accumulation_steps=1, key=key)
   cut = make(value_and_grad, accumulation_steps=parts, key=key)
@@ -61,7 +61,7 @@ def test_accumulation_changes_nothing(params, batch, parts, key):
 
 @pytest.mark.parametrize("impl", [None, "unsafe_rbg"])
 def test_dropout_is_a_function_of_step_and_row(params, batch, impl):
-  """Without it a resumed run would have other masks."""
+  """Fails if a resumed run draws other masks."""
   seen = []
 
   def spy(params, batch, keys):
@@ -78,7 +78,7 @@ def test_dropout_is_a_function_of_step_and_row(params, batch, impl):
 
 
 def test_update_divides_by_the_weight_once(params):
-  """Without it the learning rate would depend on the number of tokens."""
+  """Fails if the learning rate depends on the number of tokens."""
   gradients = {"table": jnp.ones((VOCAB_SIZE,) * 2)}
   state = TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
   update = steps.make_update_step(optax.sgd(1.0))
@@ -89,7 +89,7 @@ def test_update_divides_by_the_weight_once(params):
 
 
 def test_a_batch_without_weight_changes_no_parameter(params):
-  """Sums of nothing, divided by nothing, would make all of them NaN."""
+  """Fails if a batch without weight makes all parameters NaN."""
   gradients = {"table": jnp.zeros((VOCAB_SIZE,) * 2)}
   state = TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
   update = steps.make_update_step(optax.sgd(1.0))
@@ -99,7 +99,7 @@ def test_a_batch_without_weight_changes_no_parameter(params):
 
 
 def test_compiled_programs_train(params, batch):
-  """Without it the programs that run would not be the ones tested."""
+  """Fails if the programs of a run are not the ones tested."""
   optimizer = optax.adam(0.1)
   state = steps.init_train_state(params, optimizer)
   gradient_step, activation_bytes = compile_gradient_step(
@@ -122,7 +122,7 @@ def test_compiled_programs_train(params, batch):
 
 
 def test_activation_bytes_are_those_of_the_temporaries(params, batch):
-  """Without it a report would count arguments, results or nothing."""
+  """Fails if a report counts arguments or results."""
 
   def wasteful(params, batch, keys=None):
     square = jnp.outer(*[batch.weights.ravel()] * 2)
@@ -140,7 +140,7 @@ def test_activation_bytes_are_those_of_the_temporaries(params, batch):
 
 
 def test_no_rounding_is_left_out():
-  """Without it "rewind" would undo other bfloat16 updates than it made."""
+  """Fails if "rewind" subtracts other bfloat16 updates than were added."""
 
   def add(a, b, step):
     return (a + b).astype(jnp.float32)
