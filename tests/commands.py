@@ -1,4 +1,4 @@
-"""Commands in this process: what they print, and how they end."""
+"""Runs commands in this process, and returns their output and exit code."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 
 
 class Done(NamedTuple):
-  """A command that has ended."""
+  """The result of a command."""
 
   code: int
   output: str
@@ -24,14 +24,14 @@ class Done(NamedTuple):
 
 
 def run_command(main, *arguments):
-  """Runs a command, and puts back all that it changes of the process.
+  """Runs a command, and restores everything that it changes in the process.
 
   Args:
     main: The command, as `slim.train.main`.
     *arguments: The command line, without the program.
 
   Returns:
-    Its exit code, and what it has printed to stdout and stderr.
+    Its exit code, and its output on stdout and stderr.
   """
   output, errors = io.StringIO(), io.StringIO()
   logger = logging.getLogger("slim")
@@ -43,7 +43,7 @@ def run_command(main, *arguments):
     flagsaver.flagsaver(),
     pytest.MonkeyPatch.context() as patch,
   ):
-    # The original works once in a process.
+    # The original works only once per process.
     patch.setattr(
       app, "run", lambda main, argv, flags_parser: main(flags_parser(argv))
     )
@@ -57,7 +57,7 @@ def run_command(main, *arguments):
         value = getattr(owner, name)
         copy = list(value) if isinstance(value, list) else value
         patch.setattr(owner, name, copy)
-    # As `app.run` does, which is not called.
+    # As `app.run` does, which is replaced.
     absl_logger.addHandler(logging.StreamHandler(errors))
     try:
       main(["program", *map(str, arguments)])
@@ -70,7 +70,7 @@ def run_command(main, *arguments):
 
 
 def assert_refused(done, *words):
-  """Asserts that a command has ended in one line on stderr, with all words."""
+  """Asserts that a command ended in one line on stderr with these words."""
   assert done.code == 1, done
   assert not done.output
   assert done.errors.startswith("error: ") and done.errors.count("\n") == 1, (
@@ -81,7 +81,7 @@ def assert_refused(done, *words):
 
 
 def list_files(folder):
-  """Returns what is in a folder and when files were written, to be compared."""
+  """Returns the files in a folder and when they were written."""
   return {
     path: None if path.is_dir() else path.lstat().st_mtime_ns
     for path in pathlib.Path(folder).rglob("*")
@@ -90,7 +90,7 @@ def list_files(folder):
 
 @contextlib.contextmanager
 def limit_files(size):
-  """Lets no file grow over some bytes, as a full disk does."""
+  """Limits the size of files, as a full disk does."""
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
   try:

@@ -26,7 +26,7 @@ def get_config(variant=""):
 
 
 def parse_line(line):
-  """Parses a command line that has settings, and returns these."""
+  """Parses a command line with settings, and returns the settings."""
   flag_values = flags.FlagValues()
   config = setting_flags.define_config(flag_values)
   command_line.parse_flags(["program", *line.split()], flag_values)
@@ -35,7 +35,7 @@ def parse_line(line):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-  """The current folder, with the config file `x.py` in it."""
+  """The current folder, with a config file `x.py`."""
   monkeypatch.chdir(tmp_path)
   (tmp_path / "x.py").write_text(FILE)
   return tmp_path
@@ -115,7 +115,7 @@ MISTAKES = [
 
 
 def assert_exits(line, message):
-  """Asserts that a command line ends in one line that begins so."""
+  """Asserts that a command line ends in one line with this beginning."""
   with pytest.raises(SystemExit) as error:
     parse_line(line)
   assert str(error.value).startswith("error: ")

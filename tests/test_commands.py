@@ -1,4 +1,4 @@
-"""Every command: a mistake is one line, at once, and nothing is made."""
+"""Every command: a mistake ends in one line at once, and writes nothing."""
 
 import functools
 import gzip
@@ -30,7 +30,7 @@ def load_script(name):
 
 
 CONFIG = f"--config={ROOT}/configs/quickstart.py:smoke"
-# The command, and a command line that has all it needs.
+# Each command with a complete command line.
 COMMANDS = {
   "train": (train.main, CONFIG, "--workdir=run"),
   "evaluate": (evaluate.main, "--workdir=run"),
@@ -45,8 +45,8 @@ WITH_CONFIG = [name for name, line in COMMANDS.items() if CONFIG in line]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-  """The current folder, with some files in it; nothing may be compiled."""
-  # Matplotlib writes to the home.
+  """The current folder with some files; compiling raises an error."""
+  # Matplotlib writes to the home folder.
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
   (tmp_path / "home").mkdir()
   here = tmp_path / "here"
@@ -65,7 +65,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def refuse(name, *arguments, replacing=True):
-  """Runs a command with other arguments; returns the line that it ends in."""
+  """Runs a command with other arguments; returns its error line."""
   main, *line = COMMANDS[name]
   if replacing:
     given = {argument.partition("=")[0] for argument in arguments}
@@ -271,7 +271,7 @@ def test_a_run_in_a_home_is_there(folder):
 
 @pytest.fixture
 def run_experiment(monkeypatch):
-  """Runs a script of experiments/, and forgets what it has imported."""
+  """Runs a script of experiments/, and removes its imports again."""
   folder = ROOT / "experiments"
   monkeypatch.syspath_prepend(folder)
   names = {path.stem for path in folder.glob("*.py")}

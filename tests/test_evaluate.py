@@ -1,4 +1,4 @@
-"""Evaluation: every token once, and what a state is carried through."""
+"""Evaluation of a run, in windows and with a carried state."""
 
 import itertools
 import json
@@ -22,12 +22,12 @@ from slim.training import build
 from slim.training.losses import cross_entropy_sums
 from tests.commands import assert_refused, run_command
 
-# The programs are few, and nothing here asks about rounding.
+# There are few programs, and rounding does not matter.
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def settings(path):
-  """Returns a run of seconds over a text."""
+  """Returns the config of a fast run on a text."""
   result = config.base()
   result.model.width = 16
   result.model.num_layers = 1
@@ -42,7 +42,7 @@ def settings(path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, compilation_cache):
-  """A run that has just begun, and the folder that it is in."""
+  """A run with one checkpoint, and its folder."""
   folder = tmp_path_factory.mktemp("run")
   path = folder / "text.txt"
   path.write_bytes(np.random.default_rng(0).bytes(4000))
@@ -64,7 +64,7 @@ def test_windows_give_the_loss_of_training(run):
   record = evaluate.evaluate_workdir(folder, "validation", False)
   restored, _ = restore_newest(folder, jax.eval_shape(lambda: state))
   jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
-  assert restored.step == 3  # It has only been read.
+  assert restored.step == 3  # It was only read.
   experiment = build.create_experiment(configuration)
   dataset = build.create_split(configuration, "validation", 4)
   apply = jax.jit(experiment.model.apply)

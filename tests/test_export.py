@@ -1,4 +1,4 @@
-"""Weights out of a run, and into another one."""
+"""Weights exported from a run, and used by another."""
 
 import pathlib
 
@@ -20,12 +20,12 @@ from slim.training import build
 from tests.commands import assert_refused, run_command
 from tests.helpers import SMALL, make_config
 
-# The programs are few, and nothing here asks about rounding.
+# There are few programs, and rounding does not matter.
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def make(**settings):
-  """Returns a run of seconds; dots in names are written as __."""
+  """Returns the config of a fast run; dots in names are written as __."""
   defaults = SMALL | dict(
     gradient__method="full",
     train__num_steps=2,
@@ -76,7 +76,7 @@ def test_the_exported_weights_can_be_used_inside_jit(run):
 
 
 def start_settings(run, num_steps):
-  """Returns a run that starts from the file, and learns nothing at all."""
+  """Returns a config that starts from the file and learns nothing."""
   return make(
     train__init_from=run[2],
     train__num_steps=num_steps,

@@ -1,4 +1,4 @@
-"""Paths: what is refused before long work, and what is left behind."""
+"""Paths are checked before long work, and checks leave nothing behind."""
 
 import os
 
@@ -36,7 +36,7 @@ def test_what_is_no_path_here_is_refused(path, message):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-  """The current folder, with a file and a link to nowhere in it."""
+  """The current folder, with a file and a dangling link."""
   monkeypatch.chdir(tmp_path)
   (tmp_path / "file").touch()
   (tmp_path / "link").symlink_to("nowhere")
@@ -44,7 +44,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def refuse(*args):
-  """Stands for a disk that cannot be written, also by root."""
+  """Simulates a disk that even root cannot write to."""
   raise OSError(30, "Read-only file system")
 
 

@@ -1,4 +1,4 @@
-"""A sweep is a table of runs, and loses none of them."""
+"""A sweep prints a table of all runs that finished."""
 
 import json
 import os
@@ -21,7 +21,7 @@ SETTINGS = [
 
 
 def read_table(output):
-  """Returns the head of a table, and its numbers by the value."""
+  """Returns the header of a table, and its numbers by value."""
   head, *rows = output.splitlines()
   cells = [row.replace(",", "").split() for row in rows]
   return head.split(), {x: [float(y) for y in rest] for x, *rest in cells}
@@ -81,7 +81,7 @@ def test_the_script_trains(tmp_path):
       *("--setting=seed", "--values=1,2", f"--workdir={tmp_path}"),
     ],
     cwd=ROOT,
-    env=os.environ | {"PYTHONPATH": str(ROOT)},  # It is in no package.
+    env=os.environ | {"PYTHONPATH": str(ROOT)},  # It is not in a package.
     capture_output=True,
     text=True,
   )

@@ -1,4 +1,4 @@
-"""Training as a whole: resumed runs, and what bad input gets."""
+"""Whole runs: resumed ones, and refused ones."""
 
 import functools
 import gzip
@@ -31,12 +31,12 @@ from tests.helpers import SMALL, make_config
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-# Most runs here differ in their data only.
+# Most runs differ only in their data.
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def make(**settings):
-  """Returns a run of seconds; dots in names are written as __."""
+  """Returns the config of a fast run; dots in names are written as __."""
   defaults = SMALL | dict(
     gradient__method="full",  # The fastest to compile.
     gradient__chunk_size=5,
@@ -50,7 +50,7 @@ def make(**settings):
 
 
 class Run(NamedTuple):
-  """A run that has ended; tests read it, or copy its folder."""
+  """A finished run; tests read it, or copy its folder."""
 
   settings: ml_collections.ConfigDict
   folder: pathlib.Path
@@ -91,7 +91,7 @@ def half(tmp_path_factory, compilation_cache):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory, compilation_cache):
-  """A run on a file that is called enwik8, and is another."""
+  """A run on a file that is called enwik8 but is not enwik8."""
   folder = tmp_path_factory.mktemp("text")
   (folder / "enwik8").write_bytes(bytes(range(256)) * 8)
   settings = make(
@@ -104,7 +104,7 @@ def text(tmp_path_factory, compilation_cache):
 
 
 def read(folder):
-  """Reads the records of a run, without what differs between two runs."""
+  """Reads the records of a run, without times."""
   records = metrics.read_records(os.path.join(folder, "metrics.jsonl"))
   return [
     {k: v for k, v in record.items() if not k.startswith("time/")}
@@ -118,11 +118,11 @@ def assert_same(a, b):
 
 
 class StoppedError(Exception):
-  """Stands for a power cut."""
+  """Simulates a power cut."""
 
 
 def stop_at(monkeypatch, step):
-  """Lets the data of a step stop the run."""
+  """Stops the run when it asks for the data of a step."""
   original = build.create_split
 
   class Stopping:
@@ -249,7 +249,7 @@ def test_the_log_and_the_record_say_what_the_data_is(text):
 
 
 def list_files(folder):
-  """Returns when each file of a run was last written, but for its lock."""
+  """Returns when each file of a run, except its lock, was last written."""
   return {
     path: path.stat().st_mtime_ns
     for path in folder.rglob("*")
@@ -265,7 +265,7 @@ def test_a_run_that_is_under_way_is_not_touched(tmp_path, half):
     with pytest.raises(ValueError, match="is being trained by another process"):
       train.train_and_evaluate(make(), str(folder))
     assert list_files(folder) == before
-    # Who only reads needs no lock.
+    # Reading needs no lock.
     record = evaluate.evaluate_workdir(str(folder), "validation", False)
   assert record["step"] == 3
 
@@ -427,7 +427,7 @@ def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
   steps_done = checkpoints.list_steps(str(cut / "run"))[-1] + 25
   states = []
   for folder in (cut, whole):
-    # As processes, too: the programs of tests round otherwise.
+    # In processes, because programs compiled for tests round differently.
     process = start(
       folder, *arguments, f"--config.train.num_steps={steps_done}"
     )
@@ -472,7 +472,7 @@ def test_mistakes_of_a_process_end_in_one_line(
 @pytest.mark.slow
 def test_a_full_disk_prints_one_line_of_a_process(tmp_path, monkeypatch):
   """Fails if tracebacks hide that the disk is full."""
-  # JAX would warn that it cannot write to it either.
+  # JAX would warn that it cannot write to the cache.
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
   program = (
     "import resource, runpy\n"

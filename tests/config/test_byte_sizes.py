@@ -1,4 +1,4 @@
-"""Numbers of bytes, as people write and read them."""
+"""Sizes in bytes, parsed and formatted."""
 
 import pytest
 

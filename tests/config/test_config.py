@@ -1,4 +1,4 @@
-"""The settings: complete, checked, and named in every error."""
+"""Settings are complete, checked, and named in every error."""
 
 import pathlib
 import re
@@ -52,7 +52,7 @@ def test_mlp_width_follows_width():
     ("optimizer.clip_norm", 0.0, "> 0, got 0.0"),
     ("seed", -1, "in [0, 4294967296), got -1"),
     ("train.num_steps", 2**31, "below 2^31, got 2147483648"),
-    ("model.width", -1, "> 0, got -1"),  # And not mlp_width, which follows.
+    ("model.width", -1, "> 0, got -1"),  # Not mlp_width, which follows.
     ("model.mlp_width", -1, "> 0, got -1"),
     ("data.path", "", "a path, got ''"),
     ("data.path", "gs://bucket/text", "a path on this machine, got 'gs://"),

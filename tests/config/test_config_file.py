@@ -1,4 +1,4 @@
-"""Config files: what they may return, and which line is wrong."""
+"""Config files: their results, and the line of a mistake."""
 
 import pytest
 
@@ -9,7 +9,7 @@ HEAD = "from slim.config import base\n\ndef get_config():\n"
 
 @pytest.fixture
 def load(tmp_path):
-  """Loads a config file of some text."""
+  """Loads a config file with the given text."""
 
   def load_text(text, argument=""):
     (tmp_path / "x.py").write_bytes(text.encode("latin-1"))

@@ -1,4 +1,4 @@
-"""Small corpora in the place of the published ones."""
+"""Small corpora that replace the published ones."""
 
 import hashlib
 import io
@@ -9,17 +9,17 @@ import pytest
 
 from slim.data.corpora import CORPORA
 
-# Enwik8 has several of the records that tfds stores, the last one shorter.
+# enwik8 has several records in tfds, of which the last is shorter.
 SIZES = {"ptb": (3000, 700, 500), "enwik8": (1_000_000,)}
 
 
 @pytest.fixture
 def contents(monkeypatch):
-  """Puts small corpora into `CORPORA`; nothing answers at their addresses.
+  """Puts small corpora into `CORPORA`; no server answers at their addresses.
 
   Returns:
-    For each corpus the bytes of its files by their names; those of the splits
-    of PTB in their order.
+    For each corpus, the bytes of its files by name. The splits of PTB are in
+    order.
   """
   monkeypatch.setenv("no_proxy", "127.0.0.1")
   generator = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Published texts by way of tfds: prepared, put there, or downloaded."""
+"""Published texts with tfds: prepared, put there by hand, or downloaded."""
 
 import functools
 import http.server
@@ -32,7 +32,7 @@ SETTINGS = dict(
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-  """Serves files, and breaks off in the midst of one called `input.txt`."""
+  """Serves files; the one called `input.txt` breaks off in the middle."""
 
   def do_GET(self):
     """Answers."""
@@ -44,7 +44,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     self.wfile.write(bytes(10))
 
   def log_message(self, *args):
-    """Keeps quiet."""
+    """Logs nothing."""
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def published(contents, make_zip, tmp_path, monkeypatch):
 
 
 def move(monkeypatch, name, port):
-  """Lets the addresses of a corpus be those of a server."""
+  """Replaces the addresses of a corpus by those of a server."""
   files = tuple(
     file._replace(url=f"http://127.0.0.1:{port}/{file.names[-1]}")
     for file in CORPORA[name].files
@@ -111,7 +111,7 @@ def test_a_corpus_is_downloaded_once(
 ):
   """Fails if data does not arrive, or every run downloads it."""
   assert_loads(name, published)
-  move(monkeypatch, name, 9)  # Where nobody answers.
+  move(monkeypatch, name, 9)  # No server answers there.
   assert_loads(name, published)
   assert (data_dir / "slim_corpora" / name / "1.0.0").is_dir()
   assert capfd.readouterr() == ("", "")
@@ -138,7 +138,7 @@ def test_where_a_corpus_comes_from_changes_nothing(published, data_dir):
 
 
 def damage(folder, kind):
-  """Damages what is published as enwik8, or takes it away."""
+  """Damages or removes the published enwik8."""
   path = folder / "enwik8.zip"
   if kind == "other bytes":
     path.write_bytes(bytes(1_000_000))
@@ -168,14 +168,14 @@ def test_a_bad_download_gets_one_line(
     builders.prepare("enwik8")
   assert_one_line(error, *words)
   assert capfd.readouterr() == ("", "")
-  # The next try does not find what went wrong in a cache.
+  # The next try does not find the bad download in a cache.
   data = contents["enwik8"]["enwik8"]
   (published / "enwik8.zip").write_bytes(make_zip("enwik8", data))
   assert_loads("enwik8", published)
 
 
 def spoil(folder, kind):
-  """Spoils what is prepared of the validation split of PTB."""
+  """Damages the prepared validation split of PTB."""
   [path] = folder.glob("*-validation.*")
   if kind == "cut off":
     path.write_bytes(path.read_bytes()[:-1000])
@@ -223,7 +223,7 @@ def test_of_two_runs_that_prepare_one_corpus_both_go_on(
 
   def read_slowly(*args):
     monkeypatch.setattr(builders, "read_files", original)
-    builders.prepare("ptb")  # As another process does meanwhile.
+    builders.prepare("ptb")  # As another process does in the meantime.
     return original(*args)
 
   monkeypatch.setattr(builders, "read_files", read_slowly)
@@ -290,7 +290,7 @@ def test_the_command_ends_within_five_seconds(tmp_path):
       capture_output=True,
       text=True,
     )
-  # Without the imports: how long these take depends on the machine.
+  # Without the imports, whose time depends on the machine.
   seconds, _, message = result.stdout.partition(" ")
   assert message.startswith("error: path: 'ptb' is not prepared in"), result
   assert message.count("\n") == 1

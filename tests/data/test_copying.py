@@ -1,4 +1,4 @@
-"""Tests of the Copying task."""
+"""The Copying task."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the published texts are."""
+"""The published texts."""
 
 from slim.data.corpora import CORPORA
 

@@ -1,4 +1,4 @@
-"""Tests of what the datasets are made from, and of how they are created."""
+"""Random streams, and datasets created by name."""
 
 import itertools
 

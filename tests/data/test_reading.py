@@ -1,4 +1,4 @@
-"""Published texts from files that the user names."""
+"""Published texts, read from files of the user."""
 
 import bz2
 import functools
@@ -38,7 +38,7 @@ def read(name, path):
 
 
 def cut(data):
-  """Cuts bytes into 90, 5 and 5 per cent."""
+  """Cuts bytes into 90, 5 and 5 percent."""
   data = np.frombuffer(data, np.uint8)
   return [cut_text("", data, split).data.tobytes() for split in SPLITS]
 
@@ -111,7 +111,7 @@ def test_one_file_of_several_is_refused(form, contents, tmp_path):
   if "zip" in form:
     with zipfile.ZipFile(path, "w") as archive:
       for name, data in list(files.items())[: 1 if "one" in form else 2]:
-        # Not of the published size, where the other name must tell.
+        # Of another size, so that the other name is decisive.
         archive.writestr(name, data if "one" in form else data[1:])
   else:
     path.write_bytes(files[form])

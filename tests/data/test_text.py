@@ -1,4 +1,4 @@
-"""Tests of texts of bytes."""
+"""Texts of bytes."""
 
 import hashlib
 
@@ -18,7 +18,7 @@ LENGTHS = dict(
 
 
 def random_bytes(size):
-  """The same random bytes for the same size."""
+  """Returns the same random bytes for the same size."""
   return np.random.Generator(np.random.Philox(size)).integers(
     256, size=size, dtype=np.uint8
   )

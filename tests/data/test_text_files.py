@@ -1,4 +1,4 @@
-"""Tests of reading files as texts and of cutting them into splits."""
+"""Files are read as texts and cut into splits."""
 
 import numpy as np
 import pytest

@@ -20,7 +20,7 @@ OPTIMIZER = optax.adam(0.1)
 
 
 def init(seed=0):
-  """Returns a state with some structure."""
+  """Returns a state with nested parameters."""
   w = jax.random.normal(jax.random.key(seed), (64, 64))
   return steps.init_train_state({"layer": {"w": w}}, OPTIMIZER)
 
@@ -29,7 +29,7 @@ ABSTRACT = jax.eval_shape(init)
 
 
 def save(workdir, *numbers, keep=3):
-  """Saves a state a step, each from another seed."""
+  """Saves one state per step, each from another seed."""
   checkpointer = checkpoints.Checkpointer(workdir, keep)
   for number in numbers:
     state = init(number)._replace(step=jnp.int32(number))
@@ -38,7 +38,7 @@ def save(workdir, *numbers, keep=3):
 
 
 def damage(workdir, step):
-  """Cuts off the data of a checkpoint, as a full disk would."""
+  """Truncates the data of a checkpoint, as a full disk would."""
   folder = workdir / "checkpoints" / str(step) / "state"
   for file in folder.rglob("*"):
     if file.is_file() and file.parent.name == "d":
@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
   [message] = [r.getMessage() for r in caplog.records if r.name[:4] == "slim"]
   assert message.startswith("the checkpoint of step 7 is damaged, falling back")
   assert "\n" not in message
-  assert (tmp_path / "checkpoints" / "7").is_dir()  # Looked at only.
+  assert (tmp_path / "checkpoints" / "7").is_dir()  # Only read.
 
 
 def test_no_lost_file_reaches_orbax(tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_damaged_checkpoints_are_set_aside(tmp_path):
   save(str(tmp_path), 7)
   restore = functools.partial(checkpoints.restore_newest, str(tmp_path))
   assert restore(ABSTRACT)[0].step == 7
-  # The same step, damaged again.
+  # The same step is damaged again.
   checkpoints.set_aside_after(str(tmp_path), 5)
   assert (tmp_path / "damaged_checkpoints" / "7.1").is_dir()
 

@@ -1,4 +1,4 @@
-"""Records that survive a crash, and operations counted by hand."""
+"""Means, and records that survive a crash."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def test_writer_appends_one_record_a_line(tmp_path):
   writer = metrics.MetricsWriter(str(tmp_path), 0)
   writer.write(1, {"train/loss": 2.5})
   writer.write(2, {"train/loss": 2.0})
-  text = (tmp_path / "metrics.jsonl").read_text()  # Before it is closed.
+  text = (tmp_path / "metrics.jsonl").read_text()  # Not closed yet.
   writer.close()
   assert [json.loads(line) for line in text.splitlines()] == [
     {"step": 1, "train/loss": 2.5},
@@ -58,7 +58,7 @@ def test_writer_drops_what_will_be_repeated(tmp_path):
 
 
 def read_events(folder):
-  """Reads what TensorBoard would: all events, in the order of the files."""
+  """Reads all events in the order of the files, as TensorBoard does."""
   events = []
   for path in sorted(folder.glob("events.out.tfevents.*")):
     data = path.read_bytes()
@@ -70,7 +70,7 @@ def read_events(folder):
 
 
 def read_scalars(folder):
-  """Lists what TensorBoard would show, as (step, name, value)."""
+  """Lists the points that TensorBoard shows, as (step, name, value)."""
   shown = []
   for event in read_events(folder):
     if event.session_log.status == event_pb2.SessionLog.START:

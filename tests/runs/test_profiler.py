@@ -1,4 +1,4 @@
-"""The steps that were asked for are traced, whole, and no others."""
+"""Exactly the selected steps are traced."""
 
 import contextlib
 import logging
@@ -10,7 +10,7 @@ from slim.runs import profiler
 
 
 class Calls:
-  """Stands for the progress and for JAX's profiler; lists what is called."""
+  """A fake Progress and profiler of JAX; records the calls."""
 
   def __init__(self):
     self.calls = []
@@ -43,7 +43,7 @@ class Calls:
 
 @pytest.fixture
 def calls(monkeypatch):
-  """What is called, in its order."""
+  """The calls in their order."""
   result = Calls()
   monkeypatch.setattr(jax.profiler, "start_trace", result.start_trace)
   monkeypatch.setattr(jax.profiler, "stop_trace", result.stop_trace)

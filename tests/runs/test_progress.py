@@ -12,13 +12,13 @@ from slim.types import Sums
 
 
 class Records:
-  """Takes records in memory."""
+  """Keeps records in memory."""
 
   def __init__(self):
     self.records = []
 
   def write(self, step, values):
-    """Keeps a record."""
+    """Adds a record."""
     self.records.append({"step": step} | values)
 
 

@@ -1,4 +1,4 @@
-"""Weights in a file: bit for bit, with their settings, or one line."""
+"""Weights in a file: exact, with their settings, or an error of one line."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.helpers import make_config
 
 
 def make_params():
-  """Returns any bits there are, NaNs and all, one array in Fortran order."""
+  """Returns arbitrary bits, including NaNs; one array in Fortran order."""
   bits = np.random.default_rng(0).integers(0, 2**32, 60, np.uint32)
   x, y = np.split(bits.view(np.float32), 2)
   return {
@@ -158,7 +158,7 @@ def test_a_file_that_was_cut_off_is_one_line(path):
 
 
 def load_initial(path, params, **settings):
-  """Loads the weights to start a run of a model like `params`."""
+  """Loads the initial weights of a model with parameters like `params`."""
   settings = dict(model__width=64) | settings
   config = make_config(train__init_from=path, **settings)
   abstract = jax.eval_shape(lambda: params)

@@ -1,4 +1,4 @@
-"""A folder belongs to one run, and says which."""
+"""A folder belongs to one run, and records which."""
 
 import json
 import subprocess
@@ -121,7 +121,7 @@ def test_one_process_trains_in_a_folder(tmp_path):
     with pytest.raises(ValueError) as error:
       with workdir.lock_workdir(folder):
         raise AssertionError("two at once")
-    workdir.check_workdir(folder, make_config())  # It is nobody's results.
+    workdir.check_workdir(folder, make_config())  # This is no result.
   assert str(error.value) == (
     f"--workdir {folder} is being trained by another process: wait for it, or "
     "choose another"
@@ -147,7 +147,7 @@ def test_a_file_system_without_locks_is_a_warning(
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-  """A repository of a user's with one commit, and slim in a folder of it."""
+  """A user's repository with one commit, and slim in one of its folders."""
 
   def git(*arguments):
     command = ["git", "-c", "user.name=x", "-c", "user.email=x", *arguments]

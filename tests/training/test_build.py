@@ -1,4 +1,4 @@
-"""From settings to objects."""
+"""Experiments are built as the settings say."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def test_the_seed_decides_the_weights():
 
   def weights(seed):
     experiment = build.create_experiment(make_config(seed=seed, **SMALL))
-    # The model's own parameters would take a program a seed.
+    # Sampling real parameters would compile a program per seed.
     model = experiment.model._replace(init=jax.random.key_data)
     return build.init(experiment._replace(model=model)).params
 

@@ -1,4 +1,4 @@
-"""The sums of the loss, against numpy in float64."""
+"""The sums of the loss, against NumPy in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,13 @@ B, T, VOCAB_SIZE = 2, 7, 13
 
 @pytest.fixture
 def logits():
-  """Logits of some size, so that no token is a sure thing."""
+  """Logits of moderate size, so that no token is certain."""
   return 3 * jax.random.normal(jax.random.key(0), (B, T, VOCAB_SIZE))
 
 
 @pytest.fixture
 def targets(logits):
-  """Some targets that are hit, some that are missed."""
+  """Targets, some of them predicted correctly."""
   random = np.random.default_rng(0)
   targets = random.integers(0, VOCAB_SIZE, (B, T), dtype=np.int32)
   targets[:, ::3] = np.argmax(logits, -1)[:, ::3]
@@ -27,7 +27,7 @@ def targets(logits):
 
 @pytest.fixture
 def weights():
-  """Weights that are no integers, and some zeros."""
+  """Fractional weights, some of them zero."""
   weights = np.random.default_rng(1).random((B, T), dtype=np.float32)
   weights[:, 1::3] = 0
   return jnp.asarray(weights)

@@ -53,7 +53,7 @@ def test_weight_decay_is_decoupled_and_spares_vectors():
 def test_clipping_scales_all_parameters_together():
   """Fails if one large gradient still disturbs the run."""
   norm = math.sqrt(sum(float((x**2).sum()) for x in GRADIENTS.values()))
-  # Adam forgets the scale of its gradients but for a large epsilon.
+  # Only with a large epsilon does Adam see the scale of its gradients.
   settings = dict(learning_rate=1.0, epsilon=1e6)
   plain = updates(**settings)[0]
   clipped = updates(**settings, clip_norm=0.5)[0]

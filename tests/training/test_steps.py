@@ -1,4 +1,4 @@
-"""The compiled programs, on a model small enough to check by hand."""
+"""Gradient and update steps, on a model that can be checked by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ B, T, VOCAB_SIZE = 4, 6, 5
 
 
 def value_and_grad(params, batch, keys=None):
-  """Differentiates the loss of a table of logits, one row a token."""
+  """Differentiates the loss of a table of logits, one row per token."""
 
   def nll(params):
     logits = params["table"][batch.inputs]
@@ -41,7 +41,7 @@ def params():
 
 @pytest.fixture
 def batch():
-  """Tokens with uneven weights, so that a mean of means is no mean."""
+  """Tokens with uneven weights, so that a mean of means is wrong."""
   random = np.random.default_rng(0)
   tokens = random.integers(0, VOCAB_SIZE, (2, B, T), dtype=np.int32)
   weights = np.arange(B * T, dtype=np.float32).reshape(B, T)
@@ -128,7 +128,7 @@ def test_activation_bytes_are_those_of_the_temporaries(params, batch):
     square = jnp.outer(*[batch.weights.ravel()] * 2)
     large = jnp.sin(jnp.tile(square, (10, 10)))  # 240² values.
     sums, gradients = value_and_grad(params, batch)
-    # Sorting needs the whole array at once.
+    # Sorting needs the whole array in memory.
     return sums._replace(correct=jnp.sort(large, 0)[3, 3]), gradients
 
   def measure(function):
