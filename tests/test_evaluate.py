@@ -4,6 +4,7 @@ import itertools
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +64,7 @@ def test_windows_give_the_loss_of_training(run):
   configuration, folder, state = run
   record = evaluate.evaluate_workdir(folder, "validation", False)
   restored, _ = restore_newest(folder, jax.eval_shape(lambda: state))
-  jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
+  chex.assert_trees_all_equal(restored.params, state.params)
   assert restored.step == 3  # It was only read.
   experiment = build.create_experiment(configuration)
   dataset = build.create_split(configuration, "validation", 4)

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_the_newest_weights_are_exported(run):
   """Fails if a file holds older weights, or rounded ones."""
   _, state, path = run
   params, settings = weights.load_weights(path)
-  jax.tree.map(np.testing.assert_array_equal, params, state.params)
+  chex.assert_trees_all_equal(params, state.params)
   assert config.flatten(settings) == config.flatten(make())
   with safetensors.safe_open(path, framework="numpy") as file:
     assert file.metadata()["step"] == "2"
@@ -89,7 +90,7 @@ def test_a_run_starts_with_the_exported_weights(run):
   settings = start_settings(run, 1)
   abstract = jax.eval_shape(lambda: run[1].params)
   params = weights.load_initial_params(settings, abstract)
-  jax.tree.map(np.testing.assert_array_equal, params, run[1].params)
+  chex.assert_trees_all_equal(params, run[1].params)
 
 
 def test_a_run_from_a_file_reads_it_once(run, tmp_path):

@@ -33,7 +33,7 @@ PACKAGES = {
   "kernels": JAX,
   "models": JAX | {"flax"},
   "data": {"numpy"},
-  "training": JAX | {"ml_collections", "optax"},
+  "training": JAX | {"chex", "ml_collections", "optax"},
   "config": {"absl", "jax", "ml_collections"},
   "runs": JAX
   | {"ml_collections", "orbax", "safetensors", "tensorboardX", "tensorstore"},

@@ -13,9 +13,9 @@ import sys
 import time
 from typing import NamedTuple
 
+import chex
 import jax
 import ml_collections
-import numpy as np
 import pytest
 
 from slim import (
@@ -114,7 +114,7 @@ def read(folder):
 
 def assert_same(a, b):
   """Asserts that two states are equal to the last bit."""
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+  chex.assert_trees_all_equal(a, b)
 
 
 class StoppedError(Exception):
@@ -200,10 +200,8 @@ def test_accumulation_and_method_change_nothing(tmp_path, whole):
   """Fails if the gradient method decides what is learned."""
   settings = make(gradient__method="slim", train__accumulation_steps=4)
   state = train.train_and_evaluate(settings, str(tmp_path))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4),
-    state.params,
-    whole.state.params,
+  chex.assert_trees_all_close(
+    state.params, whole.state.params, rtol=1e-3, atol=2e-4
   )
 
 

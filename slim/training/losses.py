@@ -1,5 +1,6 @@
 """The loss and the accuracy, as sums over tokens."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -28,6 +29,8 @@ def cross_entropy_sums(
 
   Memory beyond inputs and outputs: O(B·T·vocab_size).
   """
+  chex.assert_equal_shape([targets, weights])
+  chex.assert_equal_shape_prefix([logits, targets], targets.ndim)
   logits = logits.astype(at_least_float32(logits.dtype))
   weights = jax.lax.stop_gradient(weights).astype(logits.dtype)
   counts = weights != 0

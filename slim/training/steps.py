@@ -6,6 +6,7 @@ gradient alone, which is its activation memory.
 
 from typing import Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -106,6 +107,7 @@ def make_update_step(optimizer: optax.GradientTransformation) -> UpdateStep:
   """
 
   def update_step(state, gradients, weight):
+    chex.assert_trees_all_equal_shapes(gradients, state.params)
     weight = jnp.where(weight == 0, 1, weight)  # Sums over no tokens are 0.
     mean = jax.tree.map(lambda x: x / weight, gradients)
     # Optax raises Python floats to integer powers, which "strict" refuses.

@@ -1,5 +1,6 @@
 """The plan of a config, and a run that fits its budget."""
 
+import jax
 import pytest
 
 from slim import config as config_lib
@@ -18,6 +19,7 @@ from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import CompiledMemory, Plan
 from slim.runs.workdir import read_config
 from slim.train import train_and_evaluate
+from slim.training import build
 from tests.helpers import SMALL, make_config
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -132,6 +134,30 @@ def test_resumed_run_keeps_its_choice(no_process, tmp_path):
   config.train.num_steps = 3
   assert train_and_evaluate(config, str(tmp_path)).step == 3
   assert read_config(str(tmp_path)).gradient == stored
+
+
+def test_a_run_compiles_its_choice_once(no_process, monkeypatch, tmp_path):
+  """Fails if a run plans, and then validates and compiles again."""
+  calls = []
+
+  def count(owner, name):
+    original = getattr(owner, name)
+
+    def counting(*args, **kwargs):
+      calls.append(name)
+      return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counting)
+
+  count(jax.stages.Lowered, "compile")
+  count(build, "create_experiment")
+  count(config_lib, "validate")
+  config = make(gradient__chunk_size=None, gradient__memory_budget="1TiB")
+  train_and_evaluate(config, str(tmp_path))
+  assert read_config(str(tmp_path)).gradient.method == "full"
+  assert calls.count("compile") == 2  # The update and the gradient.
+  assert calls.count("create_experiment") == 1
+  assert calls.count("validate") == 2  # One of them is of `read_config`.
 
 
 def test_missing_file_is_found_before_compiling(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import functools
 import logging
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,7 @@ def test_restored_state_is_the_saved_one(tmp_path):
   state, metadata = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
   expected = init(7)._replace(step=jnp.int32(7))
   assert jax.tree.structure(state) == jax.tree.structure(expected)
-  jax.tree.map(np.testing.assert_array_equal, state, expected)
+  chex.assert_trees_all_equal(state, expected)
   assert metadata == {"window": [0.1, 7]}
 
 
@@ -89,7 +90,7 @@ def test_saving_copies_before_it_returns(tmp_path):
     state, _ = update(state, gradients, jnp.float32(1))
   checkpointer.close()
   restored, _ = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
-  jax.tree.map(np.testing.assert_array_equal, restored, expected)
+  chex.assert_trees_all_equal(restored, expected)
 
 
 def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):

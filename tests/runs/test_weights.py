@@ -3,6 +3,7 @@
 import json
 import os
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -36,11 +37,10 @@ def test_weights_come_back_bit_for_bit(path):
   """Fails if an exported model differs from the trained one."""
   params, config = weights.load_weights(path)
   expected = make_params()
-  assert jax.tree.structure(params) == jax.tree.structure(expected)
-  for a, b in zip(
-    jax.tree.leaves(params), jax.tree.leaves(expected), strict=True
-  ):
-    assert (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes())
+  chex.assert_trees_all_equal_shapes_and_dtypes(params, expected)
+  chex.assert_trees_all_equal(
+    *jax.tree.map(lambda x: x.tobytes(), (params, expected))
+  )
   assert config.model.width == 64
   assert config.optimizer.clip_norm == 0.5
   assert config.is_locked
@@ -175,7 +175,7 @@ def test_a_run_starts_from_the_weights_of_the_file(path):
     model__dtype="bfloat16",
     data__sequence_length=1024,
   )
-  jax.tree.map(np.testing.assert_array_equal, found, make_params())
+  chex.assert_trees_all_equal(found, make_params())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Evaluation: every token once, and where each state comes from."""
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -71,4 +72,4 @@ def test_a_step_continues_from_its_state():
   batch = Batch(tokens, tokens, jnp.ones((2, 5)))
   sums, state = make_evaluation_step(MODEL, 2)(None, jnp.int32(4), batch)
   assert state == 9
-  assert sums.weight.shape == (1, 3)  # One sum a chunk.
+  chex.assert_shape(sums, (1, 3))  # One sum per chunk.

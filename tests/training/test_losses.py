@@ -1,5 +1,6 @@
 """The sums of the loss, against NumPy in float64."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +83,7 @@ def test_a_token_of_weight_zero_is_ignored(
     jnp.where(hidden, target, targets),
     weights,
   )
-  jax.tree.map(np.testing.assert_array_equal, found, right)
+  chex.assert_trees_all_equal(found, right)
 
 
 @pytest.mark.parametrize("target", [-100, -1, VOCAB_SIZE])
@@ -137,3 +138,12 @@ def test_float64_logits_are_summed_in_float64(x64, targets, weights):
   found = cross_entropy_sums(logits, targets, weights)
   expected = plain_sums(logits, targets, weights)
   np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+def test_a_forgotten_axis_is_refused():
+  """Fails if weights [T] broadcast silently over the batch."""
+  logits, tokens = jnp.zeros((2, 3, 5)), jnp.zeros((2, 3), jnp.int32)
+  with pytest.raises(AssertionError, match="shape"):
+    cross_entropy_sums(logits, tokens, jnp.ones(3))
+  with pytest.raises(AssertionError, match="shape"):
+    cross_entropy_sums(logits, tokens[0], jnp.ones(3))

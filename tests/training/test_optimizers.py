@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,10 +58,8 @@ def test_clipping_scales_all_parameters_together():
   settings = dict(learning_rate=1.0, epsilon=1e6)
   plain = updates(**settings)[0]
   clipped = updates(**settings, clip_norm=0.5)[0]
-  for a, b in zip(
-    jax.tree.leaves(clipped), jax.tree.leaves(plain), strict=True
-  ):
-    np.testing.assert_allclose(a, b * 0.5 / norm, rtol=1e-3)
+  expected = jax.tree.map(lambda x: x * 0.5 / norm, plain)
+  chex.assert_trees_all_close(clipped, expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

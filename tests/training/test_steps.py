@@ -1,5 +1,6 @@
 """Gradient and update steps, on a model that can be checked by hand."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +57,7 @@ def test_accumulation_changes_nothing(params, batch, parts, key):
   whole = make(value_and_grad, accumulation_steps=1, key=key)
   cut = make(value_and_grad, accumulation_steps=parts, key=key)
   a, b = (jax.jit(step)(params, batch, 7) for step in (whole, cut))
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
+  chex.assert_trees_all_close(a, b, rtol=1e-5)
 
 
 @pytest.mark.parametrize("impl", [None, "unsafe_rbg"])
