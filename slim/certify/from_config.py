@@ -6,13 +6,14 @@ import ml_collections
 import numpy as np
 
 from slim import config as config_lib
-from slim.certify.certificate import Certificate
-from slim.certify.certify_step import certify_calls, to_float64
-from slim.certify.gradients import ScanCall
+from slim.certify.certificate import Certificate, Check
+from slim.certify.certify_step import certify_calls, chunk_sizes, to_float64
+from slim.certify.checks import EXACT, check_gradients
+from slim.certify.gradients import Results, ScanCall, compile_fast
 from slim.kernels.support.random_bits import split
 from slim.training import build
-from slim.training.gradients import make_step
-from slim.types import Batch
+from slim.training.gradients import make_step, make_value_and_grad
+from slim.types import Batch, LanguageModel
 
 _BATCH_SIZE = 2
 _NUM_TOKENS = 100  # Enough for three chunk sizes, most with a short chunk.
@@ -77,4 +78,44 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
     return state, logits
 
   with jax.default_matmul_precision(config.matmul_precision):
-    return certify_calls(call, call_float64, token_outputs, config.model.dtype)
+    certificate = certify_calls(
+      call, call_float64, token_outputs, config.model.dtype
+    )
+    training = _check_training(model_float64, call_float64, keys)
+  return Certificate((*certificate.checks, *training))
+
+
+def _check_training(
+  model: LanguageModel, call: ScanCall, keys: jax.Array | None
+) -> list[Check]:
+  """Checks the function that training calls, from the initial state on.
+
+  Args:
+    model: The model in float64.
+    call: The call in float64.
+    keys: PRNG keys of the sequences, if anything is random.
+
+  Returns:
+    The check of the worst parameter.
+  """
+  _, chunk_size, _ = chunk_sizes(call.length)
+
+  def differentiate(method: str) -> Results:
+    value_and_grad = make_value_and_grad(
+      model, method=method, chunk_size=chunk_size, policy=call.policy
+    )
+    _, gradients = compile_fast(value_and_grad)(call.params, call.xs, keys)
+    return Results((), (), {"params in training": gradients})
+
+  with jax.enable_x64(True):
+    return list(
+      check_gradients(
+        "float64",
+        differentiate("full"),
+        differentiate("slim"),
+        chunk_size,
+        lambda *_: EXACT,
+        "slim.kernels.sum_and_grad differs from jax.value_and_grad for a step "
+        "that passes all other checks: report it",
+      )
+    )

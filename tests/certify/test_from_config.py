@@ -5,11 +5,13 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 import slim.certify.__main__ as certify
 from slim.certify import Certificate, Check
 from slim.certify.from_config import certify_config
+from slim.training.gradients import make_value_and_grad
 from tests.commands import assert_refused, run_command
 from tests.helpers import SMALL, make_config
 
@@ -52,6 +54,29 @@ def test_models_pass(settings):
   """Fails if a model has a wrong gradient, or a correct one is rejected."""
   certificate = certify_config(make_config(**SLIM | settings))
   assert certificate.ok, f"{certificate}\n{certificate.describe_failure()}"
+
+
+def test_wrong_training_gradient_fails(one_size, monkeypatch):
+  """Fails if the function that training calls is not checked."""
+
+  def make_wrong(*args, method, **settings):
+    value_and_grad = make_value_and_grad(*args, method=method, **settings)
+
+    def wrong(*args):
+      sums, gradients = value_and_grad(*args)
+      scale = 1.001 if method == "slim" else 1
+      return sums, jax.tree.map(lambda x: scale * x, gradients)
+
+    return wrong
+
+  module = "slim.certify.from_config"
+  monkeypatch.setattr(f"{module}.make_value_and_grad", make_wrong)
+  # The other checks take most of the time.
+  monkeypatch.setattr(f"{module}.certify_calls", lambda *_: Certificate(()))
+  settings = dict(gradient__policy="store", model__num_layers=1)
+  certificate = certify_config(make_config(**SLIM | settings))
+  line = certificate.describe_failure()
+  assert line.startswith("gradient of params in training of "), line
 
 
 @pytest.mark.parametrize(
