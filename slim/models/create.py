@@ -34,6 +34,19 @@ def list_model_settings() -> list[Setting]:
   return found
 
 
+def count_stacks(**settings: Any) -> int:
+  """Counts the stacks of equal layers that a model has; 0 for none.
+
+  Args:
+    **settings: As for `create_model`.
+
+  Returns:
+    The number of stacks: see `slim.models.stacking`.
+  """
+  model, _ = _read_settings(settings)
+  return model.num_blocks if model.num_blocks < model.num_layers else 0
+
+
 def create_model(
   *,
   vocab_size: int,

@@ -105,9 +105,21 @@ def match_form(tree: Any, like: Any) -> Any:
   Returns:
     `tree` in that form.
   """
-  num_blocks = sum(name.startswith("layers_") for name in like)
+  return to_form(tree, sum(name.startswith("layers_") for name in like))
+
+
+def to_form(tree: Any, num_stacks: int) -> Any:
+  """Stacks or unstacks layers to a form that is given by its number of stacks.
+
+  Args:
+    tree: Any pytree, with layers in either form.
+    num_stacks: P, or 0 for layers that are not stacked.
+
+  Returns:
+    `tree` in that form.
+  """
   tree = unstack(tree)
-  return stack(tree, num_blocks) if num_blocks else tree
+  return stack(tree, num_stacks) if num_stacks else tree
 
 
 def is_matrix(path: tuple[Any, ...], x: jax.Array) -> bool:

@@ -38,6 +38,12 @@ def read_shapes(folder: str) -> dict[str, tuple[int, ...]]:
   return shapes
 
 
+def count_stored_stacks(shapes: dict[str, tuple[int, ...]]) -> int:
+  """Counts the stacks of equal layers among stored parameters; 0 for none."""
+  parts = [name.split(".") for name in shapes]
+  return len({x[1] for x in parts if x[0] == "params" and "layers_" in x[1]})
+
+
 def name_shapes(state: TrainState) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of a state by the names that Orbax gives the arrays.
 

@@ -17,7 +17,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from slim.runs._stored_arrays import name_shapes, read_shapes
+from slim.models import stacking
+from slim.runs._stored_arrays import (
+  count_stored_stacks,
+  name_shapes,
+  read_shapes,
+)
 from slim.types import TrainState
 
 _LOG = logging.getLogger("slim.runs.checkpoints")
@@ -135,17 +140,6 @@ def restore_newest(
     ValueError: If there are checkpoints but none is readable, or the newest
       readable one has other parameters.
   """
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  target = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-    abstract_state,
-  )
-  args = ocp.args.Composite(
-    **{
-      _STATE: ocp.args.StandardRestore(target),
-      _METADATA: ocp.args.JsonRestore(),
-    }
-  )
   # No cleanup: another process may be saving to this folder right now.
   options = ocp.CheckpointManagerOptions(create=False)
   with ocp.CheckpointManager(_folder(workdir), options=options) as manager:
@@ -153,10 +147,18 @@ def restore_newest(
     for step in steps:
       folder = os.path.join(_folder(workdir), str(step), _STATE)
       try:
-        fits = read_shapes(folder) == name_shapes(abstract_state)
-        if fits:
-          restored = manager.restore(step, args=args)
-          return restored[_STATE], restored[_METADATA]
+        shapes = read_shapes(folder)
+        # Equal layers may have been stacked or not when it was saved.
+        stored = jax.eval_shape(
+          lambda state, shapes=shapes: stacking.to_form(
+            state, count_stored_stacks(shapes)
+          ),
+          abstract_state,
+        )
+        if shapes == name_shapes(stored):
+          restored = manager.restore(step, args=_restore_args(stored))
+          state = stacking.match_form(restored[_STATE], abstract_state.params)
+          return state, restored[_METADATA]
       # Orbax raises a bare Exception for a damaged array file.
       except Exception as error:
         _LOG.warning(
@@ -177,6 +179,21 @@ def restore_newest(
       "are damaged; train into another --workdir"
     )
   return None
+
+
+def _restore_args(abstract_state: TrainState) -> ocp.args.Composite:
+  """Asks Orbax for a state on the first device."""
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  target = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+    abstract_state,
+  )
+  return ocp.args.Composite(
+    **{
+      _STATE: ocp.args.StandardRestore(target),
+      _METADATA: ocp.args.JsonRestore(),
+    }
+  )
 
 
 def list_steps(workdir: str) -> list[int]:

@@ -1,6 +1,7 @@
 """Weights in one safetensors file, with the settings of their run.
 
-A tensor is named by its path, as in `layer_0.attention.q.kernel`. The metadata
+A tensor is named by its path, as in `layer_0.attention.q.kernel`: the layers
+are not stacked in the file, whatever they are in the run. The metadata
 holds the settings of the run as JSON ("config") and the updates done ("step").
 """
 
@@ -17,10 +18,11 @@ import safetensors.numpy
 
 from slim import config as config_lib
 from slim.files import check_new_file, local_path, writing
+from slim.models import count_stacks, stacking
 from slim.types import Params
 
 # Settings of the model that do not change the meaning of a parameter.
-_MAY_DIFFER = ("model.dropout", "model.dtype")
+_MAY_DIFFER = ("model.dropout", "model.dtype", "model.stack_layers")
 
 
 def save_weights(
@@ -42,7 +44,7 @@ def save_weights(
   # The format stores the bytes in memory order.
   tensors = {
     name: np.asarray(jax.device_get(x), order="C")
-    for name, x in _flatten(params).items()
+    for name, x in _flatten(stacking.unstack(params)).items()
   }
   metadata = {"config": json.dumps(config.to_dict()), "step": str(step)}
   # save_file of the library and tempfile would make the file unreadable for
@@ -96,7 +98,7 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
     for part in modules:
       module = module.setdefault(part, {})
     module[last] = jnp.asarray(tensor)
-  return params, config.lock()
+  return stacking.to_form(params, count_stacks(**config.model)), config.lock()
 
 
 def load_initial_params(
@@ -130,6 +132,7 @@ def load_initial_params(
         f"config.{name} must be {old[name]!r}, as in config.train.init_from="
         f"{path}, got {new[name]!r}"
       )
+  params = stacking.match_form(params, abstract_params)
   found, expected = _flatten(params), _flatten(abstract_params)
   for name in expected | found:
     if _describe(found.get(name)) != _describe(expected.get(name)):

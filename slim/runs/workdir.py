@@ -26,6 +26,7 @@ _LOG = logging.getLogger("slim.runs.workdir")
 # fingerprint in the checkpoint ensures that the bytes are the same.
 _MAY_DIFFER = (
   "data.path",
+  "model.stack_layers",
   "profile.steps",
   "train.checkpoint_every",
   "train.eval_every",

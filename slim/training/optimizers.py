@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from slim.models.stacking import is_matrix
 from slim.settings import SettingError, check_settings, setting
 
 
@@ -155,5 +156,5 @@ def make_schedule(
 
 
 def _is_matrix(params: optax.Params) -> optax.Params:
-  """Returns which parameters have two axes or more."""
-  return jax.tree.map(lambda x: x.ndim > 1, params)
+  """Tells for each parameter whether it is a matrix."""
+  return jax.tree_util.tree_map_with_path(is_matrix, params)

@@ -12,10 +12,12 @@ import orbax.checkpoint as ocp
 import pytest
 
 from slim import command_line
+from slim.models import stacking
 from slim.runs import checkpoints
 from slim.training import steps
 from slim.training.compiled import compile_update_step
 from tests.commands import assert_refused, limit_files, run_command
+from tests.models import small
 
 OPTIMIZER = optax.adam(0.1)
 
@@ -188,3 +190,24 @@ def test_a_full_disk_is_one_line(tmp_path):
     done, f"cannot save a checkpoint in {tmp_path}/checkpoints: File too large"
   )
   assert checkpoints.list_steps(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_either_form_of_layers_continues_in_the_other(tmp_path, saved):
+  """Fails if a run could not be continued with layers stacked, or unstacked."""
+
+  def state_of(stacked):
+    model = small.create(num_layers=2, dtype="float32", stack_layers=stacked)
+    return steps.init_train_state(small.params_of(model), OPTIMIZER)
+
+  state, other = state_of(saved), state_of(not saved)
+  checkpointer = checkpoints.Checkpointer(str(tmp_path), 1)
+  checkpointer.save(state, {})
+  checkpointer.close()
+  restored, _ = checkpoints.restore_newest(
+    str(tmp_path), jax.eval_shape(lambda: other)
+  )
+  chex.assert_trees_all_equal(
+    stacking.unstack(restored), stacking.unstack(state)
+  )
+  chex.assert_trees_all_equal_shapes_and_dtypes(restored, other)

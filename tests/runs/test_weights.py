@@ -10,8 +10,12 @@ import pytest
 import safetensors.numpy
 
 from slim import config as config_lib
+from slim.models import stacking
 from slim.runs import weights
 from tests.helpers import make_config
+from tests.models import small
+
+SIZES = {"width": 16, "num_layers": 2, "num_heads": 2, "mlp_width": 24}
 
 
 def make_params():
@@ -235,3 +239,25 @@ def test_a_bad_file_names_the_setting(path):
   """Fails if the message does not say which setting names the file."""
   with pytest.raises(ValueError, match="^config.train.init_from: none must be"):
     load_initial("none", make_params())
+
+
+def test_stacked_layers_are_written_one_by_one(tmp_path):
+  """Fails if a file fits only models that stack their layers, or do not."""
+  path = str(tmp_path / "model.safetensors")
+  settings = make_config(
+    **{f"model__{k}": v for k, v in SIZES.items()},
+    model__stack_layers=True,
+  )
+  sizes = SIZES | {"vocab_size": 256, "dtype": "float32"}
+  stacked = small.params_of(small.create(stack_layers=True, **sizes))
+  weights.save_weights(path, stacked, settings, 1)
+  with safetensors.safe_open(path, framework="numpy") as file:
+    assert "layer_1.mlp.in.kernel" in file.keys()
+  params, config = weights.load_weights(path)
+  chex.assert_trees_all_equal(params, stacked)
+  with config.unlocked():
+    config.model.stack_layers = False
+    config.train.init_from = path
+  other = small.params_of(small.create(stack_layers=False, **sizes))
+  params = weights.load_initial_params(config, other)
+  chex.assert_trees_all_equal(params, stacking.unstack(stacked))
