@@ -5,12 +5,13 @@ A command is a function `main(argv=None)` that defines its flags and calls
 line on stderr and exit code 1; `--verbosity=1` adds the traceback.
 """
 
+import contextlib
 import functools
 import logging
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 from absl import app, flags
@@ -22,6 +23,7 @@ from slim.config.setting_flags import (
   change_settings,
   takes_settings,
 )
+from slim.files import check_new_file, local_path, writing
 
 flags.disclaim_key_flags()  # `--help` lists flags as the command's own.
 
@@ -69,6 +71,30 @@ def parse_flags(
   if takes_settings(flag_values):
     change_settings(flag_values)
   return [program, *rest]
+
+
+def check_output(path: str) -> str:
+  """Checks the path given by `--output`, before anything is computed.
+
+  Args:
+    path: The value of the flag.
+
+  Returns:
+    The path of a local file that does not exist.
+
+  Raises:
+    ValueError: If it is no such path, or its folder does not exist.
+  """
+  path = local_path("--output", path)
+  check_new_file("--output", path)
+  return path
+
+
+@contextlib.contextmanager
+def writing_output(path: str) -> Iterator[None]:
+  """Lets an error of writing the file of `--output` name the flag."""
+  with writing(path, "--output"):
+    yield
 
 
 def run(main: Callable[[], None], argv: list[str] | None = None) -> None:

@@ -8,7 +8,6 @@ import jax
 from absl import flags
 
 from slim import command_line
-from slim.files import check_new_file, local_path
 from slim.runs.checkpoints import restore_run
 from slim.runs.weights import save_weights
 from slim.runs.workdir import read_config
@@ -29,9 +28,8 @@ def export_workdir(workdir: str, output: str) -> int:
     ValueError: If there is no checkpoint, or the file exists or cannot be
       written.
   """
-  workdir = local_path("--workdir", workdir)
-  output = local_path("--output", output)
-  check_new_file("--output", output)  # Before the arrays are read.
+  workdir = command_line.local_path("--workdir", workdir)
+  output = command_line.check_output(output)  # Before the arrays are read.
   config = read_config(workdir)
   experiment = build.create_experiment(config)
   state, _ = restore_run(

@@ -10,7 +10,6 @@ from absl import flags
 from slim import command_line
 from slim.certify.from_config import certify_config
 from slim.config import setting_flags
-from slim.files import check_new_file, local_path, writing
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,12 +26,11 @@ def main(argv: list[str] | None = None) -> None:
   def check() -> None:
     path = output.value
     if path is not None:
-      path = local_path("--output", path)
-      check_new_file("--output", path)
+      path = command_line.check_output(path)
     certificate = certify_config(config.value)
     print(certificate)
     if path is not None:
-      with writing(path, "--output"):
+      with command_line.writing_output(path):
         certificate.save(path)
     if not certificate.ok:
       raise ValueError(certificate.describe_failure())
