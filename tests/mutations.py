@@ -280,6 +280,30 @@ MUTATIONS = [
     SCAN,
   ),
   Mutation(
+    K + "chunk_scan/_walks.py",
+    "_set(outs, first + j, out)",
+    "_set(outs, j, out)",
+    SCAN,
+  ),
+  Mutation(
+    K + "chunk_scan/_summing.py",
+    "totals = [zeros_like(x, at_least_float32(x.dtype)) for x in leaves]",
+    "totals = [zeros_like(x) for x in leaves]",
+    SCAN,
+  ),
+  Mutation(
+    K + "chunk_scan/_accumulation.py",
+    "    return False  # The total is wider.",
+    "    pass",
+    SCAN,
+  ),
+  Mutation(
+    K + "chunk_scan/chunks.py",
+    "if self.first_size < self.size:",
+    "if True:",
+    SCAN,
+  ),
+  Mutation(
     K + "chunk_scan/chunks.py",
     "return self._cut(xs, self.first_size + i * self.size, self.size)",
     "return self._cut(xs, i * self.size, self.size)",

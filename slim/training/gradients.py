@@ -5,8 +5,9 @@
   "remat"   layer outputs of all tokens      4 F    a little more
   "slim"    of one chunk of C tokens         4 F    any length
 
-All three return the same gradient, to rounding. The work of "slim" is 5 F with
-the policy "sqrt", see `slim.kernels.scan`.
+All three return the same gradient, to rounding. "slim" computes the logits and
+the last layer's MLP only once, so its work is below 4 F, or 5 F with policy
+"sqrt".
 """
 
 from typing import Protocol
@@ -21,9 +22,9 @@ from slim.types import Batch, LanguageModel, Params, Sums
 
 METHODS = ("full", "remat", "slim")
 
-# For `jax.jit` of a gradient. A compiler that may leave out roundings to
-# bfloat16 does so in one loop and not in another; "rewind" would then take out
-# of the state not quite what was added to it. Nothing changes in float32.
+# For `jax.jit` of a gradient. XLA may skip roundings to bfloat16 in one loop
+# and keep them in the other. "rewind" would then subtract a slightly different
+# update than was added. Nothing changes in float32.
 COMPILER_OPTIONS: dict[str, str | bool] = {"xla_allow_excess_precision": False}
 
 
@@ -47,11 +48,11 @@ def make_value_and_grad(
 
   Args:
     model: The model; the sequence starts from its initial state.
-    method: "full", "remat" or "slim"; see the head of this file. On x86 CPUs
-      with jax ≤ 0.11.0 the compiler undoes "remat", which then costs no less
-      memory than "full".
-    chunk_size: C, tokens; for "slim" alone.
-    policy: Of `slim.kernels.scan`; for "slim" alone.
+    method: "full", "remat" or "slim". On x86 CPUs with jax ≤ 0.11.0 XLA undoes
+      "remat", which then takes as much memory as "full".
+    chunk_size: C, tokens. Only for "slim".
+    policy: "rewind", "sqrt" or "store", as for `slim.kernels.sum_and_grad`.
+      Only for "slim".
 
   Returns:
     `value_and_grad(params, batch, keys=None) -> (Sums, gradients)`. The

@@ -1,9 +1,9 @@
-"""The policies "store" and "sqrt" of `slim.kernels.scan`: keep states.
+"""Policies "store" and "sqrt" of `slim.kernels.scan`: keep states.
 
-Both are loops of `jax.checkpoint(step)`, differentiated by JAX alone, so they
-take any step and have derivatives of any order. "sqrt" walks in groups of about
-√N chunks. It keeps the states that the groups start from; those of the chunks
-in a group it computes once more when it comes back to the group.
+Both are loops of `jax.checkpoint(step)` that JAX differentiates, so they take
+any step and have derivatives of any order. "sqrt" scans over groups of about √N
+chunks and keeps the state at the start of each group. It recomputes the states
+within a group when the backward pass reaches it.
 """
 
 import math
@@ -22,7 +22,7 @@ from slim.kernels.support.mesh_axes import zeros_like
 def storing_scan(
   step: Any, params: Any, state: Any, xs: Any, chunks: Chunks, out: Any
 ) -> tuple[Any, Any]:
-  """Runs `scan` under the policy "store"; see there.
+  """Runs `slim.kernels.scan` with policy "store".
 
   Args:
     step: `step(params, state, chunk) -> (state, out)`.
@@ -42,15 +42,15 @@ def storing_scan(
 def grouping_scan(
   step: Any, params: Any, state: Any, xs: Any, chunks: Chunks, out: Any
 ) -> tuple[Any, Any]:
-  """Runs `scan` under the policy "sqrt"; see there.
+  """Runs `slim.kernels.scan` with policy "sqrt".
 
-  Args, Returns: as `storing_scan`.
+  Args, Returns: As for `storing_scan`.
   """
   return _scan(step, params, state, xs, chunks, out, _walk_in_groups)
 
 
 def _scan(step, params, state, xs, chunks, out, walk):
-  """Takes a short first chunk by itself, and `walk`s over the others."""
+  """Runs a short first chunk outside the loop, and `walk` over the others."""
   step, params = _summing_in_float32(step, params)
   chunks, first_out = chunks.merge_equal(), None
   if chunks.first_size:
@@ -64,12 +64,12 @@ def _scan(step, params, state, xs, chunks, out, walk):
 
 
 def _apart(step, params, state, chunk, out):
-  """Runs a step, and recomputes it when it is differentiated.
+  """Runs a step outside of loops, and recomputes it in the backward pass.
 
   On x86 CPUs with jax <= 0.11.0, `jax.checkpoint` alone has no effect outside
   of loops: XLA merges the recomputation with the original and keeps the
-  activations. It does not merge two branches. Which branch is taken must be
-  unknown when compiling.
+  activations. It does not merge branches of a `cond`, if it cannot know which
+  branch is taken.
   """
   args = params, state, chunk
 
@@ -86,15 +86,15 @@ def _apart(step, params, state, chunk, out):
 
 
 def _summing_in_float32(step, params):
-  """Widens short floats in `params`, and makes the step narrow them again.
+  """Casts short floats in `params` to float32, and back within the step.
 
-  Their gradients, one a chunk, are then summed in float32 and rounded once.
+  The gradients of all chunks are then summed in float32 and rounded once.
   """
   dtypes = jax.tree.map(lambda x: x.dtype, params)
 
   def cast(x, dtype):
-    # Only if needed: a cast makes a weakly typed array, such as a Python
-    # number, a strongly typed one, and PRNG keys have none.
+    # Only if needed: a cast makes weakly typed arrays, such as Python numbers,
+    # strongly typed, and PRNG keys cannot be cast.
     return x if x.dtype == dtype else x.astype(dtype)
 
   def wide(x):
@@ -108,19 +108,19 @@ def _summing_in_float32(step, params):
 
 def _walk(step, state, chunks):
   """Keeps the state at the start of each of the stacked chunks."""
-  # A loop hides its body from common subexpression elimination by itself.
+  # XLA does not merge the bodies of two loops.
   return jax.lax.scan(jax.checkpoint(step, prevent_cse=False), state, chunks)
 
 
 def _walk_in_groups(step, state, chunks):
-  """Keeps the state at the start of each group, and walks in it when needed."""
+  """Keeps the state at the start of each group, and recomputes the others."""
 
   def walk(state, chunks):
     return _walk(step, state, chunks)
 
   num_chunks = jax.tree.leaves(chunks)[0].shape[0]
   size = _group_size(num_chunks)
-  # As of the chunks, the short group is the first.
+  # The short group is the first, like the short chunk.
   num_short = num_chunks % size
   outs = []
   if num_short:
@@ -139,13 +139,13 @@ def _walk_in_groups(step, state, chunks):
 
 
 def _group_size(num_chunks):
-  """Chunks in a group, about √N, so that few states are kept at a time.
+  """Returns the chunks in a group, about √N, to keep few states at a time.
 
-  Those are one a group, and one a chunk of the group that is differentiated. A
-  short group is a loop more to compile, which sums a gradient of its own; a
-  size that leaves none may cost half more states, and twice as many where the
-  short group would be one chunk: XLA unrolls that loop, and x86 CPUs with
-  jax <= 0.11.0 then keep its activations.
+  States kept are one for each group, and one for each chunk of the group that
+  is differentiated. A short group adds a second loop with its own gradient
+  accumulator, so a size without a short group may keep half more states, and
+  twice as many if the short group would be one chunk: XLA unrolls that loop,
+  and x86 CPUs with jax <= 0.11.0 then keep its activations.
   """
 
   def cost(size):

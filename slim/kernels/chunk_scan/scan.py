@@ -1,19 +1,20 @@
-"""A scan over the chunks of a sequence whose gradient needs no activations.
+"""Scan a model over chunks of a sequence, with O(C) activation memory.
 
-`scan` is `jax.lax.scan` of a model over chunks of a sequence, with a choice of
-how its gradient finds the states that the chunks started from:
+`scan` is `jax.lax.scan` over chunks of a sequence. The policy says how the
+backward pass finds the state that each chunk started from:
 
   policy     states kept       work    for
   "store"    N, one a chunk    4 F     any step
   "sqrt"     about 2 √N        5 F     any step
   "rewind"   1, the last       4 F     a step that can be undone
 
-(F is the work of a forward pass. Plain differentiation costs 3 F and keeps the
-activations of all tokens; all policies keep those of one chunk.)
+F is the work of a forward pass. Plain differentiation costs 3 F and keeps the
+activations of all tokens. All policies keep those of one chunk. To sum a loss
+and differentiate it, use `slim.kernels.sum_and_grad`: the same gradient for
+less work.
 
-T is rarely a multiple of C. The short chunk is the first, and stands outside
-the loop: it starts from the known initial state, so nothing is padded and
-nothing has to be undone for it.
+If C does not divide T, the *first* chunk is the short one and runs outside the
+loop. Its initial state is known, so it needs no padding and no rewinding.
 """
 
 from typing import Any
@@ -47,50 +48,48 @@ def scan(
   state_i, out_i = step(params, state_{i-1}, chunk_i),   i = 1 … N.
 
   The gradient with respect to all floating-point and complex leaves of
-  `params`, `state` and `xs` is that of the whole sequence, exactly: nothing is
+  `params`, `state` and `xs` is that of the whole sequence. Nothing is
   truncated. Integers, booleans and PRNG keys may be anywhere in them. `step`
   may close over arrays, which are differentiated too, and over PRNG keys.
-  Randomness has to be a function of the position in the sequence, not of the
-  chunk, or it changes with C.
+  Randomness must depend on the position in the sequence, not on the chunk, or
+  it changes with C.
 
   Args:
     step: `step(params, state, chunk) -> (state, out)`. It keeps the structure,
       shapes and dtypes of the state.
-    params: Any pytree of arrays and numbers. Inside `shard_map` their gradients
-      are summed over the devices once; those of what the step closes over, once
-      a chunk.
+    params: Any pytree of arrays and numbers. Inside `shard_map`, gradients of
+      `params` are all-reduced once. Gradients of arrays that `step` closes over
+      are all-reduced once per chunk, so pass large arrays through `params`.
     state: Any pytree of arrays and numbers, the state before the first token.
       A Python number takes the dtype that `step` returns for it.
     xs: Pytree of arrays with T ≥ 1 tokens along `axis`, which is cut into
       chunks. Other axes may have length 0.
-    chunk_size: C, tokens; the last N - 1 chunks have C tokens, the first the
-      remainder. C ≥ T makes one chunk: `step` alone, differentiated plainly.
-    axis: The axis of time in `xs` and in what `step` returns as `out`.
-    policy: "store", "sqrt" or "rewind", see the head of this file. "store" is
-      `lax.scan(jax.checkpoint(step))`, "sqrt" the same twice nested. "rewind"
-      keeps the final state alone, and has first derivatives in reverse mode
-      only.
-    rewind: For the policy of that name: `rewind(params, state_after, chunk) ->
-      (state_before, out, state_after)`. It recomputes the step, and its
-      derivative with respect to `state_after` must be that with respect to the
-      state before: see `rewind_prefix_sums`. In bfloat16 compile with the
-      option xla_allow_excess_precision=False, or XLA may round one differently
-      than the other.
+    chunk_size: C, tokens. The last N - 1 chunks have C tokens, the first has
+      the remainder. C ≥ T makes one chunk: `step` alone, differentiated by JAX.
+    axis: The axis of time in `xs` and in the `out` of `step`.
+    policy: "store", "sqrt" or "rewind". "store" is
+      `lax.scan(jax.checkpoint(step))`, "sqrt" nests it twice. "rewind" keeps
+      only the final state, and has first derivatives in reverse mode only.
+    rewind: Needed by policy "rewind": `rewind(params, state_after, chunk) ->
+      (state_before, out, state_after)`. It recomputes the step. Its derivative
+      with respect to `state_after` must be the one with respect to the state
+      before, as `rewind_prefix_sums` makes it. In bfloat16, compile with the
+      option xla_allow_excess_precision=False, or XLA may round the two
+      differently.
 
   Returns:
     state: The state after the last token.
-    outs: The `out` of all chunks, concatenated along `axis`. For a sum over
-      each chunk, return it with a time axis of length 1: N sums come back.
+    outs: The `out` of all chunks, concatenated along `axis`. To sum over each
+      chunk, return the sum with a time axis of length 1: N sums come back.
 
   Raises:
-    ValueError: If an argument does not fit, or a second derivative is asked
-      of the policy "rewind".
+    ValueError: If an argument does not fit, or if a second derivative is taken
+      with policy "rewind".
 
   Memory of the gradient beyond inputs and outputs: the activations of C tokens,
-  and N states ("store"), about 2 √N and a second gradient of `params` ("sqrt")
-  or 3 states ("rewind"). No copy of `xs` under "rewind". On x86 CPUs with
-  jax ≤ 0.11.0 "store" and "sqrt" keep the activations of a short first chunk
-  besides: where C divides T there is none.
+  the states in the table above, and the cotangent of one. "sqrt" needs a second
+  gradient of `params`, and so does "store" if C does not divide T. "rewind"
+  makes no copy of `xs`.
 
   References:
     Likhosherstov et al., 2021 (SLiM), Algorithm 1,

@@ -73,9 +73,9 @@ def sum_and_grad(
     ValueError: If an argument does not fit, or if anything differentiates the
       result.
 
-  Memory beyond inputs and outputs: the activations of C tokens, and N states
-  ("store"), 2 √N states ("sqrt") or 2 states ("rewind"). Gradients are summed
-  in float32 or wider, and rounded once. No copy of `xs`.
+  Memory beyond inputs and outputs: the activations of C tokens, the states of
+  the policy (see `slim.kernels.scan`), and the cotangent of one. Gradients are
+  summed in float32 or wider, and rounded once. `xs` is not copied.
 
   Work: 3 F, where F is a forward pass, and that part of F ("sqrt": 2 F) that
   the state needs.
