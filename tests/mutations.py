@@ -257,8 +257,8 @@ MUTATIONS = [
   # Policies.
   Mutation(
     K + "chunk_scan/_storing.py",
-    "jax.checkpoint(step, prevent_cse=False)",
-    "step",
+    "jax.lax.scan(jax.checkpoint(step, prevent_cse=False), state, chunks)",
+    "jax.lax.scan(step, state, chunks)",
     f"{SCAN} training/test_gradients.py",
   ),
   Mutation(
@@ -427,8 +427,8 @@ MUTATIONS = [
   ),
   Mutation(
     "training/gradients.py",
-    '"remat": partial(dense, remat=True)',
-    '"remat": partial(dense, remat=False)',
+    'remat=method == "remat"',
+    "remat=False",
     MODELS,
   ),
   Mutation(
@@ -568,7 +568,7 @@ MUTATIONS = [
   ),
   Mutation(
     "certify/checks.py",
-    "max(0.0, rise),",
+    "max(0.0, slope),",
     "0.0,",
     "certify",
   ),
@@ -577,6 +577,12 @@ MUTATIONS = [
     "return distance(before, after) > 0",
     "return False",
     "certify",
+  ),
+  Mutation(
+    "certify/from_config.py",
+    "Certificate((*certificate.checks, *training))",
+    "certificate",
+    "certify/test_from_config.py",
   ),
   Mutation(
     "plan/time_estimate.py",
