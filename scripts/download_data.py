@@ -1,9 +1,9 @@
 """Downloads and prepares the published texts, and prints where they are.
 
-For machines whose compute nodes have no network: run this where there is one,
-with TFDS_DATA_DIR at a folder that both can see.
+If compute nodes have no network, run this on a machine that has one, with
+TFDS_DATA_DIR set to a folder that both can read.
 
-  python scripts/download_data.py              # All of them.
+  python scripts/download_data.py              # All corpora.
   python scripts/download_data.py ptb enwik8
 """
 
@@ -16,16 +16,16 @@ def download(names: list[str]) -> None:
   """Prepares corpora.
 
   Args:
-    names: Of `CORPORA`; an empty list means all of them.
+    names: Names in `CORPORA`; an empty list means all.
 
   Raises:
-    ValueError: If there is no such corpus, or it cannot be prepared.
+    ValueError: If a corpus does not exist or cannot be prepared.
   """
   for name in names:
     if name not in CORPORA:
       raise ValueError(
-        f"there is no {name!r}: name some of {', '.join(CORPORA)}, or nothing "
-        "for all"
+        f"there is no {name!r}: name some of {', '.join(CORPORA)}, or none for "
+        "all"
       )
   for name in names or CORPORA:
     print(f"{name}: {prepare(name).data_dir}")

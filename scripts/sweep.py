@@ -1,7 +1,7 @@
-"""Trains once for each value of a setting, and prints what it changed.
+"""Trains once for each value of a setting, and prints the results.
 
-Each run is a process of its own under --workdir; one that was stopped goes on.
-Arguments that this script does not know go to `slim.train` as they are.
+Each run is a process with a folder under --workdir; a stopped run is resumed.
+Unknown arguments are passed on to `slim.train`.
 
   python scripts/sweep.py --config=configs/quickstart.py \
     --setting=gradient.chunk_size --values=16,32,64,128 --workdir=runs/sweep
@@ -16,8 +16,8 @@ from absl import flags
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
-from slim.files import check_folder, local_path
 from slim.runs.metrics import read_records
+from slim.runs.workdir import find_workdir
 
 _COLUMNS = {
   "eval/bpc": ("eval bpc", 1.0),
@@ -30,25 +30,24 @@ _COLUMNS = {
 def sweep(
   setting: str, values: list[str], workdir: str, arguments: list[str]
 ) -> None:
-  """Trains with one value after the other, and prints what is finished.
+  """Trains with one value after the other, and prints the finished runs.
 
   Args:
-    setting: What to change, as in "gradient.chunk_size".
+    setting: The setting to change, as in "gradient.chunk_size".
     values: Its values, all different.
-    workdir: The folder that the runs get folders in.
-    arguments: Those of `slim.train`.
+    workdir: The folder of all runs.
+    arguments: Other arguments of `slim.train`.
 
   Raises:
     ValueError: If a setting does not fit, before anything is trained; or if a
-      value did not train. Those after it are left out.
+      run fails. Later values are skipped then.
   """
   if not values or "" in values or len(set(values)) < len(values):
     raise ValueError(
       "--values must be one or more different values with commas between, got "
       f"{','.join(values)!r}"
     )
-  workdir = local_path("--workdir", workdir)
-  check_folder("--workdir", workdir)
+  workdir = find_workdir(workdir)
   lines = {
     value: [*arguments, f"--config.{setting}={value}"] for value in values
   }
@@ -62,7 +61,7 @@ def sweep(
       _print_table(setting, rows)
       raise ValueError(
         f"--values: {setting}={value} did not train, see above: correct it, "
-        "and the same command goes on from there"
+        "and the same command continues from there"
       )
     rows.append((value, _last_values(folder / "metrics.jsonl")))
   _print_table(setting, rows)
@@ -88,7 +87,7 @@ def _print_table(setting, rows):
 
 
 def _last_values(path):
-  """The last value of each metric in metrics.jsonl."""
+  """Returns the last value of each metric in metrics.jsonl."""
   found = {}
   for record in read_records(str(path)):
     found.update(record)
@@ -102,10 +101,10 @@ def main(argv: list[str] | None = None) -> None:
     argv: The program and its arguments; None: those of this process.
   """
   setting = flags.DEFINE_string(
-    "setting", "gradient.chunk_size", "What to change, without 'config.'."
+    "setting", "gradient.chunk_size", "The setting to change, without 'config.'."
   )
   values = flags.DEFINE_list(
-    "values", None, "The values, with commas between.", required=True
+    "values", None, "The values, separated by commas.", required=True
   )
   workdir = flags.DEFINE_string(
     "workdir", None, "Folder of the runs.", required=True
