@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     argv: The program and its arguments; None: those of this process.
   """
   setting = flags.DEFINE_string(
-    "setting", "gradient.chunk_size", "The setting to change, without 'config.'."
+    "setting", "gradient.chunk_size", "Setting to change, without 'config.'."
   )
   values = flags.DEFINE_list(
     "values", None, "The values, separated by commas.", required=True
