@@ -1,6 +1,5 @@
 """Every setting at its default, from the declarations of their owners."""
 
-import functools
 from typing import Any
 
 import ml_collections
@@ -26,7 +25,6 @@ GROUPS = {
 _ORDER = ("", "model", "data", "gradient", "optimizer", "train", "profile")
 
 
-@functools.cache
 def list_declarations() -> dict[str, Setting]:
   """Lists the declarations of all settings.
 
