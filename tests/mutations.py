@@ -34,10 +34,21 @@ class Mutation(NamedTuple):
 
 
 K = "kernels/"
-SOFTMAX = "kernels/softmax/test_softmax.py"
-LSH = "kernels/lsh/test_attention.py"
-LINEAR = "kernels/linear/test_attention.py"
-FEATURES = "kernels/linear/test_random_features.py"
+SOFTMAX = (
+  "kernels/softmax/test_definition.py kernels/softmax/test_blocks.py "
+  "kernels/softmax/test_transformations.py"
+)
+LSH = "kernels/lsh"
+LINEAR = (
+  "kernels/linear/test_attention.py kernels/linear/test_precision.py "
+  "kernels/linear/test_arguments.py"
+)
+FEATURES = (
+  "kernels/linear/test_random_features.py kernels/linear/test_projection.py"
+)
+PREFIX_SUMS = (
+  "kernels/linear/test_prefix_sums.py kernels/linear/test_rewinding.py"
+)
 SCAN = "kernels/chunk_scan"
 MODELS = "models training/test_gradients.py"
 
@@ -71,13 +82,13 @@ MUTATIONS = [
     K + "linear/prefix_sums.py",
     "lambda e, s, a, b: e + _rounding_error(s, a, b)",
     "lambda e, s, a, b: e",
-    "kernels/linear/test_prefix_sums.py",
+    PREFIX_SUMS,
   ),
   Mutation(
     K + "linear/prefix_sums.py",
     "lambda x: -jax.lax.stop_gradient(x), update",
     "lambda x: -x, update",
-    "kernels/linear/test_prefix_sums.py",
+    PREFIX_SUMS,
   ),
   Mutation(
     K + "linear/attention.py",
@@ -222,7 +233,7 @@ MUTATIONS = [
     K + "reversible_layers.py",
     "one_ct, two_ct = two_ct, one_ct + x_ct",
     "one_ct, two_ct = two_ct, one_ct",
-    "kernels/test_reversible_layers.py",
+    "kernels/reversible",
   ),
   Mutation(
     K + "chunk_scan/position_wise.py",

@@ -1,7 +1,6 @@
 """LSH attention: softmax over all pairs that meet in some round."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +9,10 @@ import pytest
 
 from slim.certify.gradient_error import largest_error
 from slim.kernels import lsh_attention, lsh_buckets
-from slim.kernels.lsh.buckets import _factors
-from tests.helpers import AS_USERS, assert_gradients_close, pairwise
+from tests.helpers import assert_gradients_close, pairwise
+from tests.kernels.lsh.cases import SCALE, by_rounds, make_inputs
 
 TOLERANCES = {"float64": 1e-12, "float32": 2e-6}
-H, K, V = 4, 6, 5
-SCALE = 1 / math.sqrt(K)
-
-
-def make_inputs(length, num_hashes=3, batch=2):
-  """Shared queries and keys, values, a cotangent of y, and buckets."""
-  random = np.random.default_rng(length)
-  qk, v, y_ct = (
-    random.normal(size=(batch, length, H, width)) for width in (K, V, V)
-  )
-  shape = (batch, H, num_hashes, length)
-  return qk, v, y_ct, random.integers(0, 3, shape, dtype=np.uint8)
 
 
 def rounds_met(buckets, chunk_size):
@@ -72,26 +59,6 @@ def by_pairs(
   v_ct = np.swapaxes(p, -1, -2) @ y_ct + alone * y_ct
   y, qk_ct, v_ct = (np.swapaxes(x, 1, 2) for x in (y, qk_ct, v_ct))
   return y, ((scores_ct * products).sum(), qk_ct, v_ct)
-
-
-@functools.partial(
-  jax.jit,
-  static_argnames=[
-    "chunk_size",
-    "is_causal",
-    "count_once",
-    "rounds",
-    "heads_at_once",
-  ],
-)
-def by_rounds(qk, v, y_ct, buckets, *, scale=SCALE, **settings):
-  """The same by the kernel; equal settings and shapes compile once."""
-
-  def attend(scale, qk, v):
-    return lsh_attention(qk, v, buckets, scale=scale, **settings)
-
-  y, vjp = jax.vjp(attend, jnp.asarray(scale), qk, v)
-  return y, vjp(y_ct)
 
 
 @pytest.mark.parametrize(
@@ -242,174 +209,6 @@ def test_memory_does_not_grow_with_the_rounds():
 def test_memory_is_linear_in_the_length():
   """Fails if a long sequence needs all pairs at once."""
   assert overhead(4, length=16384) <= 4.1 * overhead(4)
-
-
-@functools.partial(jax.jit, static_argnames=["num_buckets", "num_hashes"])
-def hashed(x, key, num_buckets, num_hashes=2):
-  """Hashes, compiled once for equal arguments."""
-  return lsh_buckets(x, key, num_buckets=num_buckets, num_hashes=num_hashes)
-
-
-@pytest.mark.parametrize(
-  ("num_buckets", "factors", "dtype"),
-  [
-    (6, [6], "uint8"),
-    (64, [64], "uint8"),
-    (128, [8, 16], "uint8"),
-    (512, [16, 32], "uint16"),
-  ],
-)
-def test_buckets_are_the_nearest_axes(num_buckets, factors, dtype):
-  """Fails if a trained model is hashed by other rotations than in training."""
-  x = np.random.default_rng(0).normal(size=(2, 50, 3, 8)).astype(np.float32)
-  key = jax.random.key(1)
-  right = 0
-  for n, one in zip(factors, jax.random.split(key, len(factors)), strict=True):
-    rotations = jax.random.normal(one, (8, 2, n // 2), jnp.float32)
-    rotated = np.einsum("bthk,krn->bhrtn", x, rotations)
-    digit = np.argmax(np.concatenate([rotated, -rotated], -1), -1)
-    right = right * n + digit
-  found = hashed(x, key, num_buckets)
-  assert found.dtype == dtype
-  np.testing.assert_array_equal(found, right)
-  # Only the direction matters, in float64 and float32.
-  found = hashed(4 * np.float64(x), key, num_buckets)
-  np.testing.assert_array_equal(found, right)
-
-
-def test_count_without_even_factors_has_as_many_buckets():
-  """Fails if most tokens share few buckets, or a bucket is out of range."""
-  x = jax.random.normal(jax.random.key(0), (1, 3000, 1, 8))
-  found = np.asarray(hashed(x, jax.random.key(1), 74)).ravel()
-  count = np.bincount(found, minlength=74)
-  assert len(count) == 74  # Of 8 · 10 pairs, twelve share six buckets.
-  assert count.min() > 0
-  assert count[:6].mean() == pytest.approx(2 * count[6:].mean(), rel=0.3)
-
-
-def test_two_hashes_of_any_count_cost_the_same():
-  """Fails if hashing costs as much as one hash into all buckets."""
-  for num_buckets in [*range(66, 3000, 2), 2 * 49999, 10**6, 2**20, 2**30]:
-    low, high = _factors(num_buckets)
-    assert low % 2 == high % 2 == 0
-    assert num_buckets <= low * high <= 1.12 * num_buckets
-    assert high <= 1.85 * num_buckets**0.5, (num_buckets, low, high)
-
-
-def hashing_costs(length):
-  """Temporary bytes and operations of a model's hashes, compiled only."""
-  x = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
-  compiled = hashed.lower(
-    x, jax.random.key(0), num_buckets=2 * round(length / 128), num_hashes=2
-  ).compile(AS_USERS)
-  return (
-    compiled.memory_analysis().temp_size_in_bytes,
-    compiled.cost_analysis()["flops"],
-  )
-
-
-@pytest.mark.parametrize(
-  "length",
-  [
-    65_664,  # 2 · 3³ · 19 buckets.
-    pytest.param(33_536, marks=pytest.mark.slow),  # 4 · 131.
-    pytest.param(65_537, marks=pytest.mark.slow),  # Prime.
-    pytest.param(66_688, marks=pytest.mark.slow),  # 2 · 521.
-    pytest.param(100_000, marks=pytest.mark.slow),  # 2 · 11 · 71.
-    pytest.param(100_003, marks=pytest.mark.slow),  # Prime.
-    pytest.param(130_944, marks=pytest.mark.slow),  # 2 · 3 · 11 · 31.
-  ],
-)
-def test_hashing_a_neighbouring_length_costs_the_same(length):
-  """Fails if one more chunk takes ten times the memory."""
-  ends = 32_768, 131_072
-  costs = [hashing_costs(n) for n in ends]
-  for found, *right in zip(hashing_costs(length), *costs, strict=True):
-    assert found <= 1.2 * np.interp(length, ends, right), (found, right)
-
-
-def test_near_vectors_fall_into_one_bucket():
-  """Fails if sorting by bucket does not bring near vectors together."""
-  random = np.random.default_rng(0)
-  x, noise = random.normal(size=(2, 1, 500, 1, 64)).astype(np.float32)
-  of = functools.partial(hashed, key=jax.random.key(2), num_buckets=64)
-  assert (of(x) == of(x + 0.05 * noise)).mean() > 0.8
-  assert (of(x) == of(-x)).mean() < 0.01
-  one, two = np.moveaxis(of(x), 2, 0)
-  assert (one != two).mean() > 0.7  # Each round has its own rotations.
-
-
-@pytest.mark.parametrize(
-  ("changes", "message"),
-  [
-    ({"qk": (2, 3, 4)}, r"qk must have shape \[B, T, H, K\], got \(2, 3, 4\)"),
-    (
-      {"v": (2, 6, 3, 4)},
-      r"v must have shape .*T=5.*\(2, 6, 3, 4\)",
-    ),
-    ({"buckets": (2, 3, 1, 6)}, r"buckets must have shape .* got \(2, 3, 1, 6"),
-    ({"chunk_size": 0}, "chunk_size must be a positive integer, got 0"),
-    ({"heads_at_once": 2}, "heads_at_once must divide H = 3, got 2"),
-    ({"heads_at_once": 0}, "heads_at_once must be a positive integer, got 0"),
-    ({"rounds": "all"}, r"rounds must be one of .*'parallel'\), got 'all'"),
-    ({"scale": np.ones(2)}, r"scale must be a number.* of shape \(2,\)"),
-    ({"scale": "1"}, r"scale must be a number.* got '1'"),
-    ({"scale": 1j}, r"scale must be a number.* got 1j"),
-  ],
-)
-def test_wrong_arguments_are_refused(changes, message):
-  """Fails if the error comes from inside a loop, or if there is none."""
-  arguments = {
-    "qk": (2, 5, 3, 4),
-    "v": (2, 5, 3, 4),
-    "buckets": (2, 3, 1, 5),
-    "chunk_size": 2,
-  } | changes
-  for name, dtype in (
-    ("qk", "float32"),
-    ("v", "float32"),
-    ("buckets", "uint8"),
-  ):
-    arguments[name] = np.zeros(arguments[name], dtype)
-  with pytest.raises(ValueError, match=message) as e:
-    lsh_attention(**arguments)
-  assert "\n" not in str(e.value)
-
-
-@pytest.mark.parametrize(
-  ("changes", "message"),
-  [
-    ({"x": np.ones((1, 2, 1, 3), int)}, "x must be floating-point, got int"),
-    ({"num_buckets": 7}, "num_buckets must be even .*, got 7"),
-    ({"num_buckets": 2**31}, r"num_buckets must be .* at most 2\^30, got 2147"),
-    ({"num_hashes": 0}, "num_hashes must be a positive integer, got 0"),
-  ],
-  ids=str,
-)
-def test_wrong_hashes_are_refused(changes, message):
-  """Fails if bucket numbers overflow, or if the error comes from inside."""
-  arguments = {
-    "x": np.ones((1, 2, 1, 3), np.float32),
-    "key": jax.random.key(0),
-    "num_buckets": 4,
-    "num_hashes": 1,
-  }
-  with pytest.raises(ValueError, match=message):
-    lsh_buckets(**arguments | changes)
-
-
-def test_empty_batch_and_numpy_float64():
-  """Fails if the last batch of a dataset fails in a reshape, or warns."""
-  arrays = make_inputs(7, batch=0)
-  for heads_at_once in (None, 2):
-    run = functools.partial(
-      by_rounds, chunk_size=3, heads_at_once=heads_at_once
-    )
-    y, _ = jax.eval_shape(run, *arrays)
-    assert (y.shape, y.dtype) == ((0, 7, H, V), "float32")
-  y, _ = by_rounds(*arrays, chunk_size=3, heads_at_once=2)
-  assert y.shape == (0, 7, H, V)
-  assert hashed(arrays[0], jax.random.key(0), 4).shape == (0, H, 2, 7)
 
 
 def test_second_derivatives(x64):

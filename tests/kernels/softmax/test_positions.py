@@ -1,0 +1,126 @@
+"""Windows, offsets and dropout count positions without overflow."""
+
+import functools
+import itertools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.kernels.softmax._scores import make_dropout_scale
+from slim.kernels.softmax._window import make_window
+from tests.helpers import assert_gradients_close
+from tests.kernels.softmax.arguments import FORMS
+
+INT32 = np.iinfo(np.int32)
+
+
+def test_windows_and_offsets_of_any_size():
+  """Fails if sums of positions overflow, so that other keys are seen."""
+  num_q, num_k = 4, 5
+  rows, columns = np.arange(num_q)[:, None], np.arange(num_k)[None]
+  sizes = {"B": 2, "T": num_q, "S": num_k}
+  limits = [0, 2, INT32.max - 1, INT32.max, 2**31, sys.maxsize]
+  offsets = [0, 3, -3, INT32.max - 1, INT32.max, INT32.min]
+  windows = [None, *limits, *itertools.product(limits[1:], limits[:-1])]
+
+  def right(window, is_causal, offset):
+    left, right = window if isinstance(window, tuple) else (window, window)
+    distance = columns.astype(object) - rows - int(offset)
+    seen = distance >= (-np.inf if left is None else -left)
+    return seen & (
+      distance <= (0 if is_causal else np.inf if right is None else right)
+    )
+
+  index = jnp.asarray(rows, jnp.int32), jnp.asarray(columns, jnp.int32)
+  for window, is_causal in itertools.product(windows, (False, True)):
+    pair = np.array([offsets[windows.index(window) % 6], offsets[2]])
+    for offset in (*offsets, pair, jnp.asarray(pair)):
+      made = make_window(window, is_causal, offset, sizes)
+      found = np.broadcast_to(made.sees(*index), (2, 1, num_q, num_k))
+      for seen, one in zip(
+        found[:, 0], np.broadcast_to(offset, 2), strict=True
+      ):
+        np.testing.assert_array_equal(seen, right(window, is_causal, one))
+  for offset in (2**40, np.array([2**40] * 2), np.uint32(2**31)):
+    seen = make_window(None, True, offset, sizes).sees(*index)
+    assert seen.all()
+  for offset in (-(2**40), np.full(2, -(2**40))):
+    assert not make_window(None, True, offset, sizes).sees(*index).any()
+
+
+def test_unlimited_and_empty_windows():
+  """Fails if a huge window is an error inside JAX, or if 0 is refused."""
+  q, k, v = np.random.default_rng(0).normal(size=(3, 1, 5, 2, 4))
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def attend(size):
+    return FORMS["from_lse"](q, k, v, local_window_size=size)
+
+  unlimited = attend(None)
+  for size in (INT32.max, (2**31, sys.maxsize)):
+    np.testing.assert_allclose(attend(size), unlimited, atol=1e-6)
+  for size in (0, (0, 0), np.int64(0)):
+    np.testing.assert_allclose(attend(size), v, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["whole", "from_lse"])
+def test_offset_per_sequence(x64, form):
+  """Fails if caches of different lengths do not fit one call."""
+  random = np.random.default_rng(1)
+  q, y_ct = random.normal(size=(2, 2, 5, 2, 3))
+  k, v = random.normal(size=(2, 2, 13, 2, 3))
+
+  @jax.jit
+  def gradients(offset, *arrays):
+    *qkv, y_ct = arrays
+    attend = functools.partial(
+      FORMS[form], is_causal=True, local_window_size=6, query_offset=offset
+    )
+    y, vjp = jax.vjp(attend, *qkv)
+    return y, *vjp(y_ct)
+
+  arrays = q, k, v, y_ct
+  offsets = jnp.array([10, 1], jnp.int32)
+  alone = [
+    gradients(offsets[i], *(x[i : i + 1] for x in arrays)) for i in range(2)
+  ]
+  assert_gradients_close(
+    gradients(offsets, *arrays),
+    tuple(jnp.concatenate(x) for x in zip(*alone, strict=True)),
+    1e-12,
+  )
+
+
+@pytest.mark.parametrize(
+  "implementation", ["threefry2x32", "rbg", "unsafe_rbg"]
+)
+def test_dropout_depends_only_on_key_and_position(implementation):
+  """Fails if blocks, or rows of a batch, drop other pairs than the whole."""
+  base = jax.random.key(5, impl=implementation)
+  keys = jax.random.split(base, 3)
+  rows, columns = (jnp.arange(n, dtype=jnp.int32) for n in (6, 7))
+  whole = make_dropout_scale(0.5, keys, 2)(rows, columns)
+  assert whole.shape == (3, 2, 6, 7)
+  assert set(np.unique(whole)) == {0, 2}
+  equal = np.testing.assert_array_equal
+  equal(
+    make_dropout_scale(0.5, keys, 2)(rows[2:5], columns[3:]),
+    whole[:, :, 2:5, 3:],
+  )
+  equal(make_dropout_scale(0.5, keys[1:2], 2)(rows, columns), whole[1:2])
+  equal(
+    jax.vmap(lambda key: make_dropout_scale(0.5, key[None], 2)(rows, columns))(
+      keys
+    ),
+    whole[:, None],
+  )
+  raw = jax.random.key_data(keys)
+  equal(make_dropout_scale(0.5, raw, 2)(rows, columns), whole)
+  with jax.enable_x64(True):
+    equal(make_dropout_scale(0.5, keys, 2)(rows, columns), whole)
+  # Each sequence, head, query and key draws its own bits.
+  for axis in range(4):
+    assert (np.diff(whole, axis=axis) != 0).any()

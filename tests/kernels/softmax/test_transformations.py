@@ -1,0 +1,69 @@
+"""Softmax attention under `jax.grad` twice, `jax.jvp`, `vmap` and meshes."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.helpers import assert_gradients_close
+from tests.kernels.softmax.cases import DEFINITION, in_blocks, make_inputs
+
+
+def test_second_derivatives(x64):
+  """Fails if they fail somewhere inside, or are wrong."""
+  inputs, _, _ = make_inputs((1, 5, 5, 2, 1, 3, 3))
+  k, v = jnp.asarray(inputs["k"]), jnp.asarray(inputs["v"])
+
+  def curvature(form):
+    def loss(q):
+      return jnp.sin(form(q, k, v)[0]).sum()
+
+    return jax.grad(lambda q: jnp.sum(jax.grad(loss)(q) ** 2))
+
+  q = jnp.asarray(inputs["q"])
+  right = jax.jit(curvature(DEFINITION))(q)
+  found = jax.jit(curvature(in_blocks(2, 3, "remat")))(q)
+  assert_gradients_close(found, right, 1e-12)
+  message = "has first derivatives only; .* softmax_attention, or backward='re"
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(curvature(in_blocks(2, 3)), q)
+
+
+def test_forward_mode(x64):
+  """Fails if it is wrong, or refused by a form that supports it."""
+  inputs, _, _ = make_inputs((1, 5, 5, 2, 1, 3, 3))
+  q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")
+
+  def slope(form):
+    ones = jnp.ones_like(q)
+    return jax.jit(
+      lambda q: jax.jvp(lambda q: form(q, k, v)[0], (q,), (ones,))
+    )(q)
+
+  form = in_blocks(2, 3, "remat")
+  assert_gradients_close(slope(form), slope(DEFINITION), 1e-12)
+  with pytest.raises(TypeError, match=r"forward-mode .* custom_vjp"):
+    slope(in_blocks(2, 3))
+
+
+def test_vmap_and_shard_map(x64):
+  """Fails if a loop carry varies differently over a mesh than its inputs."""
+  inputs, _, _ = make_inputs((8, 6, 6, 2, 2, 3, 3))
+  q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")
+
+  def gradient(q, k, v):
+    form = in_blocks(4, 4)
+    return jax.grad(
+      lambda *x: jnp.sin(form(*x, is_causal=True)[0]).sum(), (0, 1, 2)
+    )(q, k, v)
+
+  right = jax.jit(gradient)(q, k, v)
+  split = [x.reshape(4, 2, *x.shape[1:]) for x in (q, k, v)]
+  found = jax.jit(jax.vmap(gradient))(*split)
+  found = [x.reshape(8, *x.shape[2:]) for x in found]
+  assert_gradients_close(found, list(right), 1e-12)
+  mesh = jax.make_mesh(
+    (8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  spec = jax.sharding.PartitionSpec("data")
+  sharded = jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec)
+  assert_gradients_close(jax.jit(sharded)(q, k, v), right, 1e-12)
