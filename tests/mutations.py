@@ -471,13 +471,13 @@ MUTATIONS = [
     "training/build.py",
     "methods[0] if step < config.train.num_steps // 2",
     "methods[0] if step <= config.train.num_steps // 2",
-    "training/test_build.py test_train.py",
+    "training/test_build.py train",
   ),
   Mutation(
     "runs/checkpoints.py",
     "steps = sorted(manager.all_steps(), reverse=True)",
     "steps = sorted(manager.all_steps())",
-    "runs/test_checkpoints.py test_train.py",
+    "runs/test_checkpoints.py train",
   ),
   Mutation(
     "runs/weights.py",
@@ -489,7 +489,7 @@ MUTATIONS = [
     "runs/workdir.py",
     "fcntl.LOCK_EX | fcntl.LOCK_NB",
     "fcntl.LOCK_SH | fcntl.LOCK_NB",
-    "runs/test_workdir.py test_train.py",
+    "runs/test_workdir.py train",
   ),
   Mutation(
     "training/flops.py",
@@ -501,7 +501,7 @@ MUTATIONS = [
     "runs/progress.py",
     "      self.report_sums = Sums(0.0, 0.0, 0.0)",
     "      pass",
-    "runs/test_progress.py test_train.py",
+    "runs/test_progress.py train",
   ),
   Mutation(
     "settings.py",
@@ -551,13 +551,13 @@ MUTATIONS = [
     "train.py",
     'if metadata["data_fingerprint"] != train_data.fingerprint:',
     "if False:",
-    "test_train.py",
+    "train",
   ),
   Mutation(
     "train.py",
     "last = done == train.num_steps",
     "last = False",
-    "test_train.py",
+    "train",
   ),
   Mutation(
     "training/evaluation.py",

@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slim.kernels import (
-  PrefixSums,
-)
+from slim.kernels import PrefixSums
 
 B, H, M, V = 2, 2, 3, 4
 

@@ -7,10 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.kernels import (
-  PrefixSums,
-  chunked_linear_attention,
-)
+from slim.kernels import PrefixSums, chunked_linear_attention
 from tests.helpers import TOLERANCES, assert_gradients_close
 from tests.kernels.linear.cases import (
   THREE_FORMS,

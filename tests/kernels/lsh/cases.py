@@ -10,8 +10,6 @@ import numpy as np
 from slim.kernels import lsh_attention, lsh_buckets
 
 H, K, V = 4, 6, 5
-
-
 SCALE = 1 / math.sqrt(K)
 
 

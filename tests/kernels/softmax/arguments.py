@@ -5,14 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from slim.kernels import (
-  chunked_softmax_attention,
-  softmax_attention,
-)
+from slim.kernels import chunked_softmax_attention, softmax_attention
 
 KEYS = jax.random.split(jax.random.key(3), 2)
-
-
 SHAPES = {"q": (2, 5, 4, 8), "k": (2, 6, 2, 8), "v": (2, 6, 2, 8)}
 
 

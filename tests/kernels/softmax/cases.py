@@ -13,14 +13,8 @@ from slim.kernels import (
 from tests.helpers import assert_gradients_close
 
 TOLERANCES = {"float64": 1e-12, "float32": 2e-6}
-
-
 KEYS = jax.random.split(jax.random.key(3), 2)
-
-
 PERIODS = np.array([3, 5])
-
-
 DEFINITION = softmax_attention_and_lse
 
 

@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 
 from slim.certify.gradient_error import relative_errors
-from slim.kernels import (
-  chunked_softmax_attention_and_lse,
-  merge_attention,
-)
+from slim.kernels import chunked_softmax_attention_and_lse, merge_attention
 from tests.helpers import assert_gradients_close
 from tests.kernels.softmax.cases import (
   DEFINITION,

@@ -9,10 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slim.kernels import (
-  chunked_softmax_attention,
-  softmax_attention,
-)
+from slim.kernels import chunked_softmax_attention, softmax_attention
 from tests.helpers import assert_gradients_close, pairwise
 from tests.kernels.softmax.cases import (
   DEFINITION,

@@ -5,10 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.kernels import (
-  chunked_softmax_attention_and_lse,
-  softmax_attention,
-)
+from slim.kernels import chunked_softmax_attention_and_lse, softmax_attention
 from tests.kernels.softmax.arguments import KEYS, zeros
 
 

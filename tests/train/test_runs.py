@@ -1,0 +1,160 @@
+"""Whole runs: their records, and what a second command does with them."""
+
+import gzip
+import json
+import logging
+
+import chex
+import pytest
+
+from slim import config, evaluate, train
+from slim.runs import metrics, workdir
+from tests.train.cases import assert_same, make, read, run
+
+# Most runs differ only in their data.
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, compilation_cache):
+  """A run of 6 steps."""
+  return run(make(), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, compilation_cache):
+  """The same run after 3 steps."""
+  return run(make(train__num_steps=3), tmp_path_factory.mktemp("half"))
+
+
+def test_a_longer_run_continues_a_finished_one(tmp_path, whole, half):
+  """Fails if more steps mean starting again."""
+  cut = half.copy(tmp_path / "cut")
+  continued = train.train_and_evaluate(whole.settings, str(cut))
+  assert_same(continued, whole.state)
+  last = [r for r in read(cut) if r["step"] == 6]
+  assert last == [r for r in read(whole.folder) if r["step"] == 6]
+
+
+def test_a_finished_run_is_left_alone(whole, caplog):
+  """Fails if the same command again trains, or fails."""
+  before = list_files(whole.folder)
+  with caplog.at_level(logging.INFO, "slim"):
+    again = train.train_and_evaluate(whole.settings, str(whole.folder))
+  assert_same(again, whole.state)
+  assert before == list_files(whole.folder)
+  assert "already finished at step 6: nothing to do" in caplog.messages
+
+
+def test_accumulation_and_method_change_nothing(tmp_path, whole):
+  """Fails if the gradient method decides what is learned."""
+  settings = make(gradient__method="slim", train__accumulation_steps=4)
+  state = train.train_and_evaluate(settings, str(tmp_path))
+  chex.assert_trees_all_close(
+    state.params, whole.state.params, rtol=1e-3, atol=2e-4
+  )
+
+
+def test_metrics_have_all_fields(whole):
+  """Fails if a plot finds no numbers."""
+  records = metrics.read_records(str(whole.folder / "metrics.jsonl"))
+  reports = [r for r in records if "train/loss" in r]
+  evaluations = [r for r in records if "eval/loss" in r]
+  assert [r["step"] for r in reports] == [2, 4, 6]
+  assert [r["step"] for r in evaluations] == [4, 6]
+  for name in (
+    "train/bpc",
+    "time/tokens_per_second",
+    "time/model_flops_per_second",
+    "memory/activation_bytes",
+  ):
+    assert all(r[name] > 0 for r in reports)
+  assert all({"eval/bpc", "eval/accuracy"} <= set(r) for r in evaluations)
+  stored = workdir.read_config(str(whole.folder))
+  assert config.flatten(stored) == config.flatten(make())
+
+
+def test_the_log_says_what_trains_and_where_it_is(whole):
+  """Fails if a user must search for the results."""
+  messages = [record.getMessage() for record in whole.log]
+  assert any("total" in message for message in messages)
+  assert {record.levelno for record in whole.log} == {logging.INFO}
+  assert messages[-1] == (
+    f"finished: checkpoint {whole.folder}/checkpoints/6, metrics "
+    f"{whole.folder}/metrics.jsonl, config {whole.folder}/config.json"
+  )
+
+
+def list_files(folder):
+  """Returns when each file of a run, except its lock, was last written."""
+  return {
+    path: path.stat().st_mtime_ns
+    for path in folder.rglob("*")
+    if path.is_file() and path.name != ".lock"
+  }
+
+
+def test_a_run_that_is_under_way_is_not_touched(tmp_path, half):
+  """Fails if the same command, given twice, loses records."""
+  folder = half.copy(tmp_path / "run")
+  before = list_files(folder)
+  with workdir.lock_workdir(str(folder)):
+    with pytest.raises(ValueError, match="is being trained by another process"):
+      train.train_and_evaluate(make(), str(folder))
+    assert list_files(folder) == before
+    # Reading needs no lock.
+    record = evaluate.evaluate_workdir(str(folder), "validation", False)
+  assert record["step"] == 3
+
+
+def test_a_run_that_has_gone_on_meanwhile_is_not_turned_back(
+  tmp_path, monkeypatch, half
+):
+  """Fails if checkpoints of another process are set aside."""
+  folder = tmp_path / "run"
+
+  def compile_slowly(*args):
+    half.copy(folder)
+    before.update(list_files(folder))
+
+  before = {}
+  monkeypatch.setattr(train, "compile_steps", compile_slowly)
+  with pytest.raises(ValueError, match="has been trained by another process"):
+    train.train_and_evaluate(make(), str(folder))
+  assert before and list_files(folder) == before
+
+
+def test_a_damaged_newest_checkpoint_falls_back(tmp_path, whole, caplog):
+  """Fails if a full disk at the last save costs the whole run."""
+  folder = whole.copy(tmp_path / "run")
+  for file in (folder / "checkpoints" / "6").rglob("*"):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[:20])
+  with caplog.at_level(logging.INFO, "slim"):
+    again = train.train_and_evaluate(whole.settings, str(folder))
+  assert_same(again, whole.state)
+  line = "the checkpoint of step 6 is damaged, falling back"
+  assert sum(x.startswith(line) for x in caplog.messages) == 1
+  assert "continuing from the checkpoint of step 3" in caplog.messages
+  assert [r["step"] for r in read(folder)] == [2, 4, 4, 6, 6]
+  assert (folder / "damaged_checkpoints" / "6.0").is_dir()
+
+
+def test_looking_at_a_run_changes_no_number(tmp_path, whole, caplog):
+  """Fails if a profile or TensorBoard changes the numbers of a run."""
+  settings = dict(profile__steps=(4, 6), train__tensorboard=True)
+  with caplog.at_level(logging.INFO, "slim"):
+    watched = train.train_and_evaluate(make(**settings), str(tmp_path / "x"))
+  assert_same(whole.state, watched)
+  assert read(whole.folder) == read(tmp_path / "x")
+  names = {path.name for path in whole.folder.iterdir()}
+  assert names == {".lock", "checkpoints", "config.json", "metrics.jsonl"}
+  assert list((tmp_path / "x").glob("events.out.tfevents.*"))
+  assert f"trace of training steps: {tmp_path}/x/profile" in caplog.messages
+  [path] = (tmp_path / "x" / "profile").rglob("*.trace.json.gz")
+  traced = [
+    int(event["args"]["step_num"])
+    for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    if event.get("name") == "train"
+  ]
+  assert traced == [4, 5, 6]

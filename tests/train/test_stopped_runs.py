@@ -1,0 +1,181 @@
+"""Runs that are stopped or killed continue; processes end in one line."""
+
+import functools
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from slim import train
+from slim.runs import checkpoints, workdir
+from slim.training import build
+from tests.train.cases import assert_same, make, read
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Most runs differ only in their data.
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+class StoppedError(Exception):
+  """Simulates a power cut."""
+
+
+def stop_at(monkeypatch, step):
+  """Stops the run when it asks for the data of a step."""
+  original = build.create_split
+
+  class Stopping:
+    """A dataset that has no batch of the step."""
+
+    def __init__(self, dataset):
+      self._dataset = dataset
+
+    def __getattr__(self, name):
+      return getattr(self._dataset, name)
+
+    def batch(self, number):
+      """Raises at the step."""
+      if number == step:
+        raise StoppedError
+      return self._dataset.batch(number)
+
+  monkeypatch.setattr(
+    build, "create_split", lambda *args: Stopping(original(*args))
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "settings",
+  [
+    pytest.param(dict(gradient__method="slim"), marks=pytest.mark.full),
+    dict(
+      gradient__method="full_then_slim",
+      model__dropout=0.3,
+      train__accumulation_steps=2,
+      train__log_every=5,
+    ),
+  ],
+  ids=["plain", "everything"],
+)
+def test_a_stopped_run_continues_to_the_same_numbers(
+  tmp_path, monkeypatch, settings
+):
+  """Fails if a run that was stopped ends with other weights."""
+  settings = make(**settings)
+  whole = train.train_and_evaluate(settings, str(tmp_path / "whole"))
+  assert whole.step == settings.train.num_steps
+  cut = str(tmp_path / "cut")
+  with monkeypatch.context() as context:
+    stop_at(context, 4)
+    with pytest.raises(StoppedError):
+      train.train_and_evaluate(settings, cut)
+  assert checkpoints.restore_newest(cut, jax.eval_shape(lambda: whole))[1]
+  continued = train.train_and_evaluate(settings, cut)
+  assert_same(continued, whole)
+  assert read(cut) == read(tmp_path / "whole")
+
+
+def start(tmp_path, *arguments, program=("-m", "slim.train")):
+  """Starts the command line, as a user does."""
+  return subprocess.Popen(
+    [
+      sys.executable,
+      *program,
+      f"--config={ROOT}/configs/quickstart.py:smoke",
+      f"--workdir={tmp_path}/run",
+      "--config.model.width=16",
+      "--config.data.sequence_length=16",
+      *arguments,
+    ],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+@pytest.mark.slow
+def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
+  """Fails if only runs that end politely can be resumed."""
+  arguments = [
+    "--config.train.log_every=5",
+    "--config.train.checkpoint_every=10",
+  ]
+  cut, whole = tmp_path / "cut", tmp_path / "whole"
+  process = start(cut, *arguments, "--config.train.num_steps=100000")
+  deadline = time.monotonic() + 120
+  while time.monotonic() < deadline and process.poll() is None:
+    if len(checkpoints.list_steps(str(cut / "run"))) >= 2:
+      break
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  _, errors = process.communicate()
+  assert process.returncode == -signal.SIGKILL, errors
+
+  steps_done = checkpoints.list_steps(str(cut / "run"))[-1] + 25
+  states = []
+  for folder in (cut, whole):
+    # In processes, because programs compiled for tests round differently.
+    process = start(
+      folder, *arguments, f"--config.train.num_steps={steps_done}"
+    )
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    settings = workdir.read_config(str(folder / "run"))
+    experiment = build.create_experiment(settings)
+    abstract_state = jax.eval_shape(functools.partial(build.init, experiment))
+    run_folder = str(folder / "run")
+    states.append(checkpoints.restore_run(run_folder, abstract_state)[0])
+  assert_same(*states)
+  reports = [
+    [r for r in read(folder / "run") if "train/loss" in r]
+    for folder in (cut, whole)
+  ]
+  assert reports[0] == reports[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("argument", "platform", "message"),
+  [
+    ("--config.gradient.chunksize=3", "cpu", "did you mean config.gradient.ch"),
+    ("--config.gradient.chunk_size=0", "cpu", "config.gradient.chunk_size mus"),
+    ("--config.seed=3", "none_such", "JAX_PLATFORMS=none_such: JAX finds no"),
+  ],
+)
+def test_mistakes_of_a_process_end_in_one_line(
+  tmp_path, monkeypatch, argument, platform, message
+):
+  """Fails if a typing error ends in a traceback."""
+  monkeypatch.setenv("JAX_PLATFORMS", platform)
+  process = start(tmp_path, argument)
+  output, errors = process.communicate(timeout=120)
+  assert process.returncode == 1
+  assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+  assert message in errors
+  assert not output
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_full_disk_prints_one_line_of_a_process(tmp_path, monkeypatch):
+  """Fails if tracebacks hide that the disk is full."""
+  # JAX would warn that it cannot write to the cache.
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  program = (
+    "import resource, runpy\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+    "runpy.run_module('slim.train', run_name='__main__', alter_sys=True)"
+  )
+  process = start(tmp_path, program=["-c", program])
+  _, errors = process.communicate(timeout=120)
+  assert process.returncode == 1
+  *log, last = errors.splitlines()
+  assert last.startswith(f"error: cannot save a checkpoint in {tmp_path}/run/")
+  assert "File too large: free space there" in last
+  assert not [line for line in log if "Traceback" in line or "Error" in line]
