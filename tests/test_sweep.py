@@ -10,7 +10,7 @@ import types
 import pytest
 
 from tests.commands import run_command
-from tests.test_commands import ROOT, load_script
+from tests.mistakes.cases import ROOT, load_script
 
 SETTINGS = [
   f"--config={ROOT}/configs/quickstart.py:smoke",
