@@ -11,11 +11,12 @@ from slim.kernels import chunked_linear_attention, init_prefix_sums
 from tests.helpers import TOLERANCES, assert_gradients_close
 from tests.kernels.linear.cases import (
   THREE_FORMS,
+  assert_right,
+  by_equation,
   by_form,
   in_blocks_of,
   random_arguments,
 )
-from tests.kernels.linear.test_attention import assert_right, by_equation
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-16])
