@@ -1,0 +1,105 @@
+"""Faults in chunk scans, reversible layers and what kernels share."""
+
+from mutation import Mutation
+
+SCAN = "kernels/chunk_scan"
+
+MUTATIONS = [
+  Mutation(
+    "kernels/support/random_bits.py",
+    "one, two = _threefry(one, two, word)",
+    "pass",
+    "kernels/support/test_random_bits.py",
+  ),
+  Mutation(
+    "kernels/support/random_bits.py",
+    "words = jnp.stack(hash_words(keys, counters), -1)\n"
+    '  return jax.random.wrap_key_data(words, impl="threefry2x32")',
+    "return jax.vmap(jax.random.fold_in, (None, 0))(keys, counters)",
+    "kernels/support/test_random_bits.py",
+  ),
+  Mutation(
+    "kernels/reversible_layers.py",
+    "one_ct, two_ct = two_ct, one_ct + x_ct",
+    "one_ct, two_ct = two_ct, one_ct",
+    "kernels/reversible",
+  ),
+  Mutation(
+    "kernels/chunk_scan/position_wise.py",
+    "lambda x: x.sum(), sums",
+    "lambda x: x.mean(), sums",
+    "kernels/chunk_scan/test_position_wise.py",
+  ),
+  Mutation(
+    "kernels/support/mesh_axes.py",
+    "missing = tuple(axes - _varying(x))",
+    "missing = ()",
+    SCAN,
+  ),
+  Mutation(
+    "kernels/support/cotangents.py",
+    "    raise ValueError(message)",
+    "    pass",
+    SCAN,
+  ),
+  Mutation(
+    "kernels/support/cotangents.py",
+    "jnp.inexact",
+    "jnp.floating",
+    "kernels/test_leaves.py",
+  ),
+  Mutation(
+    "kernels/chunk_scan/_storing.py",
+    "jax.lax.scan(jax.checkpoint(step, prevent_cse=False), state, chunks)",
+    "jax.lax.scan(step, state, chunks)",
+    f"{SCAN} training/test_gradients.py",
+  ),
+  Mutation(
+    "kernels/chunk_scan/_storing.py",
+    "return min(range(1, 2 * math.isqrt(num_chunks) + 1), key=cost)",
+    "return num_chunks",
+    f"{SCAN} training/test_gradients.py",
+  ),
+  Mutation(
+    "kernels/chunk_scan/_rewinding.py",
+    "(before, state_ct, totals), chunk_ct",
+    "(after, state_ct, totals), chunk_ct",
+    SCAN,
+  ),
+  Mutation(
+    "kernels/chunk_scan/_rewinding.py",
+    "totals = jax.tree.map(_add, totals, params_ct)",
+    "totals = totals",
+    SCAN,
+  ),
+  Mutation(
+    "kernels/chunk_scan/_walks.py",
+    "_set(outs, first + j, out)",
+    "_set(outs, j, out)",
+    SCAN,
+  ),
+  Mutation(
+    "kernels/chunk_scan/_summing.py",
+    "totals = [zeros_like(x, at_least_float32(x.dtype)) for x in leaves]",
+    "totals = [zeros_like(x) for x in leaves]",
+    SCAN,
+  ),
+  Mutation(
+    "kernels/chunk_scan/_accumulation.py",
+    "    return False  # The total is wider.",
+    "    pass",
+    SCAN,
+  ),
+  Mutation(
+    "kernels/chunk_scan/chunks.py",
+    "if self.first_size < self.size:",
+    "if True:",
+    SCAN,
+  ),
+  Mutation(
+    "kernels/chunk_scan/chunks.py",
+    "return self._cut(xs, self.first_size + i * self.size, self.size)",
+    "return self._cut(xs, i * self.size, self.size)",
+    SCAN,
+  ),
+]
