@@ -52,13 +52,13 @@ MUTATIONS = [
     "kernels/chunk_scan/_storing.py",
     "jax.lax.scan(jax.checkpoint(step, prevent_cse=False), state, chunks)",
     "jax.lax.scan(step, state, chunks)",
-    f"{SCAN} training/test_gradients.py",
+    f"{SCAN} training/test_gradients.py training/test_gradient_memory.py",
   ),
   Mutation(
     "kernels/chunk_scan/_storing.py",
     "return min(range(1, 2 * math.isqrt(num_chunks) + 1), key=cost)",
     "return num_chunks",
-    f"{SCAN} training/test_gradients.py",
+    f"{SCAN} training/test_gradients.py training/test_gradient_memory.py",
   ),
   Mutation(
     "kernels/chunk_scan/_rewinding.py",

@@ -2,7 +2,10 @@
 
 from mutation import Mutation
 
-MODELS = "models training/test_gradients.py"
+MODELS = (
+  "models training/test_gradients.py training/test_gradient_precision.py "
+  "training/test_gradient_memory.py"
+)
 
 MUTATIONS = [
   Mutation(

@@ -13,7 +13,7 @@ MUTATIONS = [
     "runs/weights.py",
     'must_agree.append("seed")',
     "pass",
-    "runs/test_weights.py",
+    "runs/weights",
   ),
   Mutation(
     "runs/workdir.py",

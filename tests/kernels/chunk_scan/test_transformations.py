@@ -1,45 +1,28 @@
-"""A scan composes with JAX's transformations, and costs what it says."""
+"""A scan composes with JAX's transformations."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
 
 from slim.kernels import POLICIES, scan
-from slim.plan.memory_estimate import count_residuals
-from slim.training.flops import count_matmul_flops
-from tests.helpers import TOLERANCES, assert_gradients_close, pairwise
+from tests.helpers import pairwise
+from tests.kernels.chunk_scan.references import (
+  C,
+  T,
+  assert_close,
+  right_gradients,
+  value,
+)
 from tests.kernels.toy import (
-  Data,
   by_scan,
   dense,
   gradients_and_outputs,
-  loss,
   make_inputs,
   outputs,
 )
-
-# "sqrt" makes of the 8 chunks: the short one, a short group, 3 groups of 2.
-T, C = 15, 2
-
-
-def value(inputs, data, run):
-  """The toy's loss alone."""
-  return loss(inputs, data, run)[0]
-
-
-def right_gradients(inputs, data):
-  """What is right; compiled once for all that walks in chunks."""
-  return gradients_and_outputs(inputs, data, dense)[0]
-
-
-def assert_close(found, right):
-  """Compares gradients in float64."""
-  assert_gradients_close(found, right, TOLERANCES["float64"])
 
 
 @pytest.mark.parametrize(
@@ -232,152 +215,3 @@ def test_a_scan_inside_a_scan(x64, outer, inner):
 
   found = gradients_and_outputs(inputs, data, run)[0]
   assert_close(found, right_gradients(inputs, data))
-
-
-@functools.cache
-def sharded_gradients(policy, names):
-  """Compiles the toy's gradients for four devices, which share the batch.
-
-  Args:
-    policy: Of the scan.
-    names: Of the inputs to differentiate in.
-
-  Returns:
-    The compiled function, and its arguments.
-  """
-  mesh = jax.make_mesh(
-    (4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4]
-  )
-  whole, shared = PartitionSpec(), PartitionSpec("data")
-  inputs, data = make_inputs(T, "float64", batch_size=8)
-  specs = {"params": whole, "weights": whole, "total": shared, "x": shared}
-
-  def gradients(inputs, data):
-    chosen = {name: inputs[name] for name in names}
-    return jax.grad(
-      lambda chosen: value(inputs | chosen, data, by_scan(policy, C))
-    )(chosen)
-
-  sharded = jax.shard_map(
-    gradients,
-    mesh=mesh,
-    in_specs=(specs, Data(shared, whole, whole, whole, shared, shared, shared)),
-    out_specs={name: specs[name] for name in names},
-  )
-  lowered = jax.jit(sharded).lower(inputs, data)
-  return lowered.compile(), (inputs, data)
-
-
-@pytest.mark.parametrize(
-  "names",
-  [
-    ("params", "total", "x"),
-    pytest.param(("params", "weights", "total", "x"), marks=pytest.mark.slow),
-  ],
-)
-@pytest.mark.parametrize("policy", POLICIES)
-def test_shard_map(x64, policy, names):
-  """Data-parallel training would fail, or its gradient be another one."""
-  compiled, args = sharded_gradients(policy, names)
-  right = right_gradients(*args)
-  assert_close(compiled(*args), {name: right[name] for name in names})
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_devices_sum_the_gradients_of_params_once(x64, policy):
-  """They would wait for each other at every chunk."""
-  compiled, _ = sharded_gradients(policy, ("params", "total", "x"))
-  # A computation of the program begins and ends in the first column.
-  computations = {
-    text.strip().split(maxsplit=1)[0]: re.findall(
-      r"= .* all-reduce(?:-start)?\(", text
-    )
-    for text in compiled.as_text().strip().split("\n}\n")
-  }
-  # At most one an array, here kernel, gain and idle; XLA may join them.
-  assert 1 <= len(computations.pop("ENTRY")) <= 3
-  assert not any(computations.values())
-
-
-def gradient_of_tokens(policy):
-  """The gradient of a toy that sees integers only, as a language model does."""
-
-  def hidden(params, tokens):
-    return jnp.tanh(params["embedding"][tokens] @ params["kernel"])
-
-  def add(before, h):
-    sums = before[:, None] + jnp.cumsum(h, 1)
-    return sums[:, -1], jnp.sin(sums).sum((1, 2))[:, None]
-
-  def step(params, state, tokens):
-    return add(state, hidden(params, tokens))
-
-  def rewind(params, after, tokens):
-    h = hidden(params, tokens)
-    before = after - jax.lax.stop_gradient(h.sum(1))
-    after, out = add(before, h)
-    return before, out, after
-
-  run = dense if policy == "dense" else by_scan(policy, 64)
-
-  def total(params, tokens):
-    state = jnp.zeros((1, params["kernel"].shape[1]))
-    return run(step, rewind, params, state, tokens)[1].sum()
-
-  return jax.grad(total), total
-
-
-PARAMS = {
-  "embedding": jax.ShapeDtypeStruct((5, 16), jnp.float32),
-  "kernel": jax.ShapeDtypeStruct((16, 8), jnp.float32),
-}
-
-
-def activation_bytes(policy, length):
-  """The temporaries of a compiled gradient; nothing is run."""
-  tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
-  gradient, _ = gradient_of_tokens(policy)
-  compiled = jax.jit(gradient).lower(PARAMS, tokens).compile()
-  return compiled.memory_analysis().temp_size_in_bytes
-
-
-def test_the_memory_of_rewind_does_not_grow():
-  """The whole point: it would keep something of every token or chunk."""
-  short, long = 4096, 65536
-  num_chunks = (long - short) // 64
-  # A chunk has its one output, and the cotangent of that.
-  growth = activation_bytes("rewind", long) - activation_bytes("rewind", short)
-  assert growth <= 16 * num_chunks
-  # A state of 8 floats for each chunk: the measure sees what is kept.
-  growth = activation_bytes("store", long) - activation_bytes("store", short)
-  assert growth >= 32 * num_chunks
-
-
-def test_states_alone_are_kept():
-  """Activations of all chunks would be, or of "sqrt" the state of each."""
-  tokens = jax.ShapeDtypeStruct((1, 64 * 64), jnp.int32)
-  totals = {
-    policy: count_residuals(
-      gradient_of_tokens(policy)[1], PARAMS, tokens
-    ).total_bytes
-    for policy in POLICIES
-  }
-  # 64 states of 8 floats, and the chunks of tokens.
-  assert 64 * 32 <= totals["store"] <= 64 * 32 + 2**15
-  assert totals["sqrt"] <= 8 * 32 + 2**15
-  assert totals["rewind"] <= 2 * 32
-
-
-@pytest.mark.parametrize("length", [256, 300])
-def test_each_chunk_is_recomputed_once(length):
-  """Undoing and differentiating would each have a forward pass of its own."""
-  tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
-  forward = count_matmul_flops(gradient_of_tokens("dense")[1], PARAMS, tokens)
-  work = {
-    policy: count_matmul_flops(gradient_of_tokens(policy)[0], PARAMS, tokens)
-    for policy in ("dense", *POLICIES)
-  }
-  assert work["dense"] == 3 * forward
-  assert work["store"] <= 4.1 * forward
-  assert work["sqrt"] <= 5.1 * forward
-  assert work["rewind"] <= 4.1 * forward
