@@ -25,3 +25,20 @@ def assert_same(found, expected, tol=1e-12):
 
 # Models of these four have a program for each method, which most tests share.
 DROPS = {"dropout": 0.1}
+NORMED = {
+  "feature_map": "relu",
+  "qk_norm": True,
+  "norm": "pre",
+  "num_layers": 2,
+}
+PROJECTED = {
+  "feature_map": "elu_plus_one",
+  "norm": "post",
+  "output_projection": True,
+}
+RANDOM = {
+  "feature_map": "favor",
+  "num_features": 20,
+  "qk_norm": True,
+  "norm": "pre",
+}

@@ -19,35 +19,24 @@ from tests.models.small import (
   gradient_of,
   params_of,
 )
-from tests.training.gradient_cases import DROPS, T, assert_same, full
+from tests.training.gradient_cases import (
+  DROPS,
+  NORMED,
+  PROJECTED,
+  RANDOM,
+  T,
+  assert_same,
+  full,
+)
 
 VOCAB_SIZE = SIZES["vocab_size"]
 
 
 def slim(chunk_size, policy="rewind", **settings):
-  """The same by slim."""
+  """The sums and the gradient by slim, chunk by chunk."""
   model = create(**settings)
   run = gradient_of(model, method="slim", chunk_size=chunk_size, policy=policy)
   return run(params_of(model), batch_of(T), KEYS)
-
-
-NORMED = {
-  "feature_map": "relu",
-  "qk_norm": True,
-  "norm": "pre",
-  "num_layers": 2,
-}
-PROJECTED = {
-  "feature_map": "elu_plus_one",
-  "norm": "post",
-  "output_projection": True,
-}
-RANDOM = {
-  "feature_map": "favor",
-  "num_features": 20,
-  "qk_norm": True,
-  "norm": "pre",
-}
 
 
 @pytest.mark.parametrize(
