@@ -83,7 +83,17 @@ def compute(name):
   return (float(sums.nll), float(norm), float(total)), leaves
 
 
-@pytest.mark.parametrize("name", CASES)
+# A program each, so half of them wait for `make test-slow`.
+_SLOW = ("linear_store", "linear_reversible", "softmax", "chunked_and_local")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
+    for name in CASES
+  ],
+)
 def test_losses_and_gradients_are_those_of_before(name):
   """Fails if a model computes something else than it did."""
   found, _ = compute(name)

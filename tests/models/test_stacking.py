@@ -32,7 +32,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# Two programs each, so half of them wait for `make test-slow`.
+_SLOW = ("favor", "linear_reversible")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
+    for name in CASES
+  ],
+)
 def test_stacked_layers_compute_the_same(x64, name):
   """Fails if a layer gets the parameters, constants or keys of another."""
   settings, how = CASES[name]
