@@ -2,9 +2,9 @@
 
 from mutation import Mutation
 
-MODELS = (
-  "models training/test_gradients.py training/test_gradient_precision.py "
-  "training/test_gradient_memory.py"
+GRADIENTS = (
+  "training/test_gradients.py training/test_gradient_precision.py "
+  "training/test_gradient_memory.py models"
 )
 
 MUTATIONS = [
@@ -30,13 +30,13 @@ MUTATIONS = [
     "training/gradients.py",
     'compensated=policy == "rewind"',
     "compensated=False",
-    MODELS,
+    GRADIENTS,
   ),
   Mutation(
     "training/gradients.py",
     'remat=method == "remat"',
     "remat=False",
-    MODELS,
+    GRADIENTS,
   ),
   Mutation(
     "training/steps.py",
