@@ -1,18 +1,20 @@
-"""Time to trace, lower and compile a gradient, by depth and method.
+"""Time to compile a gradient and to compute it, by depth and method.
 
 Where the chunk size divides the length, all chunks share one forward and one
-backward program. Elsewhere the short first chunk adds two more. Seconds are
-processor time, which other processes change less than the clock. JAX's caches
-are cleared before each case.
+backward program. Elsewhere the short first chunk adds two more. Deep models are
+measured with and without stacked layers. Seconds are processor time, which
+other processes change less than the clock; of a step, the median of three.
+JAX's caches are cleared before each case.
 
   python experiments/compile_time.py
 """
 
+import statistics
 import time
 
 import jax
 from arguments import define_count, define_quick
-from configurations import abstract_batch
+from configurations import make_batch
 from record import print_table, save
 
 from slim import command_line
@@ -41,10 +43,11 @@ def main() -> None:
   """Measures, prints and saves."""
   quick = _QUICK.value
   depths = _DEPTHS[:1] if quick else _DEPTHS
-  measure(1, "full", 64)  # Loads what the first compilation needs.
+  measure(1, "full", 64, False)  # Loads what the first compilation needs.
   rows = [
-    measure(depth, method, length)
+    measure(depth, method, length, stacked)
     for depth in depths
+    for stacked in ((False, True) if depth > 3 else (False,))
     for length in _LENGTHS
     for method in _METHODS
   ]
@@ -52,17 +55,20 @@ def main() -> None:
   save("compile_time", rows, quick=quick)
 
 
-def measure(depth: int, method: str, length: int) -> dict[str, object]:
-  """Compiles one gradient."""
+def measure(
+  depth: int, method: str, length: int, stacked: bool
+) -> dict[str, object]:
+  """Compiles one gradient, and computes it."""
   model = create_model(
     vocab_size=256,
     width=_WIDTH.value,
     num_layers=depth,
     num_heads=_WIDTH.value // 64,
     mlp_width=4 * _WIDTH.value,
+    stack_layers=stacked,
   )
-  params = jax.eval_shape(model.init, jax.random.key(0))
-  batch = abstract_batch(length)
+  params = jax.jit(model.init)(jax.random.key(0))
+  batch = make_batch(length)
   jax.clear_caches()
   start = time.process_time()
   lowered = jax.jit(make_value_and_grad(model, **_METHODS[method])).lower(
@@ -72,13 +78,20 @@ def measure(depth: int, method: str, length: int) -> dict[str, object]:
   compiled = lowered.compile(COMPILER_OPTIONS)
   end = time.process_time()
   memory = compiled.memory_analysis()
+  seconds = []
+  for _ in range(1 if _QUICK.value else 4):
+    before = time.process_time()
+    jax.block_until_ready(compiled(params, batch))
+    seconds.append(time.process_time() - before)
   return {
     "layers": depth,
+    "stacked": stacked,
     "length": length,
     "method": method,
     "lower_seconds": after_lowering - start,
     "compile_seconds": end - after_lowering,
     "seconds": end - start,
+    "step_seconds": statistics.median(seconds[1:] or seconds),
     "activation_MiB": memory.temp_size_in_bytes / 2**20,
   }
 

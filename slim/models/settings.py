@@ -6,8 +6,6 @@ from slim.settings import SettingError, check_settings, setting
 
 NORMS = ("pre", "post", "output")
 POSITIONS = ("concatenated", "sinusoidal", "learned", "axial", "rotary")
-# Layers from which on equal ones are stacked by default.
-STACKED_FROM = 8
 DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -56,12 +54,12 @@ class ModelSettings:
     "Use reversible layers: the gradient keeps the activations of one sublayer "
     "and recomputes the others. Not with norm='post'.",
   )
-  stack_layers: bool | None = setting(
-    None,
-    "Stack the parameters of equal layers and scan over them: compile time "
-    "does not grow with depth. num_layers must be a multiple of the mixers "
-    f"listed in attention. None: from {STACKED_FROM} layers on, unless they "
-    "are reversible.",
+  stack_layers: bool = setting(
+    False,
+    "Stack the parameters of equal layers and scan over them, so that compile "
+    "time does not grow with depth. num_layers must be a multiple of the "
+    "mixers listed in attention. Checkpoints and exported weights fit either "
+    "form.",
   )
   mlp_chunk_size: int | None = setting(
     None,
@@ -100,11 +98,12 @@ class ModelSettings:
 
     It is `num_layers` if layers are not stacked.
     """
-    period = self.attention.count(",") + 1
-    can_stack = period < self.num_layers and self.num_layers % period == 0
-    by_default = self.num_layers >= STACKED_FROM and not self.reversible
-    stack = by_default if self.stack_layers is None else self.stack_layers
-    return period if stack and can_stack else self.num_layers
+    return self._period if self.stack_layers else self.num_layers
+
+  @property
+  def _period(self) -> int:
+    """How many mixers `attention` lists."""
+    return self.attention.count(",") + 1
 
   @property
   def head_dim(self) -> int:
@@ -131,7 +130,7 @@ class ModelSettings:
         "'rotary' needs heads of even width, got "
         f"width={self.width}, num_heads={self.num_heads}: choose another",
       )
-    if self.stack_layers and self.num_blocks == self.num_layers > 1:
+    if self.stack_layers and self.num_layers % self._period:
       raise SettingError(
         "stack_layers",
         "needs num_layers to be a multiple of the mixers in attention, got "

@@ -90,19 +90,6 @@ def test_a_stacked_state_continues(x64):
   chex.assert_trees_all_close(*outputs, rtol=1e-11)
 
 
-def test_layers_are_stacked_from_some_depth_on():
-  """Fails if shallow models change their parameters, or deep ones do not."""
-  shallow, deep, reversible = (
-    jax.eval_shape(
-      small.create(num_layers=n, reversible=r, dtype="float32").init,
-      jax.random.key(0),
-    )
-    for n, r in ((7, False), (8, False), (8, True))
-  )
-  assert "layer_6" in shallow and "layer_7" in reversible
-  assert deep["layers_0"]["mlp"]["in"]["kernel"].shape[0] == 8
-
-
 def test_layers_that_do_not_repeat_are_refused():
   """Fails if a wish that cannot be met is ignored."""
   with pytest.raises(ValueError, match="stack_layers needs num_layers to be"):
