@@ -229,6 +229,12 @@ def _git_commit() -> str | None:
   try:
     # Fails if slim is installed inside the repository of a user.
     git("ls-files", "--error-unmatch", file)
-    return git("describe", "--always", "--dirty", "--abbrev=40")
+    # `describe --dirty` writes the index, and on a full disk leaves a lock that
+    # stops every later git command.
+    changed = git(
+      "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"
+    )
+    commit = git("describe", "--always", "--abbrev=40")
+    return f"{commit}-dirty" if changed else commit
   except (OSError, subprocess.CalledProcessError):
     return None
