@@ -20,7 +20,7 @@ from slim.kernels.support.mesh_axes import zeros_like
 
 
 def storing_scan(
-  step: Any, params: Any, state: Any, xs: Any, chunks: Chunks, out: Any
+  step: Any, params: Any, state: Any, xs: Any, chunks: Chunks
 ) -> tuple[Any, Any]:
   """Runs `slim.kernels.scan` with policy "store".
 
@@ -30,31 +30,29 @@ def storing_scan(
     state: Pytree of arrays.
     xs: Pytree of arrays with time along `chunks.axis`.
     chunks: The cut of the sequence, into at least two chunks.
-    out: Pytree of `jax.ShapeDtypeStruct`, what `step` returns as `out` for the
-      first chunk.
 
   Returns:
     The state after the last token, and the outputs along time.
   """
-  return _scan(step, params, state, xs, chunks, out, _walk)
+  return _scan(step, params, state, xs, chunks, _walk)
 
 
 def grouping_scan(
-  step: Any, params: Any, state: Any, xs: Any, chunks: Chunks, out: Any
+  step: Any, params: Any, state: Any, xs: Any, chunks: Chunks
 ) -> tuple[Any, Any]:
   """Runs `slim.kernels.scan` with policy "sqrt".
 
   Args, Returns: As for `storing_scan`.
   """
-  return _scan(step, params, state, xs, chunks, out, _walk_in_groups)
+  return _scan(step, params, state, xs, chunks, _walk_in_groups)
 
 
-def _scan(step, params, state, xs, chunks, out, walk):
+def _scan(step, params, state, xs, chunks, walk):
   """Runs a short first chunk outside the loop, and `walk` over the others."""
   step, params = _summing_in_float32(step, params)
   chunks, first_out = chunks.merge_equal(), None
   if chunks.first_size:
-    state, first_out = _apart(step, params, state, chunks.first(xs), out)
+    state, first_out = _apart(step, params, state, chunks.first(xs))
   state, later_outs = walk(
     lambda state, chunk: step(params, state, chunk),
     state,
@@ -63,7 +61,7 @@ def _scan(step, params, state, xs, chunks, out, walk):
   return state, chunks.unstack(first_out, later_outs)
 
 
-def _apart(step, params, state, chunk, out):
+def _apart(step, params, state, chunk):
   """Runs a step outside of loops, and recomputes it in the backward pass.
 
   On x86 CPUs with jax <= 0.11.0, `jax.checkpoint` alone has no effect outside
@@ -75,13 +73,31 @@ def _apart(step, params, state, chunk, out):
 
   def skip(params, state, chunk):
     like = jax.tree.leaves((params, state, chunk))[0]
-    return state, jax.tree.map(lambda x: zeros_like(x, like=like), out)
+    return state, jax.tree.map(
+      lambda x: zeros_like(x, like=like), _zeros_of_out(step, *args)
+    )
 
   return jax.lax.cond(
     opaque_one(inexact_leaves(args)) == 1,
     jax.checkpoint(step, prevent_cse=False),
     skip,
     *args,
+  )
+
+
+def _zeros_of_out(step, params, state, chunk):
+  """Makes zeros like the `out` of a step, sharded as it is."""
+  traced, shapes = jax.make_jaxpr(step, return_shape=True)(params, state, chunk)
+  # The shapes leave out the sharding over explicit axes of a mesh.
+  leaves, structure = jax.tree.flatten(shapes[1])
+  avals = traced.out_avals[len(traced.out_avals) - len(leaves) :]
+  return structure.unflatten(
+    jnp.zeros(
+      x.shape,
+      x.dtype,
+      out_sharding=x.sharding if any(x.sharding.spec) else None,
+    )
+    for x in avals
   )
 
 

@@ -118,5 +118,5 @@ def scan(
       "derivative choose policy 'sqrt' or 'store'",
     )
   if policy == "sqrt":
-    return grouping_scan(step, params, state, xs, chunks, out)
-  return storing_scan(step, params, state, xs, chunks, out)
+    return grouping_scan(step, params, state, xs, chunks)
+  return storing_scan(step, params, state, xs, chunks)

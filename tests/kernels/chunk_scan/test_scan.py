@@ -218,9 +218,9 @@ def test_groups_are_about_the_root():
 
 
 @pytest.mark.parametrize("policy", ["store", "sqrt"])
-@pytest.mark.parametrize(("length", "programs"), [(64, 1), (66, 2)])
-def test_chunks_that_are_alike_are_one_program(policy, length, programs):
-  """A large model would take twice as long to compile, and more memory."""
+@pytest.mark.parametrize(("length", "count"), [(64, 2), (66, 4)])
+def test_chunks_that_are_alike_are_one_program(policy, length, count):
+  """Fails if a large model takes longer to compile, or more memory."""
   step, _, params, state, _ = toy_arguments()
   traces = []
 
@@ -230,5 +230,6 @@ def test_chunks_that_are_alike_are_one_program(policy, length, programs):
 
   xs = jnp.ones((2, length))
   scan(counting_step, params, state, xs, chunk_size=4, policy=policy)
-  # Once more for the shapes of what it returns.
-  assert len(traces) == 1 + programs
+  # A trace for each program, and one for the shapes of what the step returns.
+  # For a short first chunk, there is one more for the sharding of that.
+  assert len(traces) == count
