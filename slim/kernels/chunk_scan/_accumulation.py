@@ -78,15 +78,14 @@ def can_add_in_place(jaxpr: core.Jaxpr, var: core.Var) -> bool:
   if len(uses) != 1:
     return False
   ((eqn, i),) = uses
+  if eqn.primitive.name not in ("jit", "scan"):
+    return False
+  inner = _body(eqn)
   if eqn.primitive.name == "jit":
-    inner = eqn.params["jaxpr"].jaxpr
     return can_add_in_place(inner, inner.invars[i])
-  if eqn.primitive.name != "scan":
-    return False
-  inner = eqn.params["jaxpr"].jaxpr
-  if i < eqn.params["num_consts"] + eqn.params["num_carry"]:
-    return False
-  return not _is_sliced(inner, inner.invars[i])
+  # Constants and carries of a scan have the same shape in its body.
+  is_scanned = inner.invars[i].aval.shape != var.aval.shape  # type: ignore[attr-defined]
+  return is_scanned and not _is_sliced(inner, inner.invars[i])
 
 
 def _is_sliced(jaxpr, var):
@@ -95,10 +94,16 @@ def _is_sliced(jaxpr, var):
     if eqn.primitive.name in ("slice", "cond", "while"):
       return True
     if eqn.primitive.name in ("jit", "scan"):
-      inner = eqn.params["jaxpr"].jaxpr
+      inner = _body(eqn)
       if _is_sliced(inner, inner.invars[i]):
         return True
   return False
+
+
+def _body(eqn):
+  """Returns the jaxpr that an equation runs; it is closed in some versions."""
+  jaxpr = eqn.params["jaxpr"]
+  return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 def _uses(jaxpr, var):
