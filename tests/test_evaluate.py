@@ -99,7 +99,7 @@ def test_carried_state_gives_the_loss_of_one_long_sequence(run):
 
 
 def test_the_record_says_which(run):
-  """Fails if the two kinds of evaluation cannot be told apart."""
+  """Fails if a record does not say whether the state was carried."""
   _, folder, _ = run
   path = pathlib.Path(folder) / "evaluations.jsonl"
   path.unlink(missing_ok=True)

@@ -21,8 +21,8 @@ def log_start(params: Params, data: str, is_named: bool) -> None:
   Args:
     params: The parameters.
     data: The description of the training data.
-    is_named: Whether the data is what `config.data.name` says. If it is not,
-      but for instance the first bytes of that corpus, the log has a warning.
+    is_named: Whether the data is the whole corpus that `config.data.name`
+      names. If not, the description is logged as a warning.
   """
   device = jax.devices()[0]
   _LOG.info(

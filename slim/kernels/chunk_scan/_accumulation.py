@@ -6,12 +6,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from slim.kernels.support.custom_derivative import add_to_sum
 from slim.kernels.support.dtypes import at_least_float32
-
-
-def add(total: jax.Array, x: jax.Array) -> jax.Array:
-  """Adds in the dtype of the total."""
-  return total + x.astype(total.dtype)
 
 
 def vjp_onto_totals(
@@ -49,7 +45,7 @@ def vjp_onto_totals(
     ]
     cts, state_ct = vjp.with_refs(targets, state)(ct)
     sums = [
-      jax.freeze(target) if place else add(target, ct)
+      jax.freeze(target) if place else add_to_sum(target, ct)
       for target, place, ct in zip(targets, in_place, cts, strict=True)
     ]
     return sums, state_ct

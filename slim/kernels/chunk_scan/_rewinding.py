@@ -22,7 +22,7 @@ from slim.kernels.support.cotangents import (
   first_order_only,
   inexact_leaves,
 )
-from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.custom_derivative import add_to_sum, zeros_for_sum
 from slim.kernels.support.mesh_axes import zeros_like
 from slim.kernels.support.shapes import check_alike
 
@@ -153,7 +153,7 @@ def _scan_bwd(functions, residuals, cotangents):
     before, consts_ct, params_ct, state_ct, chunk_ct = pull_back(
       rewind, consts[2], after, chunks.later(xs, i), out_ct, state_ct
     )
-    totals = jax.tree.map(_add, totals, (consts_ct, params_ct))
+    totals = add_to_sum(totals, (consts_ct, params_ct))
     return (before, state_ct, totals), chunk_ct
 
   def first_back(state_ct, totals):
@@ -165,7 +165,7 @@ def _scan_bwd(functions, residuals, cotangents):
       _, consts_ct, params_ct, state_ct, chunk_ct = pull_back(
         first, consts[0], start, chunk, first_ct, state_ct
       )
-      totals = jax.tree.map(_add, totals, params_ct)
+      totals = add_to_sum(totals, params_ct)
       return state_ct, totals, consts_ct, chunk_ct
 
     # A loop of one turn, as XLA would merge the recomputation with the forward
@@ -182,11 +182,7 @@ def _scan_bwd(functions, residuals, cotangents):
       (state_ct, totals, *nothing),
     )
 
-  # Gradients are summed over the chunks in float32 or wider, and rounded once.
-  totals = jax.tree.map(
-    lambda x: zeros_like(x, at_least_float32(x.dtype)),
-    (inexact_leaves(consts[2]), inexact_leaves(params)),
-  )
+  totals = zeros_for_sum((inexact_leaves(consts[2]), inexact_leaves(params)))
   (_, state_ct, (rewind_ct, totals)), later_cts = jax.lax.scan(
     walk_back,
     (final_state, state_ct, totals),
@@ -206,7 +202,3 @@ def _scan_bwd(functions, residuals, cotangents):
 
 
 _scan.defvjp(_scan_fwd, _scan_bwd)
-
-
-def _add(total, x):
-  return total + x.astype(total.dtype)

@@ -18,7 +18,7 @@ from slim.kernels.support.cotangents import (
   inexact_leaves,
   is_inexact,
 )
-from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.custom_derivative import zeros_for_sum
 from slim.kernels.support.mesh_axes import zeros_like
 
 
@@ -127,7 +127,7 @@ def _sum_chunks(walk, in_place, args):
   # No later token depends on the final state.
   state_ct = list(map(zeros_like, inexact_leaves(start)))
   # Gradients are summed over the chunks in float32 or wider, and rounded once.
-  totals = [zeros_like(x, at_least_float32(x.dtype)) for x in leaves]
+  totals = zeros_for_sum(leaves)
   nothing = jax.tree.map(
     lambda x: zeros_like(
       jnp.zeros(x.shape, x.dtype), like=jax.tree.leaves(xs)[0]
