@@ -75,10 +75,11 @@ def define_text(about: str, required: bool = False) -> flags.FlagHolder:
   return flags.DEFINE(_Text(), "text", None, about, required=required)
 
 
-def define_data() -> flags.FlagHolder:
-  """Defines `--text`, the path of a config's data."""
-  about = "Sets config.data.path."
-  return flags.DEFINE(_Data(), "text", None, about)
+def define_data(
+  name: str = "text", about: str = "Sets config.data.path."
+) -> flags.FlagHolder:
+  """Defines a flag of the path of a config's data, `--text` by default."""
+  return flags.DEFINE(_Data(), name, None, about)
 
 
 def define_workdir(default: str) -> flags.FlagHolder:

@@ -1,145 +1,233 @@
-"""Training curves side by side, from one seed.
+"""Training by SLiM beside full gradients: Figure 4 of the SLiM paper.
 
-Trains a file of `configs/` once for each of --runs and compares the logged
-losses with those of the first run. A run is a gradient method, optionally with
-a chunk size as in slim:256, or an attention such as chunked_softmax.
-Training amplifies rounding errors. "full_in_parts" shows by how much: it is
-`full` over one half of the batch after the other, the same gradient except for
-rounding. Runs stay in --workdir and are resumed.
+Each of three tasks is trained with the paper's settings from one seed: with
+`full`, with `slim` at two chunk sizes C, and with `full` for the first half of
+the steps and `slim` for the second. Another run of `full`, from another seed,
+shows how far two runs of the same method lie apart.
 
-  python experiments/learning_curves.py --text=input.txt [--paper]
-  python experiments/learning_curves.py --config=ptb_slim --text=FOLDER \
-    --steps=1000 --runs=full,slim:512,slim:256,full_then_slim:512
-  python experiments/learning_curves.py --config=enwik8_slim --text=FILE \
-    --steps=200 --runs=full,slim:2048 --eval_batches=4
-  python experiments/learning_curves.py --config=copying_slim --steps=15000 \
-    --runs=full,slim:128,slim:64,full_then_slim:128
-  python experiments/learning_curves.py --config=shakespeare_transformer \
-    --text=input.txt --runs=softmax,chunked_softmax
+Runs stay in --workdir and are resumed, so a figure can be made in stretches: a
+larger --steps continues the runs of `full` and `slim`. Runs that change to
+`slim` change in the middle of --steps, so each --steps has its own. --steps=0
+trains nothing and shows how far all runs have come.
+
+  python experiments/learning_curves.py --tasks=copying
+  python experiments/learning_curves.py --tasks=ptb --ptb=FOLDER --steps=3000
+  python experiments/learning_curves.py --tasks=enwik8 --enwik8=FILE --steps=300
 """
 
+import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
-from arguments import CONFIGS, define_count, define_data, define_workdir
+from arguments import (
+  define_data,
+  define_names,
+  define_quick,
+  define_workdir,
+)
 from configurations import load_config
-from figures import new_figure
-from record import print_table, save
-from runs import describe_data, shorten, train
+from figures import new_figure, share_legend
+from record import RESULTS, print_table, save
+from runs import describe_data, train
 
 from slim import command_line
 from slim.config import validate
-from slim.models.mixers import MIXERS
+from slim.runs.metrics import read_records
 
-_CONFIG = flags.DEFINE_enum(
-  "config", "shakespeare_slim", CONFIGS, "File of configs/."
+
+class Task(NamedTuple):
+  """A panel of the figure."""
+
+  config: str  # File of configs/.
+  chunk_sizes: tuple[int, int]  # C, tokens.
+  metric: str
+  label: str
+  eval_every: int  # Steps.
+
+
+TASKS = {
+  "copying": Task("copying_slim", (128, 64), "accuracy", "accuracy", 1000),
+  "ptb": Task("ptb_slim", (512, 256), "bpc", "bits per byte", 500),
+  "enwik8": Task("enwik8_slim", (2048, 1366), "bpc", "bits per byte", 100),
+}
+# Label, color and width of each run; the labels name the larger C as C1.
+_STYLES = (
+  ("full", "#3b82d6", 5.0),
+  ("full, another seed", "#797979", 1.0),
+  ("slim, larger C", "#d1454f", 3.2),
+  ("slim, smaller C", "#b07408", 2.2),
+  ("full then slim, larger C", "#3f8f5b", 1.4),
+  ("full then slim, smaller C", "#9a62c8", 0.8),
 )
-_TEXT = define_data()
-_RUNS = flags.DEFINE_list(
-  "runs",
-  ["full", "slim", "full_then_slim", "full_in_parts"],
-  "Methods or attentions; the others are compared with the first.",
+_OTHER_SEED = 43  # The seed of the configs is 42.
+
+_TASKS = define_names("tasks", list(TASKS), TASKS, "What to train.")
+_PTB = define_data("ptb", "Folder of PTB; default: as downloaded.")
+_ENWIK8 = define_data("enwik8", "enwik8 or a part; default: as downloaded.")
+_RUNS = flags.DEFINE_list("runs", None, "Some of the runs; default: all six.")
+_STEPS = flags.DEFINE_integer(
+  "steps", None, "Training steps; default: the paper's.", lower_bound=0
 )
-_STEPS = define_count("steps", 1000, "Training steps.")
-_EVAL_BATCHES = define_count("eval_batches", None, "Default: the config's.")
-_PAPER = flags.DEFINE_bool("paper", False, "Use the SLiM paper's model.")
 _WORKDIR = define_workdir("runs/learning_curves")
+_QUICK = define_quick("Small models, 40 steps: a minute and a half.")
 
 
 def main() -> None:
-  """Trains, compares, prints, saves and draws."""
-  name = f"learning_curves_{_CONFIG.value}{'_paper' if _PAPER.value else ''}"
-  curves = {}
-  configs = {run: make_config(run) for run in _RUNS.value}
-  if not configs or len(configs) < len(_RUNS.value):
-    raise ValueError("--runs must be one or more different runs")
+  """Trains, prints, saves and draws."""
+  for name in _TASKS.value:
+    record(name, train_task(name))
+  suffix = "_quick" if _QUICK.value else ""
+  files = {
+    name: RESULTS / f"learning_curves_{name}{suffix}.json" for name in TASKS
+  }
+  records = {
+    name: json.loads(path.read_text())
+    for name, path in files.items()
+    if path.exists()
+  }
+  draw(records, RESULTS / f"learning_curves{suffix}.svg")
+
+
+def train_task(name: str) -> dict[str, pathlib.Path]:
+  """Trains the runs of a task.
+
+  Args:
+    name: A key of `TASKS`.
+
+  Returns:
+    The folder of each run that has a record of its training, by its label.
+  """
+  folders = {}
+  configs = make_configs(name)
+  chosen = _RUNS.value or list(configs)
+  if not set(chosen) <= set(configs):
+    raise ValueError(
+      f"--runs must be some of {', '.join(configs)}, got {','.join(chosen)}"
+    )
   for config in configs.values():
     validate(config)
   for run, config in configs.items():
-    folder = f"{name}-{run.replace(':', '-')}-{_STEPS.value}"
+    folder = f"{name}{'-quick' if _QUICK.value else ''}-{run}"
+    if config.gradient.method == "full_then_slim":
+      folder += f"-{config.train.num_steps}"
     folder = pathlib.Path(_WORKDIR.value) / folder
-    _, curves[run] = train(config, folder)
-  rows = []
-  for records in zip(*curves.values(), strict=True):
-    rows.append(compare(dict(zip(curves, records, strict=True))))
-  print_table(rows)
-  worst = {
-    run: max(row[f"{run}_relative_difference"] for row in rows)
-    for run in _RUNS.value[1:]
-  }
-  print(f"largest relative difference from {_RUNS.value[0]}:", worst)
-  path = save(
-    name, rows, data=describe_data(config), largest_relative_difference=worst
-  )
-  draw(rows, _RUNS.value, path.with_suffix(".svg"))
+    if run in chosen and _STEPS.value != 0:
+      train(config, folder)
+    if (folder / "metrics.jsonl").exists():
+      folders[run] = folder
+  return folders
 
 
-def make_config(run: str) -> ml_collections.ConfigDict:
-  """Makes the settings of a run."""
-  config = load_config(_CONFIG.value)
-  if _PAPER.value:
-    config.model.norm = "output"
-    config.model.output_projection = False
-    config.model.feature_map = "square"
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.schedule = "constant"
-    config.optimizer.warmup_steps = 0
-    config.optimizer.clip_norm = None
-  method, _, chunk_size = run.partition(":")
-  if method == "full_in_parts":
-    method, config.train.accumulation_steps = "full", 2
-  if method in MIXERS:
-    config.model.attention = method
-  else:
+def make_configs(name: str) -> dict[str, ml_collections.ConfigDict]:
+  """Makes the settings of all runs of a task, `full` first."""
+  task = TASKS[name]
+
+  def make(method: str, chunk_size: int | None = None, seed: int | None = None):
+    config = load_config(task.config, _QUICK.value)
     config.gradient.method = method
-  if chunk_size:
-    if not chunk_size.isdecimal():
-      raise ValueError(f"--runs: the chunk size of {run!r} must be a number")
-    config.gradient.chunk_size = int(chunk_size)
-  config.data.path = _TEXT.value
-  shorten(config, _STEPS.value, num_logs=100)
-  if _EVAL_BATCHES.value:
-    config.train.eval_batches = _EVAL_BATCHES.value
-  return config
+    if chunk_size and not _QUICK.value:
+      config.gradient.chunk_size = chunk_size
+    if chunk_size and _QUICK.value:  # The same C to T, for 64 tokens.
+      full_length = load_config(task.config).data.sequence_length
+      config.gradient.chunk_size = chunk_size * 64 // full_length
+    config.seed = seed or config.seed
+    path = {"ptb": _PTB.value, "enwik8": _ENWIK8.value}.get(name)
+    if path is not None and not _QUICK.value:
+      config.data.path = path
+    train = config.train
+    train.num_steps = _STEPS.value or (40 if _QUICK.value else train.num_steps)
+    train.update(
+      log_every=min(train.log_every, max(1, train.num_steps // 20)),
+      eval_every=min(task.eval_every, max(1, train.num_steps // 2)),
+      checkpoint_every=min(task.eval_every, max(1, train.num_steps // 2)),
+      keep_checkpoints=1,
+    )
+    return config
+
+  configs = {"full": make("full"), "full-seed": make("full", seed=_OTHER_SEED)}
+  for method in ("slim", "full_then_slim"):
+    for chunk_size in task.chunk_sizes:
+      configs[f"{method}-{chunk_size}"] = make(method, chunk_size)
+  return configs
 
 
-def compare(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-  """Compares the records that the runs have of one step."""
-  first, *others = records
-  key = "train/bpc" if "train/bpc" in records[first] else "eval/bpc"
-  row = {"step": records[first]["step"], "metric": key}
-  row |= {run: found[key] for run, found in records.items()}
-  for run in others:
-    row[f"{run}_relative_difference"] = abs(row[run] / row[first] - 1)
-  return row
+def record(name: str, folders: dict[str, pathlib.Path]) -> None:
+  """Compares the runs of a task at the last step that all have evaluated."""
+  task = TASKS[name]
+  key = f"eval/{task.metric}"
+  records = {
+    run: read_records(str(folder / "metrics.jsonl"))
+    for run, folder in folders.items()
+  }
+  evaluations = {
+    run: {x["step"]: x[key] for x in found if key in x}
+    for run, found in records.items()
+  }
+  common = set.intersection(*(set(found) for found in evaluations.values()))
+  if not common:
+    raise ValueError(
+      f"--workdir must have runs of {name} that evaluated the same step: train "
+      "them with a larger --steps"
+    )
+  step = max(common)
+  right = evaluations["full"][step] if "full" in evaluations else None
+  rows = []
+  for run, folder in folders.items():
+    settings = json.loads((folder / "config.json").read_text())
+    row = {
+      "run": run,
+      "steps": records[run][-1]["step"],
+      "compared_step": step,
+      f"validation_{task.metric}": evaluations[run][step],
+    }
+    if right is not None:
+      row["distance_to_full"] = abs(evaluations[run][step] - right)
+    rows.append(row | {"commit": settings["git_commit"]})
+  print_table(rows)
+  spread = [x["distance_to_full"] for x in rows if x["run"] == "full-seed"]
+  save(
+    f"learning_curves_{name}",
+    rows,
+    quick=_QUICK.value,
+    data=describe_data(make_configs(name)["full"]),
+    steps_of_paper=load_config(task.config).train.num_steps,
+    spread=spread[0] if spread else None,
+    evaluations=evaluations,
+    curves={
+      run: [
+        [x["step"], x[f"train/{task.metric}"]] for x in found if key not in x
+      ]
+      for run, found in records.items()
+    },
+  )
 
 
-def draw(
-  rows: list[dict[str, Any]], runs: list[str], path: pathlib.Path
-) -> None:
-  """Draws the losses, and below them how far they are from the first run's."""
-  rows = [row for row in rows if row["metric"] == "train/bpc"]
-  steps = [row["step"] for row in rows]
-  with new_figure(
-    path, 2, 1, size=(6, 5), sharex=True, height_ratios=(2, 1)
-  ) as (_, (losses, differences)):
-    # The curves lie on each other, so each is thinner than the one below it.
-    for number, run in enumerate(runs):
-      width = 1 + 1.5 * (len(runs) - number - 1)
-      color = f"C{number}"
-      losses.plot(
-        steps, [row[run] for row in rows], color, linewidth=width, label=run
-      )
-      if number:
-        found = [row[f"{run}_relative_difference"] or None for row in rows]
-        differences.plot(steps, found, f"{color}.")
-    losses.set_ylabel("training loss, bits per byte")
-    losses.legend()
-    differences.set_ylabel(f"difference from {runs[0]}\n(relative)")
-    differences.set_yscale("log")
-    differences.set_xlabel("step")
+def draw(records: dict[str, dict[str, Any]], path: pathlib.Path) -> None:
+  """Draws a panel of training curves for each task.
+
+  Args:
+    records: The files of results by task, as `record` writes them.
+    path: The SVG file.
+  """
+  count = len(records)
+  with new_figure(path, 1, count, size=(3.6 * count, 3.6), squeeze=False) as (
+    figure,
+    (axes,),
+  ):
+    for axis, (name, found) in zip(axes, records.items(), strict=True):
+      # The curves lie on each other, so each is thinner than the one below it.
+      styles = zip(_STYLES, found["curves"].values(), strict=False)
+      for (label, color, width), curve in styles:
+        axis.plot(
+          *zip(*curve, strict=True), color, linewidth=width, label=label
+        )
+      steps = max(row["steps"] for row in found["rows"])
+      axis.set_title(f"{name}: {steps:,} of {found['steps_of_paper']:,} steps")
+      axis.set_xlabel("step")
+      axis.set_ylabel(f"training, {TASKS[name].label}")
+    share_legend(figure, columns=3)
 
 
 if __name__ == "__main__":

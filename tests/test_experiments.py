@@ -128,21 +128,18 @@ def test_the_tradeoff_is_drawn(beside, tmp_path, count):
 
 
 def test_learning_curves_are_drawn(beside, tmp_path):
-  """Fails if training for an hour ends in an error, as for no difference."""
+  """Fails if training for an hour ends in an error."""
   import learning_curves
 
-  rows = [
-    {
-      "step": step,
-      "metric": "train/bpc",
-      "full": 2.0,
-      "slim:2": 2.0,
-      "slim:2_relative_difference": 0.0,
-    }
-    for step in (1, 2)
-  ]
-  learning_curves.draw(rows, ["full", "slim:2"], tmp_path / "figure.svg")
-  assert "bits per byte" in (tmp_path / "figure.svg").read_text()
+  record = {
+    "steps_of_paper": 4,
+    "curves": {"full": [[1, 2.0], [2, 1.0]], "slim-2": [[1, 2.0]]},
+    "rows": [{"run": "full", "steps": 2}, {"run": "slim-2", "steps": 1}],
+  }
+  learning_curves.draw({"ptb": record}, tmp_path / "figure.svg")
+  figure = (tmp_path / "figure.svg").read_text()
+  assert "bits per byte" in figure
+  assert "2 of 4 steps" in figure
 
 
 def test_softmax_memory_is_drawn(beside, tmp_path):
