@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from slim.runs.workdir import git_commit
+
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
@@ -30,6 +32,7 @@ def save(
   """
   record = {
     "command": " ".join(["python", *_relative(sys.argv)]),
+    "commit": git_commit(),
     "date": datetime.date.today().isoformat(),
     "hardware": hardware(),
     "versions": {

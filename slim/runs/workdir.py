@@ -163,7 +163,7 @@ def write_config(
       "jax": jax.__version__,
       "python": platform.python_version(),
     },
-    "git_commit": _git_commit(),
+    "git_commit": git_commit(),
   }
   temporary = f"{_path(workdir)}.tmp"
   with writing(_path(workdir)):
@@ -203,20 +203,13 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def _may_differ(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """Returns the settings that may differ when this run is continued."""
-  if config_lib.depends_on_num_steps(config):
-    return _MAY_DIFFER
-  return (*_MAY_DIFFER, "train.num_steps")
+def git_commit() -> str | None:
+  """Returns the commit of slim, if it runs from a repository.
 
-
-def _path(workdir: str) -> str:
-  """Returns the path of the settings."""
-  return os.path.join(workdir, "config.json")
-
-
-def _git_commit() -> str | None:
-  """Returns the commit of slim, if it runs from a repository."""
+  Returns:
+    Its hash, with "-dirty" if a Python file differs from it. Other files do not
+    count, because experiments write their results into the repository.
+  """
   folder, file = os.path.split(os.path.abspath(__file__))
 
   def git(*arguments):
@@ -232,9 +225,25 @@ def _git_commit() -> str | None:
     # `describe --dirty` writes the index, and on a full disk leaves a lock that
     # stops every later git command.
     changed = git(
-      "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"
+      "--no-optional-locks",
+      "status",
+      "--porcelain",
+      "--untracked-files=no",
+      ":(top)*.py",
     )
     commit = git("describe", "--always", "--abbrev=40")
     return f"{commit}-dirty" if changed else commit
   except (OSError, subprocess.CalledProcessError):
     return None
+
+
+def _may_differ(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """Returns the settings that may differ when this run is continued."""
+  if config_lib.depends_on_num_steps(config):
+    return _MAY_DIFFER
+  return (*_MAY_DIFFER, "train.num_steps")
+
+
+def _path(workdir: str) -> str:
+  """Returns the path of the settings."""
+  return os.path.join(workdir, "config.json")

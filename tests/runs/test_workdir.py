@@ -176,6 +176,19 @@ def test_the_commit_is_that_of_slim(repository, tmp_path):
   assert record["git_commit"] == repository("rev-parse", "HEAD")
 
 
+def test_only_changed_code_is_dirty(repository, tmp_path):
+  """Fails if an experiment's own results cast doubt on the next experiment."""
+  results = tmp_path / "results.json"
+  results.write_text("1")
+  repository("add", "environment", "results.json")
+  repository("commit", "--message=second")
+  commit = repository("rev-parse", "HEAD")
+  results.write_text("2")
+  assert workdir.git_commit() == commit
+  (tmp_path / "environment" / "workdir.py").write_text("1")
+  assert workdir.git_commit() == f"{commit}-dirty"
+
+
 @pytest.mark.parametrize(
   "text", ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"seed": "x"}}']
 )
