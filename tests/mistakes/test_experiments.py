@@ -46,11 +46,16 @@ def run_experiment(monkeypatch):
       ["--workdir=text"],
       "--workdir must be a folder, got text/",
     ),
-    ("learning_curves", ["--config=none"], "--config=none: value should be"),
-    ("learning_curves", ["--text=none"], "there is no such file or folder"),
-    ("learning_curves", ["--runs="], "--runs must be one or more different"),
-    ("learning_curves", ["--runs=slim:x"], "--runs: the chunk size of"),
-    ("learning_curves", ["--runs=slam"], "config.gradient.method must be one"),
+    ("learning_curves", ["--tasks=none"], "must be some of copying, ptb, en"),
+    ("learning_curves", ["--ptb=none"], "there is no such file or folder"),
+    (
+      "learning_curves",
+      ["--tasks=copying", "--runs=slam"],
+      "--runs must be some of full, full-seed, slim-128, slim-64,",
+    ),
+    ("learning_curves", ["--steps=-1"], "--steps=-1: -1 is not a non-negative"),
+    ("finetune", [], "--run is missing: train with experiments/learning_cur"),
+    ("finetune", ["--run=none"], "must be the folder of a run, with a config"),
   ],
 )
 def test_a_wrong_experiment_starts_nothing(

@@ -1,0 +1,238 @@
+"""Fine-tuning in low memory: the table of the SLiM paper.
+
+A trained language model adapts to a text by one step of gradient descent. For
+each sequence of T bytes, drawn at random offsets from the validation split, the
+step minimizes the loss of the first half, and the table shows the bits per byte
+of the second half before and after it. The gradient is computed by `full` and
+by `slim` with several chunk sizes C, which needs less memory.
+
+--run is a run of learning_curves.py. What has been computed stays in --workdir,
+so the table can be made in stretches: a larger --sequences continues.
+
+  python experiments/finetune.py --run=runs/learning_curves/ptb-full
+  python experiments/finetune.py --run=runs/learning_curves/enwik8-full \
+    --sequences=500
+"""
+
+import json
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import flags
+from arguments import define_count, define_quick, define_workdir
+from configurations import load_config
+from measurements import median_seconds
+from record import print_table, save
+from runs import train
+
+from slim import command_line
+from slim.memory.report import report_of
+from slim.runs.checkpoints import restore_run
+from slim.runs.metrics import read_records
+from slim.runs.workdir import read_config
+from slim.training import build
+from slim.training.evaluation import make_evaluation_step
+from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad
+from slim.types import Batch, LanguageModel, Params
+
+_RUN = flags.DEFINE_string("run", None, "Folder of the trained run.")
+_SEQUENCES = define_count("sequences", 5000, "Sequences, as in the paper.")
+_WORKDIR = define_workdir("runs/finetune")
+_QUICK = define_quick("64 short sequences and a small model: a minute.")
+_LEARNING_RATE = 0.01  # Of the paper.
+# C by the name of the data: those of the paper, and a small one.
+_CHUNK_SIZES = {"ptb": (512, 256, 64), "enwik8": (2048, 1366, 256)}
+_QUICK_CHUNK_SIZES = (32, 16, 4)
+_ROUNDS = 5
+
+
+class Pretrained(NamedTuple):
+  """A trained model, and the settings it was trained with."""
+
+  config: ml_collections.ConfigDict
+  model: LanguageModel
+  params: Params
+  step: int
+
+
+def main() -> None:
+  """Fine-tunes, prints and saves."""
+  if _QUICK.value:
+    with tempfile.TemporaryDirectory() as folder:
+      config = load_config("ptb_slim", quick=True)
+      config.train.num_steps = 40
+      config.gradient.method = "full"
+      train(config, f"{folder}/run")
+      measure(f"{folder}/run", pathlib.Path(folder), 64)
+  elif _RUN.value is None:
+    raise ValueError(
+      "--run is missing: train with experiments/learning_curves.py, and pass "
+      "the folder of a run, such as runs/learning_curves/ptb-full"
+    )
+  else:
+    measure(_RUN.value, pathlib.Path(_WORKDIR.value), _SEQUENCES.value)
+
+
+def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
+  """Fine-tunes on sequences, and records the table of those done so far."""
+  pretrained = restore(run)
+  config, name = pretrained.config, pretrained.config.data.name
+  if name not in _CHUNK_SIZES:
+    raise ValueError(
+      f"--run must be a run on {' or '.join(_CHUNK_SIZES)}, got one on {name}"
+    )
+  methods: dict[str, dict[str, Any]] = {"full": {"method": "full"}}
+  for chunk_size in _QUICK_CHUNK_SIZES if _QUICK.value else _CHUNK_SIZES[name]:
+    methods[f"slim-{chunk_size}"] = dict(method="slim", chunk_size=chunk_size)
+  gradients = {
+    key: make_value_and_grad(pretrained.model, **how)
+    for key, how in methods.items()
+  }
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / f"{name}-{pretrained.step}-{'-'.join(methods)}.jsonl"
+  done = list(read_records(str(path))) if path.exists() else []
+  score = make_score(pretrained.model, config.gradient.chunk_size)
+  before = jax.jit(score)
+  with jax.default_matmul_precision(config.matmul_precision):
+    adapt = {
+      key: jax.jit(
+        make_adaptation(gradient, score),
+        compiler_options=COMPILER_OPTIONS,
+      )
+      for key, gradient in gradients.items()
+    }
+    dataset = build.create_split(config, "validation", batch_size=1)
+    with open(path, "a", buffering=1) as file:
+      for number in range(len(done), num_sequences):
+        batch = dataset.batch(number)
+        found = {"before": before(pretrained.params, batch)}
+        for key, function in adapt.items():
+          found[key] = function(pretrained.params, batch)
+        bits = {key: float(x) for key, x in found.items()}
+        record = {"step": number} | bits
+        file.write(json.dumps(record) + "\n")
+        done.append(record)
+        if number % 100 == 99:
+          print(f"{number + 1} of {num_sequences} sequences", flush=True)
+    costs = measure_costs(gradients, pretrained.params, dataset.batch(0))
+  rows = summarize(methods, done[:num_sequences], costs)
+  print_table(rows)
+  save(
+    f"finetune_{name}",
+    rows,
+    quick=_QUICK.value,
+    data=dataset.description,
+    trained_steps=pretrained.step,
+    sequences=min(len(done), num_sequences),
+    sequences_of_paper=5000,
+    learning_rate=_LEARNING_RATE,
+  )
+
+
+def restore(run: str) -> Pretrained:
+  """Restores the newest checkpoint, with validation at random offsets."""
+  config = read_config(run).unlock()
+  config.data.order = "random"
+  experiment = build.create_experiment(config)
+  shapes = jax.eval_shape(lambda: build.init(experiment))
+  state, _ = restore_run(run, shapes)
+  return Pretrained(config, experiment.model, state.params, int(state.step))
+
+
+def make_score(
+  model: LanguageModel, chunk_size: int
+) -> Callable[[Params, Batch], jax.Array]:
+  """Makes `score(params, batch)`, the bits per byte of the second half."""
+  evaluate = make_evaluation_step(model, chunk_size)
+
+  def score(params, batch):
+    length = batch.inputs.shape[1]
+    weights = batch.weights * (jnp.arange(length) >= length // 2)
+    batch = batch._replace(weights=weights)
+    sums, _ = evaluate(params, model.init_state(1), batch)
+    return sums.nll.sum() / sums.weight.sum() / np.log(2)
+
+  return score
+
+
+def make_adaptation(
+  value_and_grad: Callable, score: Callable
+) -> Callable[[Params, Batch], jax.Array]:
+  """Makes a step of gradient descent on the first half of a batch.
+
+  Args:
+    value_and_grad: The gradient, from `make_value_and_grad`.
+    score: The bits of the second half, from `make_score`.
+
+  Returns:
+    `adapt(params, batch)`, the score after the step.
+  """
+
+  def adapt(params, batch):
+    sums, gradient = value_and_grad(params, first_half(batch))
+    after = jax.tree.map(
+      lambda x, x_ct: x - _LEARNING_RATE * x_ct / sums.weight, params, gradient
+    )
+    return score(after, batch)
+
+  return adapt
+
+
+def first_half(batch: Batch) -> Batch:
+  """Returns the first T // 2 tokens of a batch."""
+  return jax.tree.map(lambda x: x[:, : x.shape[1] // 2], batch)
+
+
+def measure_costs(
+  gradients: dict[str, Callable], params: Params, batch: Batch
+) -> dict[str, dict[str, float]]:
+  """Returns the memory and time of the gradient by each method."""
+  half = first_half(batch)
+  calls, memory = {}, {}
+  for key, gradient in gradients.items():
+    compiled = (
+      jax.jit(gradient, compiler_options=COMPILER_OPTIONS)
+      .lower(params, half)
+      .compile()
+    )
+    memory[key] = report_of(compiled).temporary_bytes / 2**20
+    calls[key] = lambda compiled=compiled: compiled(params, half)
+  seconds = median_seconds(calls, _ROUNDS)
+  return {
+    key: {
+      "activation_MiB": memory[key],
+      "seconds": seconds[key],
+      "over_full": seconds[key] / seconds["full"],
+    }
+    for key in gradients
+  }
+
+
+def summarize(
+  methods: dict[str, dict[str, Any]],
+  records: list[dict[str, Any]],
+  costs: dict[str, dict[str, float]],
+) -> list[dict[str, Any]]:
+  """Makes a row for each method: means over sequences, and distances."""
+  bits = {key: np.array([x[key] for x in records]) for key in records[0]}
+  return [
+    {
+      "method": how["method"],
+      "chunk_size": how.get("chunk_size"),
+      "bpc_before": float(bits["before"].mean()),
+      "bpc_after": float(bits[key].mean()),
+      "largest_distance_to_full": float(abs(bits[key] - bits["full"]).max()),
+      **costs[key],
+    }
+    for key, how in methods.items()
+  ]
+
+
+if __name__ == "__main__":
+  command_line.run(main)
