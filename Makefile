@@ -2,7 +2,8 @@
 #   PYTHON  the interpreter that makes the environment (python3)
 #   VENV    the folder of the environment (.venv)
 #   EXTRA   for `make setup`: cuda12, cuda13 or tpu, on such a machine
-#   ARGS    for the tests: more arguments of pytest, as in ARGS=tests/kernels
+#   ARGS    for the tests: more arguments of pytest, as in ARGS=tests/kernels;
+#           for `make reproduce-full`: where the data is
 PYTHON ?= python3
 VENV ?= .venv
 EXTRA ?=
@@ -15,10 +16,11 @@ EXTRA_INSTALLED := $(patsubst %,$(INSTALLED)-%,$(EXTRA))
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist=worksteal
 
-.PHONY: help setup train test test-slow test-full lint format lock
+.PHONY: help setup train test test-slow test-full reproduce reproduce-full \
+  lint format lock
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 24
 
 setup: $(INSTALLED) $(EXTRA_INSTALLED) ## make the environment (the others do it, too)
 
@@ -34,6 +36,12 @@ test-slow: $(INSTALLED) ## run grids by pairs, processes and memory marks
 
 test-full: $(INSTALLED) ## run all tests and whole grids: hours
 	$(PYTEST) -m '' $(ARGS)
+
+reproduce: $(INSTALLED) ## run small experiments, check README and docs: half an hour
+	$(BIN)/python experiments/reproduce.py --mode=quick
+
+reproduce-full: $(INSTALLED) ## run all experiments, write tables of docs: many hours
+	$(BIN)/python experiments/reproduce.py --mode=full $(ARGS)
 
 lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/ruff check

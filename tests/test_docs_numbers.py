@@ -1,99 +1,141 @@
-"""README and docs: the numbers are those of experiments/results/."""
+"""README and docs: every number is that of experiments/results/."""
 
-import json
 import pathlib
+import re
+import sys
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+_UNIT = r"(?:[KMG]iB|[MG]B|×|%|m?s\b|µs|seconds|minutes|hours|bits)"
+# A number and, after a comment or none, a unit in which results are measured.
+_MEASURED = re.compile(
+  rf"(?<![\w.,^*])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(<!--.*?-->)?\s*{_UNIT}", re.S
+)
+_NOT_PROSE = re.compile(r"<!-- begin .*?<!-- end -->|```.*?```|`[^`]*`", re.S)
 
 
-def read_rows(name):
-  """Reads the rows of a file in experiments/results/."""
-  path = ROOT / "experiments" / "results" / f"{name}.json"
-  return json.loads(path.read_text())["rows"]
+@pytest.fixture
+def documents(monkeypatch):
+  """Imports experiments/documents.py as a script there does."""
+  folder = ROOT / "experiments"
+  monkeypatch.syspath_prepend(folder)
+  import documents
+
+  yield documents
+  for path in folder.glob("*.py"):
+    sys.modules.pop(path.stem, None)
 
 
-def find(name, key, **settings):
-  """Returns a value of the only row of a file that has these settings."""
-  (row,) = (row for row in read_rows(name) if settings.items() <= row.items())
-  return row[key]
+@pytest.fixture
+def claims(documents):
+  """Returns experiments/claims.py."""
+  return documents.claims
 
 
-def three_digits(x):
-  """Rounds a number as the tables do, "1,380" for 1379.8."""
-  return f"{float(f'{x:.3g}'):,.0f}"
+RECORD = {
+  "note": 3e-6,
+  "rows": [
+    {"tokens": 64, "MiB": 1379.8, "ratio": 1.25},
+    {"tokens": 128, "MiB": 44.2, "ratio": 0.959},
+  ],
+}
 
 
-def test_the_table_of_memory_is_that_of_its_results():
-  """Fails if docs/benchmarks.md shows other numbers than the JSON."""
-  text = (ROOT / "docs" / "benchmarks.md").read_text()
-  columns = [
-    ("lax.scan(jax.checkpoint)", 64),
-    ("slim, store", 64),
-    ("slim, sqrt", 64),
-    ("slim, rewind", 64),
-    ("slim, rewind", 512),
-  ]
-  for tokens in sorted(
-    {row["tokens"] for row in read_rows("memory_vs_length")}
-  ):
-    cells = [
-      find(
-        "memory_vs_length",
-        "activation_MiB",
-        tokens=tokens,
-        method=method,
-        chunk_size=chunk_size,
-      )
-      for method, chunk_size in [("full", tokens), *columns]
-    ]
-    cells = " | ".join(map(three_digits, cells))
-    assert f"| {tokens:,} | {cells} |" in text
+def read(name):
+  """Reads a record as `documents.read_result` does."""
+  if name != "memory":
+    raise FileNotFoundError(f"there is no {name}.json")
+  return RECORD
 
 
-def test_the_headlines_are_those_of_the_results():
-  """Fails if the front page shows other numbers than the JSON."""
-  text = " ".join((ROOT / "README.md").read_text().split())
-  memory = {
-    (row["tokens"], row["method"]): row["activation_MiB"]
-    for row in read_rows("memory_vs_length")
-    if row["chunk_size"] in (64, row["tokens"])
-  }
-  million = 2**20
-  assert (
-    f"{memory[4096, 'slim, rewind']:.0f} MiB of activations for 4,096 and for "
-    f"{million:,} tokens. The plain gradient needs "
-    f"{three_digits(memory[4096, 'full'])} MiB and "
-    f"{memory[million, 'full'] / 1024:.0f} GiB."
-  ) in text
-  assert round(memory[million, "slim, rewind"]) == round(
-    memory[4096, "slim, rewind"]
+def test_documents_agree_with_results(documents):
+  """Fails if README or docs say something else than experiments/results/."""
+  assert not list(documents.check())
+
+
+def test_every_measured_number_has_a_source(documents):
+  """Fails if a number with a unit is tied to no result."""
+  bare = []
+  for path in documents.documents():
+    text = _NOT_PROSE.sub("", path.read_text(encoding="utf-8"))
+    for match in _MEASURED.finditer(text):
+      comment = match[1] or ""
+      if not comment.startswith(("<!--=", "<!-- reported")):
+        context = " ".join(text[match.start() - 60 : match.end()].split())
+        bare.append(f"{path.name}: {context}")
+  assert not bare
+
+
+@pytest.mark.parametrize(
+  ("written", "expression", "found"),
+  [
+    ("1,380", 'memory("MiB", tokens=64)', None),
+    ("44", 'memory("MiB", tokens=128)', None),
+    ("44.2", 'memory("MiB", tokens=128)', None),
+    ("0.96", 'min(memory("ratio"))', None),
+    ("1.35", 'memory("MiB", tokens=64) / 1024', None),
+    ("3e-6", 'memory("note")', None),
+    ("1,381", 'memory("MiB", tokens=64)', "1,380 was measured"),
+    ("0.97", 'min(memory("ratio"))', "0.96 was measured"),
+    ("44", 'memory("MiB", tokens=256)', "no row has MiB and"),
+    ("44", 'memory("MiB", **{"tokens": 128})', None),
+    ("44", 'memory("MiB")', "must be one number, found 2: use max"),
+    ("44", 'other("MiB")', "there is no other.json"),
+    ("44", "open", "not an expression over results: open"),
+    ("44", "memory(", "was never closed"),
+  ],
+)
+def test_a_number_is_the_measured_one(claims, written, expression, found):
+  """Fails if a number changed by hand, in text or results, goes unnoticed."""
+  text = f"\n\nIt needs {written}<!--= {expression} --> MiB.\nOf two.\n\nMore."
+  failures = list(claims.check(text, read))
+  if found is None:
+    assert not failures
+    return
+  (failure,) = failures
+  assert found in failure.reason
+  assert failure.sentence == f"It needs {written} MiB. Of two."
+  assert failure.line == 3
+
+
+@pytest.mark.parametrize(
+  ("condition", "reason"),
+  [
+    ('max(memory("ratio")) < 1.3', None),
+    ('0.9 < memory("ratio", tokens=128) <= 1', None),
+    (
+      'max(memory("ratio")) < 1.2',
+      "max(memory('ratio')) < 1.2 is false, found 1.25, 1.2",
+    ),
+    ('other("ratio") < 1', "there is no other.json"),
+  ],
+)
+def test_a_condition_is_checked(claims, condition, reason):
+  """Fails if a sentence about all sizes goes on when it no longer holds."""
+  text = f"- One.\n- Fast.\n  <!-- holds: {condition} -->\n- Three."
+  for quick in (False, True):
+    failures = list(claims.check(text, read, quick))
+    assert [x.reason for x in failures] == ([reason] if reason else [])
+    assert [x.sentence for x in failures] == (["- Fast."] if reason else [])
+  text = text.replace("holds:", "holds at full size:")
+  assert not list(claims.check(text, read, quick=True))
+  assert len(list(claims.check(text, read))) == bool(reason)
+
+
+def test_numbers_and_blocks_are_written(claims):
+  """Fails if `make reproduce-full` leaves old numbers in the text."""
+  text = (
+    'A 7<!--= memory("MiB", tokens=128) -->.\n<!-- begin f(2) -->\n<!-- end -->'
   )
-  how = {"method": "slim, rewind", "chunk_size": 512}
-  assert (
-    f"{find('step_time_II', 'over_full', **how):.2f} × the plain gradient at "
-    f"1,024 tokens, {find('step_time_IV', 'over_full', **how):.2f} × at 16,384."
-  ) in text
-  ratios = [
-    row["ratio"]
-    for name in ("I", "II", "III", "IV")
-    for row in read_rows(f"gradient_error_{name}")
-  ]
-  assert f"at most {max(ratios):.2f} × the rounding error" in text
-  resident = read_rows("million_tokens")[-1]["largest_resident_MiB"] * 2**20
-  assert f"in a process of {resident / 1e9:.2f} GB" in text
-  where = {"tokens": 16384, "is_causal": False, "pass": "gradient"}
-  slim, jax_nn = (
-    find("softmax_memory", "overhead_MiB", implementation=name, **where)
-    for name in ("slim", "jax.nn")
-  )
-  assert f"{slim:.1f} MiB instead of {three_digits(jax_nn)}" in text
-  layers = {
-    (row["model"], row["layers"]): row["activation_MiB"]
-    for row in read_rows("reformer_memory")
-    if row["figure"] == "layers"
-  }
-  assert round(layers["Reformer", 2]) == round(layers["Reformer", 12])
-  assert (
-    f"{layers['Reformer', 2]:.0f} MiB with 2 layers and with 12. A Transformer "
-    f"with 6 needs {layers['Transformer', 6]:,.0f}."
-  ) in text
+  blocks = {"f": lambda read, count: f"{count} of {read('memory')['note']}"}
+  (failure,) = claims.check_blocks(text, blocks, read)
+  assert (failure.line, failure.sentence) == (2, "f(2)")
+  (failure,) = claims.check_blocks(text, {}, read)
+  assert "got 'f(2)'" in failure.reason
+  found = claims.write(text, blocks, read)
+  assert found.startswith("A 44<!--=")
+  assert found.endswith("-->\n2 of 3e-06\n<!-- end -->")
+  assert not list(claims.check_blocks(found, blocks, read))
+  unknown = text.replace("memory", "other").replace("f(2)", "g()")
+  assert claims.write(unknown, blocks, read) == unknown

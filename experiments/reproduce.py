@@ -1,0 +1,195 @@
+"""Runs all experiments, and compares README and docs with what they found.
+
+--mode=quick runs each experiment with --quick: half an hour on two cores. Then
+it checks every number of README and docs against the committed results, and
+what holds at any size against the quick ones. It names each sentence that does
+not hold, and then ends with exit code 1.
+
+--mode=full runs everything at full size: many hours. Experiments whose results
+are those of today's code are skipped, and training runs are resumed. Then it
+writes the numbers and tables of README and docs, as --mode=write does.
+
+--mode=check only checks the committed results: seconds.
+
+  make reproduce
+  make reproduce-full ARGS='--enwik8=FILE --ptb=FOLDER --shakespeare=FILE'
+"""
+
+import pathlib
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import documents
+from absl import flags
+from arguments import define_data
+from record import print_table
+
+from slim import command_line
+
+_MODE = flags.DEFINE_enum(
+  "mode", "check", ["check", "quick", "full", "write"], "What to do."
+)
+_ENWIK8 = define_data("enwik8", "enwik8 or a part of it, for --mode=full.")
+_PTB = define_data("ptb", "Folder of PTB, for --mode=full.")
+_SHAKESPEARE = define_data("shakespeare", "Tiny Shakespeare, for --mode=full.")
+_FOLDER = pathlib.Path(__file__).parent
+_CURVES = "runs/learning_curves"
+
+
+class Experiment(NamedTuple):
+  """A script at full size."""
+
+  script: str
+  arguments: tuple[str, ...] = ()  # {enwik8} … are the flags of that name.
+  result: str = ""  # A file of results/, if not named like the script.
+
+  @property
+  def name(self) -> str:
+    """Its file of results/."""
+    return self.result or self.script
+
+
+EXPERIMENTS = (
+  Experiment("memory_vs_length"),
+  *(
+    Experiment(
+      "step_time",
+      (f"--configurations={name}", f"--repetitions={repetitions}"),
+      f"step_time_{name}",
+    )
+    for name, repetitions in (("II", 9), ("III", 7), ("IV", 5))
+  ),
+  *(
+    Experiment(
+      "slim_tradeoff",
+      ("--text={enwik8}", f"--configurations={name}"),
+      f"slim_tradeoff_{name}",
+    )
+    for name in ("I", "II", "III", "IV")
+  ),
+  Experiment("million_tokens", ("--text={enwik8}",)),
+  Experiment("compile_time"),
+  *(
+    Experiment(
+      "gradient_error",
+      ("--text={enwik8}", f"--configurations={name}"),
+      f"gradient_error_{name}",
+    )
+    for name in ("I", "II", "III", "IV")
+  ),
+  Experiment(
+    "gradient_error",
+    (
+      "--text={enwik8}",
+      "--configurations=II",
+      "--dtype=bfloat16",
+      "--steps=100",
+    ),
+    "gradient_error_II_bfloat16",
+  ),
+  *(
+    Experiment(
+      "learning_curves",
+      (
+        f"--tasks={task}",
+        f"--steps={steps}",
+        "--ptb={ptb}",
+        "--enwik8={enwik8}",
+      ),
+      f"learning_curves_{task}",
+    )
+    for task, steps in (("copying", 15000), ("ptb", 3000), ("enwik8", 300))
+  ),
+  Experiment("finetune", (f"--run={_CURVES}/ptb-full",), "finetune_ptb"),
+  Experiment(
+    "finetune",
+    (f"--run={_CURVES}/enwik8-full", "--sequences=500"),
+    "finetune_enwik8",
+  ),
+  Experiment("model_curves", ("--text={shakespeare}", "--steps=400")),
+  Experiment("softmax_memory"),
+  Experiment("softmax_blocks", (), "softmax_blocks_cpu"),
+  Experiment("reformer_memory"),
+  Experiment("reversible_time", ("--rounds=3",)),
+  Experiment("lsh_time", ("--rounds=3",), "lsh_time_cpu"),
+  Experiment("duplication"),
+  Experiment("plan_accuracy", ("--config=ptb_slim",), "plan_accuracy_ptb_slim"),
+  Experiment(
+    "plan_accuracy", ("--config=enwik8_slim",), "plan_accuracy_enwik8_slim"
+  ),
+)
+
+
+def main() -> None:
+  """Runs what --mode asks for, and checks."""
+  failures = []
+  if _MODE.value == "quick":
+    failures += run_quick()
+  if _MODE.value == "full":
+    run_full()
+  if _MODE.value in ("full", "write"):
+    documents.write()
+  failures += documents.check()
+  if failures:
+    print("\n".join(failures), file=sys.stderr)
+    sys.exit(1)
+  print("README and docs agree with the results")
+
+
+def run_quick() -> list[str]:
+  """Runs each script with --quick; returns what failed or does not hold."""
+  failures, rows = [], []
+  for script in dict.fromkeys(x.script for x in EXPERIMENTS):
+    start = time.perf_counter()
+    if run(script, ("--quick",)):
+      failures.append(f"{script}.py --quick failed, see above")
+    rows.append({"script": script, "seconds": time.perf_counter() - start})
+  print_table(rows)
+  print(f"together {sum(x['seconds'] for x in rows) / 60:.1f} minutes")
+  return failures + list(documents.check(quick=True))
+
+
+def run_full() -> None:
+  """Runs all experiments whose results are not those of today's code."""
+  data = {
+    "enwik8": _ENWIK8.value,
+    "ptb": _PTB.value,
+    "shakespeare": _SHAKESPEARE.value,
+  }
+  for name, value in data.items():
+    if value is None:
+      raise ValueError(f"--{name} is missing: --mode=full trains on this text")
+  for experiment in EXPERIMENTS:
+    if is_current(experiment.name):
+      print(f"{experiment.name}: kept, as the code has not changed since")
+      continue
+    arguments = tuple(x.format(**data) for x in experiment.arguments)
+    if run(experiment.script, arguments):
+      raise ValueError(
+        f"{experiment.script}.py failed, see above: the same command again "
+        "continues from there"
+      )
+
+
+def run(script: str, arguments: tuple[str, ...]) -> int:
+  """Runs a script; returns its exit code."""
+  print(f"== {script} {' '.join(arguments)}", flush=True)
+  command = [sys.executable, str(_FOLDER / f"{script}.py"), *arguments]
+  return subprocess.run(command, cwd=documents.ROOT).returncode
+
+
+def is_current(name: str) -> bool:
+  """Tells whether a result is of today's code."""
+  try:
+    commit = documents.read_result(name)["commit"]
+  except (FileNotFoundError, KeyError):
+    return False
+  code = ["slim", "configs", "experiments/*.py"]
+  command = ["git", "diff", "--quiet", str(commit), "--", *code]
+  return subprocess.run(command, cwd=documents.ROOT).returncode == 0
+
+
+if __name__ == "__main__":
+  command_line.run(main)
