@@ -85,4 +85,10 @@ def _relative(argv):
   script = pathlib.Path(argv[0]).resolve()
   if script.is_relative_to(RESULTS.parents[1]):
     script = script.relative_to(RESULTS.parents[1])
-  return [str(script), *argv[1:]]
+  arguments = []
+  for argument in argv[1:]:
+    name, equals, value = argument.partition("=")
+    if pathlib.Path(value).is_absolute():
+      value = pathlib.Path(value).name
+    arguments.append(f"{name}{equals}{value}")
+  return [str(script), *arguments]

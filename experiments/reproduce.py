@@ -35,6 +35,14 @@ _ENWIK8 = define_data("enwik8", "enwik8 or a part of it, for --mode=full.")
 _PTB = define_data("ptb", "Folder of PTB, for --mode=full.")
 _SHAKESPEARE = define_data("shakespeare", "Tiny Shakespeare, for --mode=full.")
 _FOLDER = pathlib.Path(__file__).parent
+# Of experiments/: what scripts measure with. The others write and draw.
+_MODULES = (
+  "baselines",
+  "configurations",
+  "measurements",
+  "reformer_models",
+  "runs",
+)
 _CURVES = "runs/learning_curves"
 
 
@@ -162,7 +170,7 @@ def run_full() -> None:
     if value is None:
       raise ValueError(f"--{name} is missing: --mode=full trains on this text")
   for experiment in EXPERIMENTS:
-    if is_current(experiment.name):
+    if is_current(experiment):
       print(f"{experiment.name}: kept, as the code has not changed since")
       continue
     arguments = tuple(x.format(**data) for x in experiment.arguments)
@@ -180,15 +188,15 @@ def run(script: str, arguments: tuple[str, ...]) -> int:
   return subprocess.run(command, cwd=documents.ROOT).returncode
 
 
-def is_current(name: str) -> bool:
-  """Tells whether a result is of today's code."""
+def is_current(experiment: Experiment) -> bool:
+  """Tells whether a result is of the code as it is now."""
   try:
-    commit = documents.read_result(name)["commit"]
+    commit = documents.read_result(experiment.name)["commit"]
   except (FileNotFoundError, KeyError):
     return False
-  code = ["slim", "configs", "experiments/*.py"]
-  command = ["git", "diff", "--quiet", str(commit), "--", *code]
-  return subprocess.run(command, cwd=documents.ROOT).returncode == 0
+  modules = (f"experiments/{x}.py" for x in (experiment.script, *_MODULES))
+  command = ["git", "diff", "--quiet", str(commit), "--", "slim", "configs"]
+  return not subprocess.run([*command, *modules], cwd=documents.ROOT).returncode
 
 
 if __name__ == "__main__":

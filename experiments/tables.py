@@ -1,9 +1,13 @@
 """Tables of docs/ in Markdown: the parts that all of them share."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from expressions import Read, select
+
+# Flags of data, whose value is a path on the machine that measured.
+_DATA = re.compile(r"--(text|ptb|enwik8)=\S+")
 
 
 def markdown(
@@ -68,7 +72,9 @@ def source(read: Read, *names: str) -> str:
     A paragraph of Markdown.
   """
   records = [read(name) for name in names]
-  commands = _unique(record["command"] for record in records)
+  commands = _unique(
+    _DATA.sub(r"--\1=FILE", record["command"]) for record in records
+  )
   dates = sorted(_unique(record["date"] for record in records))
   commits = _unique(record.get("commit", "")[:10] for record in records)
   packages = _unique(
