@@ -1,5 +1,6 @@
 """What experiments compare: every policy, `full`, and code without slim."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,11 @@ from slim.types import Batch, LanguageModel, Sums
 
 
 def gradient_methods(
-  model: LanguageModel, sequence_length: int, chunk_sizes: tuple[int, ...]
+  model: LanguageModel,
+  sequence_length: int,
+  chunk_sizes: tuple[int, ...],
+  *,
+  two_level: bool = False,
 ) -> dict[tuple[str, int], Callable[..., tuple[Sums, Any]]]:
   """Makes the gradient of a model by each method, `full` first.
 
@@ -22,6 +27,7 @@ def gradient_methods(
     sequence_length: T.
     chunk_sizes: The values of C for all methods except `full`. They divide T.
       Values that are not below T are left out.
+    two_level: Whether to add "two-level lax.scan(jax.checkpoint)".
 
   Returns:
     `value_and_grad(params, batch)` by method and C: ("full", T), and for each C
@@ -36,6 +42,10 @@ def gradient_methods(
     methods["lax.scan(jax.checkpoint)", chunk_size] = (
       scan_checkpoint_value_and_grad(model, chunk_size)
     )
+    if two_level:
+      methods["two-level lax.scan(jax.checkpoint)", chunk_size] = (
+        scan_checkpoint_value_and_grad(model, chunk_size, two_level=True)
+      )
     for policy in POLICIES:
       methods[f"slim, {policy}", chunk_size] = make_value_and_grad(
         model, method="slim", chunk_size=chunk_size, policy=policy
@@ -44,13 +54,17 @@ def gradient_methods(
 
 
 def scan_checkpoint_value_and_grad(
-  model: LanguageModel, chunk_size: int
+  model: LanguageModel, chunk_size: int, *, two_level: bool = False
 ) -> Callable[..., tuple[Sums, Any]]:
   """Makes the gradient through `lax.scan(jax.checkpoint(step))`.
 
   Args:
     model: The model.
     chunk_size: C, a divisor of T.
+    two_level: Whether to scan over groups of chunks, and to checkpoint groups
+      as well as chunks. With N chunks, the number of groups is the largest
+      divisor of N up to √N. About 2 √N states are stored then, but all N of
+      them if N is prime.
 
   Returns:
     `value_and_grad(params, batch) -> (Sums, gradients of Sums.nll)`.
@@ -67,8 +81,17 @@ def scan_checkpoint_value_and_grad(
         logits, state = model.apply(params, chunk.inputs, state)
         return state, cross_entropy_sums(logits, chunk.targets, chunk.weights)
 
+      @jax.checkpoint
+      def step_group(state, group):
+        return jax.lax.scan(step, state, group)
+
       state = model.init_state(batch.inputs.shape[0])
-      _, sums = jax.lax.scan(step, state, jax.tree.map(cut, batch))
+      chunks = jax.tree.map(cut, batch)
+      if two_level:
+        groups = jax.tree.map(_group, chunks)
+        _, sums = jax.lax.scan(step_group, state, groups)
+      else:
+        _, sums = jax.lax.scan(step, state, chunks)
       sums = jax.tree.map(jnp.sum, sums)
       return sums.nll, sums
 
@@ -76,6 +99,13 @@ def scan_checkpoint_value_and_grad(
     return sums, gradients
 
   return value_and_grad
+
+
+def _group(x):
+  """Reshapes [N, …] to [n, N / n, …] with the largest n up to √N."""
+  count = len(x)
+  groups = max(n for n in range(1, math.isqrt(count) + 1) if count % n == 0)
+  return x.reshape(groups, count // groups, *x.shape[1:])
 
 
 def probabilities_attention(

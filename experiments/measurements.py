@@ -39,19 +39,22 @@ def seconds_in_turns(
 
 
 def median_seconds(
-  programs: Mapping[Name, Callable[[], Any] | None], rounds: int
+  programs: Mapping[Name, Callable[[], Any] | None],
+  rounds: int,
+  calls: int = 2,
 ) -> dict[Name, float | None]:
   """Times programs in turns, and returns the median of each.
 
   Args:
     programs: By name; a program that is None is not timed.
     rounds: Turns of each program.
+    calls: Calls in a turn, of which the last is timed.
 
   Returns:
     The median seconds by name, None where the program is.
   """
   timed = {name: x for name, x in programs.items() if x is not None}
-  seconds = seconds_in_turns(list(timed.values()), rounds)
+  seconds = seconds_in_turns(list(timed.values()), rounds, calls)
   medians = {
     name: float(np.median(found))
     for name, found in zip(timed, seconds, strict=True)

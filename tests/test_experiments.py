@@ -73,11 +73,18 @@ def test_all_methods_compute_the_gradient(x64, beside):
     *((f"slim, {policy}", 4) for policy in ("store", "sqrt", "rewind")),
   ]
   args = params_of(model), batch_of(12)
-  full, found = (
+  # Six chunks are two groups of three: neither a square nor a prime.
+  methods |= gradient_methods(model, 12, (2,), two_level=True)
+  full, *found = (
     jax.jit(methods[name])(*args)
-    for name in (("full", 12), ("lax.scan(jax.checkpoint)", 4))
+    for name in (
+      ("full", 12),
+      ("lax.scan(jax.checkpoint)", 4),
+      ("two-level lax.scan(jax.checkpoint)", 2),
+    )
   )
-  assert_gradients_close(found, full, 1e-12)
+  for gradient in found:
+    assert_gradients_close(gradient, full, 1e-12)
 
 
 def test_policies_are_measured_under_their_names(monkeypatch, beside):
