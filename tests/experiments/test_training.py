@@ -1,0 +1,120 @@
+"""The experiments that train: their runs, and what they conclude."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.training.gradients import make_value_and_grad
+from slim.training.losses import cross_entropy_sums
+from tests.helpers import assert_gradients_close
+from tests.models.small import batch_of, create, params_of
+
+
+@pytest.fixture
+def learning_curves(beside, monkeypatch):
+  """Returns the script with parsed flags."""
+  import learning_curves
+
+  learning_curves.flags.FLAGS(["learning_curves", "--steps=3000"])
+  return learning_curves
+
+
+def test_runs_of_figure_4_differ_in_the_gradient_alone(learning_curves):
+  """Fails if a curve of Figure 4 is drawn under the name of another."""
+  configs = learning_curves.make_configs("ptb")
+  full = configs["full"]
+  assert {
+    run: (x.gradient.method, x.gradient.chunk_size, x.seed)
+    for run, x in configs.items()
+  } == {
+    "full": ("full", 512, 42),
+    "full-seed": ("full", 512, 43),
+    "slim-512": ("slim", 512, 42),
+    "slim-256": ("slim", 256, 42),
+    "full_then_slim-512": ("full_then_slim", 512, 42),
+    "full_then_slim-256": ("full_then_slim", 256, 42),
+  }
+  for config in configs.values():
+    assert config.train.num_steps == 3000
+    for group in ("model", "data", "optimizer", "train"):
+      assert config[group] == full[group]
+
+
+def test_runs_are_compared_at_the_last_common_step(
+  learning_curves, tmp_path, monkeypatch
+):
+  """Fails if a run that came further is compared with one that did not."""
+  metrics = {
+    "full": [(100, 3.0, 3.5), (200, 2.0, 2.5), (300, 1.0, 1.5)],
+    "full-seed": [(100, 3.1, 3.75), (200, 2.1, 2.75)],
+    "slim-512": [(100, 3.0, 3.5), (200, 2.0, 2.625)],
+  }
+  folders = {}
+  for run, records in metrics.items():
+    folders[run] = tmp_path / run
+    folders[run].mkdir()
+    (folders[run] / "config.json").write_text('{"git_commit": "abc"}')
+    lines = []
+    for step, train, evaluated in records:
+      lines.append({"step": step, "train/bpc": train})
+      lines.append({"step": step, "eval/bpc": evaluated})
+    (folders[run] / "metrics.jsonl").write_text(
+      "".join(json.dumps(line) + "\n" for line in lines)
+    )
+  saved = {}
+  monkeypatch.setattr(
+    learning_curves,
+    "save",
+    lambda name, rows, **notes: saved.update(notes, name=name, rows=rows),
+  )
+  monkeypatch.setattr(learning_curves, "describe_data", lambda _: "PTB")
+  learning_curves.record("ptb", folders)
+  assert saved["name"] == "learning_curves_ptb"
+  assert saved["spread"] == 0.25
+  assert saved["steps_of_paper"] == 30_000
+  assert [
+    (x["run"], x["steps"], x["compared_step"], x["distance_to_full"])
+    for x in saved["rows"]
+  ] == [
+    ("full", 300, 200, 0.0),
+    ("full-seed", 200, 200, 0.25),
+    ("slim-512", 200, 200, 0.125),
+  ]
+  assert saved["curves"]["slim-512"] == [[100, 3.0], [200, 2.0]]
+
+
+def test_a_model_adapts_to_the_first_half(x64, beside):
+  """Fails if the step sees the half on which it is scored, or moves wrongly."""
+  import finetune
+
+  model = create(dtype="float64")
+  params, batch = params_of(model), batch_of(12)
+  batch = jax.tree.map(lambda x: x[:1], batch)
+  batch = batch._replace(weights=jnp.ones((1, 12)))
+  score = finetune.make_score(model, chunk_size=5)
+
+  def mean_nll(params, half):
+    logits, _ = model.apply(params, batch.inputs, None)
+    logits, *rest = (
+      jax.lax.dynamic_slice_in_dim(x, 6 * half, 6, 1)
+      for x in (logits, batch.targets, batch.weights)
+    )
+    return cross_entropy_sums(logits, *rest).nll / 6
+
+  def right(params, _):
+    moved = jax.tree.map(
+      lambda x, x_ct: x - 0.01 * x_ct, params, jax.grad(mean_nll)(params, 0)
+    )
+    return mean_nll(moved, 1) / np.log(2)
+
+  functions = [right] + [
+    finetune.make_adaptation(make_value_and_grad(model, **how), score)
+    for how in ({"method": "full"}, {"method": "slim", "chunk_size": 4})
+  ]
+  right, *found = jax.jit(lambda *args: [f(*args) for f in functions])(
+    params, batch
+  )
+  assert_gradients_close(found, [right] * 2, 1e-12)
