@@ -30,6 +30,7 @@ Blocks = Mapping[str, Callable[..., str]]
 _NUMBER = re.compile(r"([\d,]*\d(?:\.\d+)?(?:e[-+]?\d+)?)<!--=(.*?)-->", re.S)
 _HOLDS = re.compile(r"<!-- holds( at full size)?:(.*?)-->", re.S)
 _BLOCK = re.compile(r"(<!-- begin (.*?) -->\n)(.*?)(<!-- end -->)", re.S)
+_FENCED = re.compile(r"^```.*?^```$", re.S | re.M)
 _COMMENT = re.compile(r"<!--.*?-->", re.S)
 
 
@@ -53,7 +54,7 @@ def check(text: str, read: Read, quick: bool = False) -> Iterator[Failure]:
   Yields:
     What does not hold, in the order of the text.
   """
-  for match in _HOLDS.finditer(text):
+  for match in _find(_HOLDS, text):
     full_size, condition = match.groups()
     if not (quick and full_size):
       reason = refute(condition, read)
@@ -61,7 +62,7 @@ def check(text: str, read: Read, quick: bool = False) -> Iterator[Failure]:
         yield _failure(text, match, reason)
   if quick:
     return
-  for match in _NUMBER.finditer(text):
+  for match in _find(_NUMBER, text):
     written, expression = match.groups()
     try:
       found = write_number(evaluate(expression, read), like=written)
@@ -100,7 +101,10 @@ def write(text: str, blocks: Blocks, read: Read) -> str:
     except ERRORS:
       return match[0]
 
-  return _BLOCK.sub(write_block, _NUMBER.sub(write_value, text))
+  for pattern, replace in ((_NUMBER, write_value), (_BLOCK, write_block)):
+    for match in reversed(list(_find(pattern, text))):
+      text = text[: match.start()] + replace(match) + text[match.end() :]
+  return text
 
 
 def check_blocks(text: str, blocks: Blocks, read: Read) -> Iterator[Failure]:
@@ -114,7 +118,7 @@ def check_blocks(text: str, blocks: Blocks, read: Read) -> Iterator[Failure]:
   Yields:
     The blocks that `write` would change or cannot write.
   """
-  for match in _BLOCK.finditer(text):
+  for match in _find(_BLOCK, text):
     _, call, body, _ = match.groups()
     line = text.count("\n", 0, match.start()) + 1
     try:
@@ -136,6 +140,14 @@ def write_number(value: float, like: str) -> str:
     return f"{mantissa}e{int(exponent)}"
   decimals = len(like.partition(".")[2])
   return f"{value if decimals else float(f'{value:.3g}'):,.{decimals}f}"
+
+
+def _find(pattern, text):
+  """Yields the matches outside of fenced blocks, which show examples."""
+  fenced = [match.span() for match in _FENCED.finditer(text)]
+  for match in pattern.finditer(text):
+    if not any(start <= match.start() < end for start, end in fenced):
+      yield match
 
 
 def _failure(text, match, reason):

@@ -139,3 +139,12 @@ def test_numbers_and_blocks_are_written(claims):
   assert not list(claims.check_blocks(found, blocks, read))
   unknown = text.replace("memory", "other").replace("f(2)", "g()")
   assert claims.write(unknown, blocks, read) == unknown
+
+
+def test_examples_in_fenced_blocks_are_left_alone(claims):
+  """Fails if a page cannot show how a number is marked."""
+  text = '```md\n7<!--= memory("MiB", tokens=128) -->\n<!-- begin f() -->\n'
+  text += "<!-- holds: 2 < 1 -->\n<!-- end -->\n```\n"
+  assert not list(claims.check(text, read))
+  assert not list(claims.check_blocks(text, {}, read))
+  assert claims.write(text, {"f": lambda read: "x"}, read) == text
