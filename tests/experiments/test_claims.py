@@ -1,12 +1,9 @@
 """README and docs: every number is that of experiments/results/."""
 
-import pathlib
 import re
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
 _UNIT = r"(?:[KMG]iB|[MG]B|×|%|m?s\b|µs|seconds|minutes|hours|bits)"
 # A number and, after a comment or none, a unit in which results are measured.
 _MEASURED = re.compile(
@@ -16,15 +13,11 @@ _NOT_PROSE = re.compile(r"<!-- begin .*?<!-- end -->|```.*?```|`[^`]*`", re.S)
 
 
 @pytest.fixture
-def documents(monkeypatch):
-  """Imports experiments/documents.py as a script there does."""
-  folder = ROOT / "experiments"
-  monkeypatch.syspath_prepend(folder)
+def documents(beside):
+  """Returns experiments/documents.py."""
   import documents
 
-  yield documents
-  for path in folder.glob("*.py"):
-    sys.modules.pop(path.stem, None)
+  return documents
 
 
 @pytest.fixture

@@ -1,0 +1,120 @@
+"""`make reproduce`: what it runs, and how it fails."""
+
+import copy
+import types
+
+import pytest
+from absl.testing import flagsaver
+
+
+@pytest.fixture
+def reproduce(beside):
+  """Returns the script with parsed flags."""
+  import reproduce
+
+  with flagsaver.flagsaver():
+    reproduce.flags.FLAGS(["reproduce"])
+    yield reproduce
+
+
+def test_every_script_is_reproduced(reproduce):
+  """Fails if a new experiment is forgotten, or a result has no script."""
+  folder = reproduce.documents.RESULTS.parent
+  scripts = {
+    path.stem
+    for path in folder.glob("*.py")
+    if "command_line.run(main)" in path.read_text()
+  }
+  assert {x.script for x in reproduce.EXPERIMENTS} == scripts - {"reproduce"}
+  recorded = {path.stem for path in (folder / "results").glob("*.json")}
+  recorded = {name for name in recorded if not name.endswith("_quick")}
+  assert recorded <= {x.name for x in reproduce.EXPERIMENTS}
+
+
+@pytest.mark.parametrize("place", ["text", "result"])
+def test_a_changed_number_fails(reproduce, monkeypatch, tmp_path, place):
+  """Fails if a number of the README can be changed by hand."""
+  documents = reproduce.documents
+  read, readme = documents.read_result, documents.ROOT / "README.md"
+  text = readme.read_text()
+  if place == "text":
+    assert text.count("1,380<!--=") == 1
+    text = text.replace("1,380<!--=", "1,370<!--=")
+  else:
+    record = copy.deepcopy(read("memory_vs_length"))
+    for row in record["rows"]:
+      row["activation_MiB"] *= 1.01
+    monkeypatch.setattr(
+      documents,
+      "read_result",
+      lambda name, quick: record if name == "memory_vs_length" else read(name),
+    )
+  (tmp_path / "README.md").write_text(text)
+  monkeypatch.setattr(documents, "ROOT", tmp_path)
+  found = list(documents.check())
+  assert found and all("README.md:" in line for line in found)
+  assert any("The plain gradient needs 1,3" in line for line in found)
+
+
+def test_a_quick_run_names_what_fails(reproduce, monkeypatch, capsys):
+  """Fails if a failed script or sentence does not fail the whole run."""
+  started = []
+
+  def run(command, cwd):
+    started.append(command[1:])
+    failed = command[1].endswith("lsh_time.py")
+    return types.SimpleNamespace(returncode=int(failed))
+
+  monkeypatch.setattr(reproduce.subprocess, "run", run)
+  monkeypatch.setattr(
+    reproduce.documents,
+    "check",
+    lambda quick=False: ['docs/x.md:1: "It is fast.": false'] * quick,
+  )
+  reproduce.flags.FLAGS.mode = "quick"
+  with pytest.raises(SystemExit):
+    reproduce.main()
+  assert capsys.readouterr().err.splitlines() == [
+    "lsh_time.py --quick failed, see above",
+    'docs/x.md:1: "It is fast.": false',
+  ]
+  assert all(arguments == ["--quick"] for _, *arguments in started)
+  assert len(started) == len({x.script for x in reproduce.EXPERIMENTS})
+
+
+def test_a_full_run_continues(reproduce, monkeypatch):
+  """Fails if results of today's code are measured again for hours."""
+  with pytest.raises(ValueError, match="--enwik8 is missing: --mode=full"):
+    reproduce.run_full()
+  for name in ("enwik8", "ptb", "shakespeare"):
+    setattr(reproduce.flags.FLAGS, name, f"/data/{name}")
+  started = []
+  monkeypatch.setattr(
+    reproduce, "run", lambda script, arguments: started.append(arguments)
+  )
+  monkeypatch.setattr(
+    reproduce, "is_current", lambda x: x.script != "million_tokens"
+  )
+  reproduce.run_full()
+  assert started == [("--text=/data/enwik8",)]
+
+
+def test_results_of_other_code_are_not_current(reproduce, monkeypatch):
+  """Fails if a result is kept after the kernel has changed."""
+  experiment = reproduce.EXPERIMENTS[0]
+  records = {"commit": "abc"}
+  monkeypatch.setattr(reproduce.documents, "read_result", lambda _: records)
+  commands = []
+
+  def run(command, cwd):
+    commands.append(command)
+    return types.SimpleNamespace(returncode=len(commands) - 1)
+
+  monkeypatch.setattr(reproduce.subprocess, "run", run)
+  assert reproduce.is_current(experiment)
+  assert not reproduce.is_current(experiment)
+  command = commands[0]
+  assert command[:5] == ["git", "diff", "--quiet", "abc", "--"]
+  assert {"slim", "experiments/memory_vs_length.py"} < set(command)
+  del records["commit"]
+  assert not reproduce.is_current(experiment)
