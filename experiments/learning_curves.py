@@ -52,7 +52,7 @@ TASKS = {
   "ptb": Task("ptb_slim", (512, 256), "bpc", "bits per byte", 500),
   "enwik8": Task("enwik8_slim", (2048, 1366), "bpc", "bits per byte", 100),
 }
-# Label, color and width of each run; the labels name the larger C as C1.
+# Label, color and width of each run, in the order of `list_runs`.
 _STYLES = (
   ("full", "#3b82d6", 5.0),
   ("full, another seed", "#797979", 1.0),
@@ -88,6 +88,15 @@ def main() -> None:
     if path.exists()
   }
   draw(records, RESULTS / f"learning_curves{suffix}.svg")
+
+
+def list_runs(task: Task) -> list[str]:
+  """Lists the runs of a task: "full", "full-seed", and "slim-C" for each C."""
+  return ["full", "full-seed"] + [
+    f"{method}-{chunk_size}"
+    for method in ("slim", "full_then_slim")
+    for chunk_size in task.chunk_sizes
+  ]
 
 
 def train_task(name: str) -> dict[str, pathlib.Path]:
@@ -146,10 +155,13 @@ def make_configs(name: str) -> dict[str, ml_collections.ConfigDict]:
     )
     return config
 
-  configs = {"full": make("full"), "full-seed": make("full", seed=_OTHER_SEED)}
-  for method in ("slim", "full_then_slim"):
-    for chunk_size in task.chunk_sizes:
-      configs[f"{method}-{chunk_size}"] = make(method, chunk_size)
+  configs = {}
+  for run in list_runs(task):
+    method, _, variant = run.partition("-")
+    if variant == "seed":
+      configs[run] = make(method, seed=_OTHER_SEED)
+    else:
+      configs[run] = make(method, int(variant) if variant else None)
   return configs
 
 
@@ -218,8 +230,11 @@ def draw(records: dict[str, dict[str, Any]], path: pathlib.Path) -> None:
   ):
     for axis, (name, found) in zip(axes, records.items(), strict=True):
       # The curves lie on each other, so each is thinner than the one below it.
-      styles = zip(_STYLES, found["curves"].values(), strict=False)
-      for (label, color, width), curve in styles:
+      styles = zip(list_runs(TASKS[name]), _STYLES, strict=True)
+      for run, (label, color, width) in styles:
+        curve = found["curves"].get(run)
+        if curve is None:
+          continue
         axis.plot(
           *zip(*curve, strict=True), color, linewidth=width, label=label
         )

@@ -140,13 +140,15 @@ def test_learning_curves_are_drawn(beside, tmp_path):
 
   record = {
     "steps_of_paper": 4,
-    "curves": {"full": [[1, 2.0], [2, 1.0]], "slim-2": [[1, 2.0]]},
-    "rows": [{"run": "full", "steps": 2}, {"run": "slim-2", "steps": 1}],
+    "curves": {"full": [[1, 2.0], [2, 1.0]], "slim-256": [[1, 2.0]]},
+    "rows": [{"run": "full", "steps": 2}, {"run": "slim-256", "steps": 1}],
   }
   learning_curves.draw({"ptb": record}, tmp_path / "figure.svg")
   figure = (tmp_path / "figure.svg").read_text()
   assert "bits per byte" in figure
   assert "2 of 4 steps" in figure
+  assert "slim, smaller C" in figure
+  assert "slim, larger C" not in figure
 
 
 def test_softmax_memory_is_drawn(beside, tmp_path):
