@@ -1,18 +1,19 @@
 """Flags that several experiments have, checked when they are parsed."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 
 from absl import flags
 
 from slim.data.text import check_uncompressed, load_text
 from slim.files import local_path
 
-CONFIGS = sorted(
-  path.stem
-  for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
-)
+_ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted(path.stem for path in (_ROOT / "configs").glob("*.py"))
+_OWN_TEXT = _ROOT / "requirements.lock"  # The longest text of the repository.
 
 flags.disclaim_key_flags()  # `--help` lists them as those of the script.
 
@@ -70,9 +71,27 @@ def define_names(
   return flags.DEFINE(_Names(list(known)), name, list(default), about)
 
 
-def define_text(about: str, required: bool = False) -> flags.FlagHolder:
+def define_text(about: str) -> flags.FlagHolder:
   """Defines `--text`, the path of a text file."""
-  return flags.DEFINE(_Text(), "text", None, about, required=required)
+  return flags.DEFINE(_Text(), "text", None, about)
+
+
+def text_path(text: flags.FlagHolder, quick: flags.FlagHolder) -> str:
+  """Returns the path of `--text`; a small run needs none and reads a file here.
+
+  Args:
+    text: As `define_text` returns it.
+    quick: As `define_quick` returns it.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: If there is no `--text`, and the run is not small.
+  """
+  if text.value is None and not quick.value:
+    raise ValueError(f"--text is missing: {flags.FLAGS['text'].help}")
+  return text.value or str(_OWN_TEXT)
 
 
 def define_data(
@@ -84,7 +103,30 @@ def define_data(
 
 def define_workdir(default: str) -> flags.FlagHolder:
   """Defines `--workdir`, the folder of runs."""
-  return flags.DEFINE(_Path(), "workdir", default, "Folder of the runs.")
+  about = "Folder of the runs; default of --quick: a temporary one."
+  return flags.DEFINE(_Path(), "workdir", default, about)
+
+
+@contextlib.contextmanager
+def open_workdir(
+  workdir: flags.FlagHolder, quick: flags.FlagHolder
+) -> Iterator[pathlib.Path]:
+  """Opens the folder of runs, for small runs a new one that is removed.
+
+  So a small run trains again each time, and never continues a long one.
+
+  Args:
+    workdir: As `define_workdir` returns it.
+    quick: As `define_quick` returns it.
+
+  Yields:
+    The folder of `--workdir`, or a temporary one with `--quick` alone.
+  """
+  if workdir.present or not quick.value:
+    yield pathlib.Path(workdir.value)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    yield pathlib.Path(folder)
 
 
 def define_count(

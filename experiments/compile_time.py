@@ -4,9 +4,9 @@ Where the chunk size divides the length, all chunks share one forward and one
 backward program. Elsewhere the short first chunk adds two more. Deep models are
 measured with and without stacked layers. Seconds are processor time, which
 other processes change less than the clock; of a step, the median of three.
-JAX's caches are cleared before each case.
+JAX's caches are cleared before each case. An interrupted run is continued.
 
-  python experiments/compile_time.py
+  python experiments/compile_time.py [--quick]
 """
 
 import statistics
@@ -15,7 +15,7 @@ import time
 import jax
 from arguments import define_count, define_quick
 from configurations import make_batch
-from record import print_table, save
+from record import measure_in_stretches, print_table, save
 
 from slim import command_line
 from slim.models import create_model
@@ -43,22 +43,22 @@ def main() -> None:
   """Measures, prints and saves."""
   quick = _QUICK.value
   depths = _DEPTHS[:1] if quick else _DEPTHS
-  measure(1, "full", 64, False)  # Loads what the first compilation needs.
-  rows = [
-    measure(depth, method, length, stacked)
+  measure((1, False, 64, "full"))  # Loads what the first compilation needs.
+  cases = [
+    (depth, stacked, length, method)
     for depth in depths
     for stacked in ((False, True) if depth > 3 else (False,))
     for length in _LENGTHS
     for method in _METHODS
   ]
+  rows = measure_in_stretches("compile_time", cases, measure, quick=quick)
   print_table(rows)
   save("compile_time", rows, quick=quick)
 
 
-def measure(
-  depth: int, method: str, length: int, stacked: bool
-) -> dict[str, object]:
+def measure(case: tuple[int, bool, int, str]) -> list[dict[str, object]]:
   """Compiles one gradient, and computes it."""
+  depth, stacked, length, method = case
   model = create_model(
     vocab_size=256,
     width=_WIDTH.value,
@@ -83,17 +83,19 @@ def measure(
     before = time.process_time()
     jax.block_until_ready(compiled(params, batch))
     seconds.append(time.process_time() - before)
-  return {
-    "layers": depth,
-    "stacked": stacked,
-    "length": length,
-    "method": method,
-    "lower_seconds": after_lowering - start,
-    "compile_seconds": end - after_lowering,
-    "seconds": end - start,
-    "step_seconds": statistics.median(seconds[1:] or seconds),
-    "activation_MiB": memory.temp_size_in_bytes / 2**20,
-  }
+  return [
+    {
+      "layers": depth,
+      "stacked": stacked,
+      "length": length,
+      "method": method,
+      "lower_seconds": after_lowering - start,
+      "compile_seconds": end - after_lowering,
+      "seconds": end - start,
+      "step_seconds": statistics.median(seconds[1:] or seconds),
+      "activation_MiB": memory.temp_size_in_bytes / 2**20,
+    }
+  ]
 
 
 if __name__ == "__main__":

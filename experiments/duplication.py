@@ -8,9 +8,16 @@ trained weights with each of them. Runs stay in --workdir and are resumed.
 """
 
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections
-from arguments import define_count, define_quick, define_workdir
+from arguments import (
+  define_count,
+  define_quick,
+  define_workdir,
+  open_workdir,
+)
 from configurations import load_config
 from record import print_table, save
 from runs import train
@@ -29,23 +36,28 @@ EVALUATED = ("full", "lsh-8", "lsh-4", "lsh-2", "lsh-1")
 
 def main() -> None:
   """Trains, evaluates, prints and saves."""
-  rows = []
-  for trained in TRAINED:
-    config = make_config(trained)
-    steps = config.train.num_steps
-    folder = pathlib.Path(_WORKDIR.value) / f"{trained}-{steps}"
-    params, _ = train(config, folder)
-    row = {"trained": trained, "steps": steps}
-    for evaluated in EVALUATED:
-      row[evaluated] = accuracy(make_config(evaluated), params)
-    rows.append(row)
-    print_table(rows)
+  with open_workdir(_WORKDIR, _QUICK) as workdir:
+    rows = measure(workdir)
   save(
     "duplication",
     rows,
     quick=_QUICK.value,
     unit="accuracy, %, of the second w, 16 batches of validation",
   )
+
+
+def measure(workdir: pathlib.Path) -> list[dict[str, object]]:
+  """Trains with each attention, and evaluates with all of them."""
+  evaluations = {name: make_accuracy(make_config(name)) for name in EVALUATED}
+  rows = []
+  for trained in TRAINED:
+    config = make_config(trained)
+    steps = config.train.num_steps
+    params, _ = train(config, workdir / f"{trained}-{steps}")
+    found = {name: accuracy(params) for name, accuracy in evaluations.items()}
+    rows.append({"trained": trained, "steps": steps, **found})
+    print_table(rows)
+  return rows
 
 
 def make_config(attention: str) -> ml_collections.ConfigDict:
@@ -61,16 +73,27 @@ def make_config(attention: str) -> ml_collections.ConfigDict:
   return config
 
 
-def accuracy(config: ml_collections.ConfigDict, params) -> float:
-  """Evaluates parameters with the attention of `config`, in percent."""
+def make_accuracy(config: ml_collections.ConfigDict) -> Callable[[Any], float]:
+  """Makes the evaluation of parameters with the attention of `config`.
+
+  Args:
+    config: All settings.
+
+  Returns:
+    `accuracy(params)`, in percent. It compiles once for all parameters.
+  """
   evaluate = make_evaluation(
     build.create_model(config),
     build.create_split(config, "validation", config.train.batch_size),
     batch_size=config.train.batch_size,
     chunk_size=config.data.sequence_length,
   )
-  sums = evaluate(params)
-  return 100 * float(sums.correct / sums.weight)
+
+  def accuracy(params):
+    sums = evaluate(params)
+    return 100 * float(sums.correct / sums.weight)
+
+  return accuracy
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ trained on the text (500 steps of the paper's Adam on consecutive slices of
 computation is in bfloat16; parameters, states and gradients are in float32.
 
   python experiments/gradient_error.py --text=FILE [--dtype=bfloat16]
+  python experiments/gradient_error.py --quick
 """
 
+import functools
 import pathlib
 from typing import Any
 
@@ -22,8 +24,15 @@ from arguments import (
   define_quick,
   define_text,
   define_workdir,
+  open_workdir,
+  text_path,
 )
-from configurations import CONFIGURATIONS, make_batch, make_model
+from configurations import (
+  CONFIGURATIONS,
+  find_configuration,
+  make_batch,
+  make_model,
+)
 from record import print_table, save
 
 from slim import command_line
@@ -31,8 +40,9 @@ from slim.certify.gradient_error import largest_error
 from slim.config import base
 from slim.kernels import POLICIES
 from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad
+from slim.types import Batch
 
-_TEXT = define_text("File to train and measure on.", required=True)
+_TEXT = define_text("File to train and measure on.")
 _WORKDIR = define_workdir("runs/gradient_error")
 _STEPS = define_count("steps", 500, "Training steps.")
 _NAMES = define_names(
@@ -41,43 +51,45 @@ _NAMES = define_names(
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Dtype of the computation."
 )
-_QUICK = define_quick("Configuration II only, 20 steps: a minute.")
+_QUICK = define_quick("Small models, 20 steps, one C: a minute.")
 _TRAIN_ONLY = flags.DEFINE_bool("train_only", False, "Only train the weights.")
-_CHUNK_SIZES = {"IV": (512,)}  # The others have (64, 256, 1024).
 
 
 def main() -> None:
   """Measures, prints and saves."""
-  names, steps = _NAMES.value, _STEPS.value
-  if _QUICK.value:
-    names, steps = ["II"], 20
-  for name in names:
-    rows = []
-    trained = train(name, steps)
-    if _TRAIN_ONLY.value:
-      continue
-    initial = make_model(name).init(jax.random.key(0))
-    dtype = _DTYPE.value
-    for weights, params in (("initial", initial), (f"{steps} steps", trained)):
-      for row in measure(name, params, dtype):
-        rows.append(
-          {"configuration": name, "weights": weights, "dtype": dtype, **row}
+  quick, dtype = _QUICK.value, _DTYPE.value
+  steps = 20 if quick else _STEPS.value
+  text = text_path(_TEXT, _QUICK)
+  with open_workdir(_WORKDIR, _QUICK) as workdir:
+    for name in _NAMES.value:
+      trained = train(name, text, steps, workdir)
+      if _TRAIN_ONLY.value:
+        continue
+      initial = make_model(name, quick).init(jax.random.key(0))
+      batch = make_batch(CONFIGURATIONS[name].sequence_length, text)
+      rows = [
+        {"configuration": name, "weights": weights, "dtype": dtype, **row}
+        for weights, params in (
+          ("initial", initial),
+          (f"{steps} steps", trained),
         )
-    print_table(rows)
-    suffix = "" if dtype == "float32" else f"_{dtype}"
-    save(f"gradient_error_{name}{suffix}", rows, quick=_QUICK.value)
+        for row in measure(name, params, batch, dtype)
+      ]
+      print_table(rows)
+      suffix = "" if dtype == "float32" else f"_{dtype}"
+      save(f"gradient_error_{name}{suffix}", rows, quick=quick)
 
 
-def train(name: str, steps: int) -> Any:
+def train(name: str, text: str, steps: int, workdir: pathlib.Path) -> Any:
   """Returns the weights of a configuration after training on the text."""
   name = "III" if name == "IV" else name  # They differ only in length.
-  configuration = CONFIGURATIONS[name]
+  configuration = find_configuration(name, _QUICK.value)
   config = base()
   config.model.width = configuration.width
   config.model.num_layers = configuration.num_layers
   config.model.num_heads = configuration.width // 64
   config.data.name = "text"
-  config.data.path = _TEXT.value
+  config.data.path = text
   config.data.order = "consecutive"
   config.data.sequence_length = 1024
   config.gradient.chunk_size = 512
@@ -89,19 +101,20 @@ def train(name: str, steps: int) -> Any:
   config.train.log_every = 10
   config.train.checkpoint_every = 100
   config.train.keep_checkpoints = 1
-  folder = pathlib.Path(_WORKDIR.value) / f"{name}-{steps}"
-  params, _ = runs.train(config, folder)
+  params, _ = runs.train(config, workdir / f"{name}-{steps}")
   return params
 
 
-def measure(name: str, params: Any, dtype: str) -> list[dict[str, Any]]:
+def measure(
+  name: str, params: Any, batch: Batch, dtype: str
+) -> list[dict[str, Any]]:
   """Compares the gradients of one sequence for one set of weights."""
-  batch = make_batch(CONFIGURATIONS[name].sequence_length, _TEXT.value)
   exact = gradient(name, "float64", params, batch, method="full")
   full = gradient(name, dtype, params, batch, method="full")
   full_error = largest_error(full, exact)
+  chunk_sizes = (64,) if _QUICK.value else (64, 256, 1024)
   rows = []
-  for chunk_size in _CHUNK_SIZES.get(name, (64, 256, 1024)):
+  for chunk_size in (512,) if name == "IV" else chunk_sizes:
     for policy in POLICIES:
       slim = gradient(
         name,
@@ -134,10 +147,16 @@ def gradient(name, dtype, params, batch, **method):
   ):
     wide = "float64" if dtype == "float64" else "float32"
     params = jax.tree.map(lambda x: np.asarray(x, wide), params)
-    value_and_grad = make_value_and_grad(make_model(name, dtype), **method)
-    compiled = jax.jit(value_and_grad, compiler_options=COMPILER_OPTIONS)
-    _, gradients = compiled(params, batch)
+    _, gradients = make_program(name, dtype, **method)(params, batch)
     return [np.asarray(x, np.float64) for x in jax.tree.leaves(gradients)]
+
+
+@functools.cache
+def make_program(name, dtype, **method):
+  """Returns a gradient that is compiled once, for all weights."""
+  model = make_model(name, _QUICK.value, dtype)
+  value_and_grad = make_value_and_grad(model, **method)
+  return jax.jit(value_and_grad, compiler_options=COMPILER_OPTIONS)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,11 @@ from arguments import (
   define_names,
   define_quick,
   define_workdir,
+  open_workdir,
 )
 from configurations import load_config
 from figures import new_figure, share_legend
-from record import RESULTS, print_table, save
+from record import print_table, read, results_path, save
 from runs import describe_data, train
 
 from slim import command_line
@@ -76,18 +77,10 @@ _QUICK = define_quick("Small models, 40 steps: a minute and a half.")
 
 def main() -> None:
   """Trains, prints, saves and draws."""
-  for name in _TASKS.value:
-    record(name, train_task(name))
-  suffix = "_quick" if _QUICK.value else ""
-  files = {
-    name: RESULTS / f"learning_curves_{name}{suffix}.json" for name in TASKS
-  }
-  records = {
-    name: json.loads(path.read_text())
-    for name, path in files.items()
-    if path.exists()
-  }
-  draw(records, RESULTS / f"learning_curves{suffix}.svg")
+  with open_workdir(_WORKDIR, _QUICK) as workdir:
+    for name in _TASKS.value:
+      record(name, train_task(name, workdir))
+  draw_results(_QUICK.value)
 
 
 def list_runs(task: Task) -> list[str]:
@@ -99,11 +92,12 @@ def list_runs(task: Task) -> list[str]:
   ]
 
 
-def train_task(name: str) -> dict[str, pathlib.Path]:
+def train_task(name: str, workdir: pathlib.Path) -> dict[str, pathlib.Path]:
   """Trains the runs of a task.
 
   Args:
     name: A key of `TASKS`.
+    workdir: The folder of all runs.
 
   Returns:
     The folder of each run that has a record of its training, by its label.
@@ -118,10 +112,9 @@ def train_task(name: str) -> dict[str, pathlib.Path]:
   for config in configs.values():
     validate(config)
   for run, config in configs.items():
-    folder = f"{name}{'-quick' if _QUICK.value else ''}-{run}"
+    folder = workdir / f"{name}-{run}"
     if config.gradient.method == "full_then_slim":
-      folder += f"-{config.train.num_steps}"
-    folder = pathlib.Path(_WORKDIR.value) / folder
+      folder = workdir / f"{name}-{run}-{config.train.num_steps}"
     if run in chosen and _STEPS.value != 0:
       train(config, folder)
     if (folder / "metrics.jsonl").exists():
@@ -214,6 +207,13 @@ def record(name: str, folders: dict[str, pathlib.Path]) -> None:
       for run, found in records.items()
     },
   )
+
+
+def draw_results(quick: bool = False) -> None:
+  """Draws the stored results of all tasks in one figure."""
+  names = {f"learning_curves_{name}": name for name in TASKS}
+  found = {names[key]: x for key, x in read(names, quick).items()}
+  draw(found, results_path("learning_curves", "svg", quick))
 
 
 def draw(records: dict[str, dict[str, Any]], path: pathlib.Path) -> None:

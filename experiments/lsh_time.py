@@ -9,6 +9,7 @@ one process. Softmax is left out where one turn would take minutes.
 """
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -17,7 +18,13 @@ from baselines import gradient_of
 from configurations import random_arrays
 from figures import new_figure, set_log_ticks
 from measurements import median_seconds
-from record import print_table, save
+from record import (
+  measure_in_stretches,
+  print_table,
+  read,
+  results_path,
+  save,
+)
 
 from slim import command_line
 from slim.kernels import (
@@ -36,18 +43,19 @@ _BUCKET_SIZE = 64
 
 def main() -> None:
   """Measures, prints, saves and draws."""
-  rows = []
-  for length in _LENGTHS[:4] if _QUICK.value else _LENGTHS:
-    for is_causal in (False, True):
-      rows.append(measure(length, is_causal))
-    print_table(rows)
-  device = jax.devices()[0].platform
-  path = save(f"lsh_time_{device}", rows, quick=_QUICK.value)
-  draw(rows, path.with_suffix(".svg"))
+  quick = _QUICK.value
+  name = f"lsh_time_{jax.devices()[0].platform}"
+  lengths = _LENGTHS[1:4] if quick else _LENGTHS
+  cases = itertools.product(lengths, (False, True))
+  rows = measure_in_stretches(name, cases, measure, quick=quick)
+  print_table(rows)
+  save(name, rows, quick=quick)
+  draw_results(quick)
 
 
-def measure(length: int, is_causal: bool) -> dict[str, Any]:
+def measure(case: tuple[int, bool]) -> list[dict[str, Any]]:
   """Times all programs at one length."""
+  length, is_causal = case
   q, k, v, y_ct = random_arrays(4, (1, length, 8, 64))
 
   def lsh(qk, v, num_hashes):
@@ -80,7 +88,14 @@ def measure(length: int, is_causal: bool) -> dict[str, Any]:
   row["softmax_over_lsh_2"] = (
     seconds["softmax"] / seconds["lsh_2"] if seconds["softmax"] else None
   )
-  return row
+  return [row]
+
+
+def draw_results(quick: bool = False) -> None:
+  """Draws the stored results of each kind of device."""
+  names = (f"lsh_time_{device}" for device in ("cpu", "gpu", "tpu"))
+  for name, found in read(names, quick).items():
+    draw(found["rows"], results_path(name, "svg", quick))
 
 
 def draw(rows: list[dict[str, Any]], path) -> None:

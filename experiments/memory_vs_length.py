@@ -17,12 +17,13 @@ from baselines import gradient_methods
 from configurations import abstract_batch, make_model
 from figures import new_figure, set_log_ticks
 from measurements import memory_columns
-from record import print_table, save
+from record import print_table, read, results_path, save
 
 from slim import command_line
 from slim.memory import memory_report
 
-_QUICK = define_quick("Two lengths, one chunk size.")
+_QUICK = define_quick("The first and the last length, one chunk size.")
+_LENGTHS = (4096, 16384, 65536, 262144, 1048576)
 _CHUNK_SIZE = 64  # In the figure.
 # Method, label, color. Each color has a contrast of at least 3.9 with white and
 # with GitHub's dark background, as the figure has no background of its own.
@@ -41,7 +42,7 @@ _LINES = (
 def main() -> None:
   """Compiles, prints, saves and draws."""
   quick = _QUICK.value
-  lengths = (4096, 65536) if quick else (4096, 16384, 65536, 262144, 1048576)
+  lengths = _LENGTHS[:: len(_LENGTHS) - 1] if quick else _LENGTHS
   chunk_sizes = (64,) if quick else (64, 512)
   model = make_model("III")
   rows = []
@@ -50,8 +51,8 @@ def main() -> None:
     for (name, chunk_size), value_and_grad in methods.items():
       rows.append(measure(model, value_and_grad, length, name, chunk_size))
   print_table(rows)
-  path = save("memory_vs_length", rows, quick=quick)
-  draw(rows, path.with_suffix(".svg"))
+  save("memory_vs_length", rows, quick=quick)
+  draw_results(quick)
 
 
 def measure(model, value_and_grad, length, name, chunk_size):
@@ -60,6 +61,12 @@ def measure(model, value_and_grad, length, name, chunk_size):
   report = memory_report(value_and_grad, params, abstract_batch(length))
   row = {"tokens": length, "method": name, "chunk_size": chunk_size}
   return row | memory_columns(report)
+
+
+def draw_results(quick: bool = False) -> None:
+  """Draws the stored results."""
+  name = "memory_vs_length"
+  draw(read([name], quick)[name]["rows"], results_path(name, "svg", quick))
 
 
 def draw(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:

@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 import optax
-from arguments import define_count, define_text
+from arguments import define_count, define_quick, define_text, text_path
 from configurations import make_batch
 from measurements import process_bytes
 from record import print_table, save
@@ -24,14 +24,17 @@ from slim.certify.gradient_error import largest_error
 from slim.models import create_model
 from slim.training.gradients import make_value_and_grad
 
-_TEXT = define_text("Text file of at least 1.2 MB.", required=True)
+_TEXT = define_text("Text file of at least 1.2 MB.")
 _TOKENS = define_count("tokens", 2**20, "T, the length of the sequence.")
 _CHUNK_SIZE = define_count("chunk_size", 512, "C, tokens in a chunk.")
+_QUICK = define_quick("16,384 tokens of a file of slim.")
 _STEPS = define_count("steps", 2, "Updates by Adam.")
 
 
 def main() -> None:
   """Trains, prints and saves."""
+  quick = _QUICK.value
+  tokens = 2**14 if quick else _TOKENS.value
   chunk_size = _CHUNK_SIZE.value
   model = create_model(
     vocab_size=256, width=256, num_layers=2, num_heads=4, mlp_width=1024
@@ -39,7 +42,7 @@ def main() -> None:
   optimizer = optax.adam(1e-3)
   params = model.init(jax.random.key(0))
   moments = optimizer.init(params)
-  batch = make_batch(_TOKENS.value, _TEXT.value)
+  batch = make_batch(tokens, text_path(_TEXT, _QUICK))
   shapes = jax.eval_shape(lambda: (params, batch))
 
   def compiled(policy):
@@ -64,7 +67,7 @@ def main() -> None:
         "step": step,
         "bits_per_byte": float(sums.nll / sums.weight) / np.log(2),
         "seconds": seconds,
-        "tokens_per_second": _TOKENS.value / seconds,
+        "tokens_per_second": tokens / seconds,
         "largest_resident_MiB": process_bytes("VmHWM") / 2**20,
       }
     )
@@ -79,11 +82,12 @@ def main() -> None:
     f"{resident / 1e9:.3f} GB ({'less' if resident < 1e9 else 'NOT less'} than "
     f"1 GB), distance to store {error:.1e}"
   )
-  full_size = _TOKENS.value == 2**20
+  is_named = quick or tokens == 2**20
   save(
-    "million_tokens" if full_size else f"million_tokens_{_TOKENS.value}",
+    "million_tokens" if is_named else f"million_tokens_{tokens}",
     rows,
-    tokens=_TOKENS.value,
+    quick=quick,
+    tokens=tokens,
     chunk_size=chunk_size,
     activation_MiB=activations,
     rewind_to_store=error,

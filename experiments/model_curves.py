@@ -5,10 +5,11 @@ and the number of steps. The curves show which model learns most per token, the
 table also how fast each is on this machine. Runs stay in --workdir and are
 resumed.
 
-  python experiments/model_curves.py --text=input.txt [--steps=500]
+  python experiments/model_curves.py --text=input.txt [--steps=500] [--quick]
 """
 
 import pathlib
+from typing import Any
 
 import jax
 import ml_collections
@@ -17,11 +18,13 @@ from arguments import (
   define_count,
   define_data,
   define_names,
+  define_quick,
   define_workdir,
+  open_workdir,
 )
 from configurations import load_config
 from figures import new_figure
-from record import print_table, save
+from record import print_table, read, results_path, save
 from runs import describe_data, shorten, train
 
 from slim import command_line
@@ -34,16 +37,37 @@ _CONFIGS = define_names(
 )
 _TEXT = define_data()
 _STEPS = define_count("steps", 500, "Training steps.")
+_QUICK = define_quick("The smoke variants of the configs, 20 steps.")
 _WORKDIR = define_workdir("runs/model_curves")
 
 
 def main() -> None:
   """Trains, prints, saves and draws."""
+  quick = _QUICK.value
+  configs = {name: make_config(name) for name in _CONFIGS.value}
+  with open_workdir(_WORKDIR, _QUICK) as workdir:
+    rows, curves = measure(configs, workdir)
+  data = describe_data(configs[_CONFIGS.value[0]])
+  save("model_curves", rows, quick=quick, data=data, curves=curves)
+  draw_results(quick)
+
+
+def make_config(name: str) -> ml_collections.ConfigDict:
+  """Makes the settings of a run."""
+  config = load_config(name, _QUICK.value)
+  config.data.path = _TEXT.value or config.data.path
+  shorten(config, 20 if _QUICK.value else _STEPS.value, num_logs=50)
+  return config
+
+
+def measure(
+  configs: dict[str, ml_collections.ConfigDict], workdir: pathlib.Path
+) -> tuple[list[dict[str, Any]], dict[str, list[tuple[int, float]]]]:
+  """Trains configs; returns a row of the table and the curve of each."""
   rows, curves = [], {}
-  for name in _CONFIGS.value:
-    config = make_config(name)
-    folder = pathlib.Path(_WORKDIR.value) / f"{name}-{_STEPS.value}"
-    params, records = train(config, folder)
+  for name, config in configs.items():
+    steps = config.train.num_steps
+    params, records = train(config, workdir / f"{name}-{steps}")
     training = [x for x in records if "train/bpc" in x]
     curves[name] = [(x["step"], x["train/bpc"]) for x in training]
     *_, last = (x for x in records if "eval/bpc" in x)
@@ -52,26 +76,21 @@ def main() -> None:
       {
         "config": name,
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
-        "steps": _STEPS.value,
-        "tokens": _STEPS.value
-        * config.train.batch_size
-        * config.data.sequence_length,
+        "steps": steps,
+        "tokens": steps * config.train.batch_size * config.data.sequence_length,
         "validation_bpc": last["eval/bpc"],
         "median_tokens_per_second": speeds[len(speeds) // 2],
         "activation_mib": training[-1]["memory/activation_bytes"] / 2**20,
       }
     )
     print_table(rows)
-  path = save("model_curves", rows, data=describe_data(config), curves=curves)
-  draw(curves, path.with_suffix(".svg"))
+  return rows, curves
 
 
-def make_config(name: str) -> ml_collections.ConfigDict:
-  """Makes the settings of a run."""
-  config = load_config(name)
-  config.data.path = _TEXT.value
-  shorten(config, _STEPS.value, num_logs=50)
-  return config
+def draw_results(quick: bool = False) -> None:
+  """Draws the stored results."""
+  name = "model_curves"
+  draw(read([name], quick)[name]["curves"], results_path(name, "svg", quick))
 
 
 def draw(

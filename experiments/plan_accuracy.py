@@ -14,7 +14,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 from absl import flags
-from arguments import CONFIGS, define_count
+from arguments import CONFIGS, define_count, define_quick
 from configurations import load_config, make_batch
 from measurements import median_seconds, process_bytes
 from record import print_table, save
@@ -28,13 +28,17 @@ from slim.training.compiled import compile_gradient_step
 _CONFIG = flags.DEFINE_enum(
   "config", "enwik8_slim", CONFIGS, "File of configs/."
 )
+_QUICK = define_quick("One layer of width 128.")
 _ROUNDS = define_count("rounds", 3, "Timings of each program.")
 _CHUNK_SIZES = (None, 64, 256)
 
 
 def main() -> None:
   """Measures, prints and saves."""
+  quick = _QUICK.value
   config = load_config(_CONFIG.value)
+  if quick:
+    config.model.update(width=128, num_layers=1, num_heads=2)
   planned = [
     x for x in list_estimates(config) if x.gradient.chunk_size in _CHUNK_SIZES
   ]
@@ -55,7 +59,7 @@ def main() -> None:
       }
     )
     print_table(rows)
-  seconds = median_seconds(programs, _ROUNDS.value)
+  seconds = median_seconds(programs, 1 if quick else _ROUNDS.value)
   full = next(
     seconds[index]
     for index, row in enumerate(rows)
@@ -64,7 +68,7 @@ def main() -> None:
   for index, row in enumerate(rows):
     row.update(time=seconds[index] / full, seconds=seconds[index])
   print_table(rows)
-  save(f"plan_accuracy_{_CONFIG.value}", rows)
+  save(f"plan_accuracy_{_CONFIG.value}", rows, quick=quick)
 
 
 def make_program(config, choice):

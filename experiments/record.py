@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 def save(
   name: str, rows: list[dict[str, Any]], *, quick: bool = False, **notes: Any
-) -> pathlib.Path:
+) -> None:
   """Writes rows of results to `experiments/results/<name>.json`.
 
   Args:
@@ -26,14 +27,92 @@ def save(
     rows: One flat dict for each measurement, with units in the names.
     quick: Whether this is a small run; its file is `<name>_quick.json`.
     **notes: Anything that holds for all rows.
+  """
+  path = results_path(name, "json", quick)
+  record = origin()
+  record["date"] = datetime.date.today().isoformat()
+  _write(path, record | notes | {"rows": rows})
+  results_path(name, "partial", quick).unlink(missing_ok=True)
+  print(f"wrote {path.relative_to(RESULTS.parents[1])}")
+
+
+def read(names: Iterable[str], quick: bool = False) -> dict[str, dict]:
+  """Reads the results that `save` wrote.
+
+  Args:
+    names: Names of files, without their ending.
+    quick: Whether to read the results of small runs.
 
   Returns:
-    The file. Figures of the same rows are written beside it.
+    What is in each file, by name. Files that do not exist are left out.
+
+  Raises:
+    ValueError: If none of the files exists.
   """
-  record = {
+  names = list(names)
+  found = {
+    name: json.loads(path.read_text())
+    for name in names
+    if (path := results_path(name, "json", quick)).exists()
+  }
+  if not found:
+    raise ValueError(
+      f"there are no results of {', '.join(names)}: measure them"
+    )
+  return found
+
+
+def results_path(name: str, ending: str, quick: bool = False) -> pathlib.Path:
+  """Returns the path of a file of results, such as a figure."""
+  return RESULTS / f"{name}{'_quick' if quick else ''}.{ending}"
+
+
+def measure_in_stretches(
+  name: str,
+  cases: Iterable[Any],
+  measure: Callable[[Any], list[dict[str, Any]]],
+  *,
+  quick: bool = False,
+  apply: Callable[..., Iterable[Any]] = map,
+) -> list[dict[str, Any]]:
+  """Measures cases; a run that was interrupted continues where it stopped.
+
+  The rows of each case are stored in `<name>.partial` as soon as they are
+  measured, and `save` removes this file. It is continued only by the same
+  command, commit, versions and hardware. A small run always starts anew, and
+  so does one from a changed working tree.
+
+  Args:
+    name: Name of the file of results, without its ending.
+    cases: What to measure, in order.
+    measure: Returns the rows of a case.
+    quick: Whether this is a small run.
+    apply: `map`, or that of an executor.
+
+  Returns:
+    The rows of all cases. They are not saved yet.
+  """
+  path = results_path(name, "partial", quick)
+  start = origin()
+  found = []
+  if path.exists() and not quick and _is_certain(start["commit"]):
+    stored = json.loads(path.read_text())
+    found = stored["rows_of_cases"] if start.items() <= stored.items() else []
+  cases = list(cases)
+  if found:
+    print(f"{len(found)} of {len(cases)} cases are from {path.name}")
+  for rows in apply(measure, cases[len(found) :]):
+    found.append(rows)
+    _write(path, start | {"rows_of_cases": found})
+    print(f"{len(found)} of {len(cases)}: {cases[len(found) - 1]}", flush=True)
+  return [row for rows in found for row in rows]
+
+
+def origin() -> dict[str, Any]:
+  """Returns command, commit, hardware and versions of this process."""
+  return {
     "command": " ".join(["python", *_relative(sys.argv)]),
     "commit": git_commit(),
-    "date": datetime.date.today().isoformat(),
     "hardware": hardware(),
     "versions": {
       "python": platform.python_version(),
@@ -42,14 +121,7 @@ def save(
         for package in ("jax", "jaxlib", "flax", "optax", "numpy")
       },
     },
-    **notes,
-    "rows": rows,
   }
-  RESULTS.mkdir(exist_ok=True)
-  path = RESULTS / f"{name}{'_quick' if quick else ''}.json"
-  path.write_text(json.dumps(record, indent=1) + "\n")
-  print(f"wrote {path.relative_to(RESULTS.parents[1])}")
-  return path
 
 
 def hardware() -> str:
@@ -92,3 +164,16 @@ def _relative(argv):
       value = pathlib.Path(value).name
     arguments.append(f"{name}{equals}{value}")
   return [str(script), *arguments]
+
+
+def _is_certain(commit):
+  """Returns whether a commit says exactly which code ran."""
+  return commit is not None and not commit.endswith("-dirty")
+
+
+def _write(path, record):
+  """Writes a file that is either the old one or the new one."""
+  RESULTS.mkdir(exist_ok=True)
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(json.dumps(record, indent=1) + "\n")
+  temporary.replace(path)

@@ -6,8 +6,6 @@ import numpy as np
 from figures import GRAY, new_figure, set_log_ticks, share_legend
 from reformer_models import FORMULAS, MODELS
 
-from slim.memory import MemoryTimeline
-
 
 def select(
   rows: list[dict[str, Any]], figure: str, model: str
@@ -57,7 +55,7 @@ def draw(rows: list[dict[str, Any]], path: Any) -> None:
 
 
 def draw_timelines(
-  rows: list[dict[str, Any]], timelines: dict[str, MemoryTimeline], path: Any
+  rows: list[dict[str, Any]], timelines: dict[str, dict[str, Any]], path: Any
 ) -> None:
   """Draws activations over the program, a panel for each model."""
   height = -(-len(timelines) // 4)
@@ -69,16 +67,15 @@ def draw_timelines(
     for axis, (model, timeline) in zip(
       axes.flat, timelines.items(), strict=False
     ):
-      # One maximum per pixel, so that no peak is lost.
-      parts = np.array_split(timeline.live, min(300, len(timeline.live)))
-      most = [part.max() / 2**20 for part in parts]
-      x = np.linspace(0, 1, len(most))
-      axis.fill_between(x, most, step="mid", alpha=0.5)
+      live = timeline["live_MiB"]
+      axis.fill_between(
+        np.linspace(0, 1, len(live)), live, step="mid", alpha=0.5
+      )
       axis.set_yscale("log")
       axis.set_ylim(1, 2e4)
       axis.set_xlim(0, 1)
       axis.set_xticks([])
-      title = f"{model}\n{timeline.peak_bytes / 2**20:,.0f} MiB"
+      title = f"{model}\n{timeline['peak_MiB']:,.0f} MiB"
       (row,) = select(rows, "models", model)
       if row["published_MiB"] is not None:
         title += f" (published, with weights: {row['published_MiB']:,})"

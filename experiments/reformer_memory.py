@@ -17,21 +17,24 @@ from typing import Any
 
 import numpy as np
 from arguments import define_quick
-from measurements import memory_columns
-from record import print_table, save
+from record import (
+  measure_in_stretches,
+  print_table,
+  read,
+  results_path,
+  save,
+)
 from reformer_figures import draw, draw_timelines, select
 from reformer_models import (
   FORMULAS,
   MODELS,
-  QUICK_SIZES,
   SIZES,
   measure,
 )
 
 from slim import command_line
-from slim.memory.rendering import describe_peak
 
-_QUICK = define_quick("Small models: two minutes.")
+_QUICK = define_quick("Some of the models and sizes: two minutes.")
 
 # MiB, read off the charts of the report, to 20, 6 and 4 MiB.
 _PUBLISHED = {
@@ -51,88 +54,94 @@ _GROWTH = {
   "hashes": (2, 4, 8, 16),
 }
 _LAST = "SLiM × reversible"
+_IN_DEPTH = ("Transformer", "Reformer", _LAST)  # The figure of layers.
 
 
 def plan(quick: bool) -> list[dict[str, Any]]:
   """Lists the programs: figure, model, sizes and published peak."""
-  base = QUICK_SIZES if quick else SIZES
   rows = []
 
   def add(figure, model, published=None, **changes):
-    sizes = base | changes
-    rows.append(
-      {"figure": figure, "model": model, **sizes, "published_MiB": published}
-    )
+    sizes = SIZES | changes
+    if not (quick and "published form" in model):  # It compiles for minutes.
+      rows.append(
+        {"figure": figure, "model": model, **sizes, "published_MiB": published}
+      )
 
   for model in MODELS:
     add("models", model, _PUBLISHED["models"].get(model))
   for model in ("Reformer, published form", "Reformer"):
-    for hashes in (2,) if quick else _GROWTH["hashes"]:
+    for hashes in (2, 16) if quick else _GROWTH["hashes"]:
       add("hashes", model, _PUBLISHED["hashes"].get(hashes), hashes=hashes)
-  for model in ("Transformer", "Reformer", _LAST):
-    for layers in (1, 2) if quick else _PUBLISHED["layers"]:
+  for model in _IN_DEPTH:
+    for layers in (2, 6, 12) if quick else _PUBLISHED["layers"]:
       published = _PUBLISHED["layers"].get(layers)
       published = published if model == "Reformer" else None
       add("layers", model, published, layers=layers)
   for size, values in _GROWTH.items():
-    if quick and size != "length":
+    if quick and size not in ("length", "layers"):
       continue
     for model, formula in FORMULAS.items():
-      # The published form is measured only for rounds of hashing: it compiles
-      # for minutes.
+      if quick and size == "layers" and model not in _IN_DEPTH:
+        continue
+      # The published form is measured only for rounds of hashing.
       if size != "hashes" and model == "Reformer, published form":
         continue
       if size == "hashes" and not formula.depends_on("hashes"):
         continue
-      for value in (256, 512) if quick else values:
+      for value in values:
         add(f"growth in {size}", model, **{size: value})
-  for layers in (1,) if quick else (3, 12, 24):
+  for layers in (3,) if quick else (3, 12, 24):
     add("slim", _LAST, layers=layers)
-  for length in (1024,) if quick else (65536, 1048576):
-    add("slim", _LAST, layers=1 if quick else 3, length=length)
+  for length in (1048576,) if quick else (65536, 1048576):
+    add("slim", _LAST, layers=3, length=length)
   for layers in () if quick else (3, 24):
     add("slim", "SLiM", layers=layers)
-  if quick:  # The published peaks are for other sizes.
-    rows = [row | {"published_MiB": None} for row in rows]
   return rows
 
 
 def main() -> None:
   """Compiles, prints, saves and draws."""
-  rows = plan(_QUICK.value)
-  keys = [(row["model"], *(row[size] for size in SIZES)) for row in rows]
-  found = {}
+  quick = _QUICK.value
+  rows = plan(quick)
+  # Several figures share a program. Those of the first have a timeline.
+  cases = [(row["model"], *(row[size] for size in SIZES)) for row in rows]
+  distinct = list(dict.fromkeys(cases))
   # Tracing holds Python's lock, so threads would not run in parallel.
   with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-    for key, row in zip(keys, rows, strict=True):
-      if key not in found:
-        sizes = {size: row[size] for size in SIZES}
-        found[key] = pool.submit(
-          measure, row["model"], sizes, row["figure"] == "models"
-        )
-    timelines = {}
-    for key, row in zip(keys, rows, strict=True):
-      report, timeline = found[key].result()
-      row |= memory_columns(report)
-      if row["figure"] == "models":
-        timelines[row["model"]] = timeline
-      print(*key, f"{row['activation_MiB']:,.1f} MiB", flush=True)
+    measured = measure_in_stretches(
+      "reformer_memory", distinct, measure, quick=quick, apply=pool.map
+    )
+  found = dict(zip(distinct, measured, strict=True))
+  rows = [row | found[x]["memory"] for row, x in zip(rows, cases, strict=True)]
   exponents = growth(rows)
   compared = marks(rows, exponents)
-  peaks = {model: describe_peak(x) for model, x in timelines.items()}
   for table in (rows, exponents, compared):
-    if table:
-      print_table(table)
-  path = save(
+    print_table(table)
+  save(
     "reformer_memory",
     rows,
-    quick=_QUICK.value,
+    quick=quick,
     growth=exponents,
     marks=compared,
-    largest_at_peak=peaks,
+    timelines={
+      row["model"]: found[x]["timeline"]
+      for row, x in zip(rows, cases, strict=True)
+      if row["figure"] == "models"
+    },
   )
-  draw(rows, path.with_suffix(".svg"))
-  draw_timelines(rows, timelines, path.with_name(f"{path.stem}_timelines.svg"))
+  draw_results(quick)
+
+
+def draw_results(quick: bool = False) -> None:
+  """Draws the stored results: activations against sizes, and timelines."""
+  found = read(["reformer_memory"], quick)["reformer_memory"]
+  draw(found["rows"], results_path("reformer_memory", "svg", quick))
+  draw_timelines(
+    found["rows"],
+    found["timelines"],
+    results_path("reformer_memory_timelines", "svg", quick),
+  )
 
 
 def growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -167,8 +176,6 @@ def marks(
   rows: list[dict[str, Any]], exponents: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
   """Compares the results with their goals."""
-  if not select(rows, "slim", "SLiM"):  # A quick run.
-    return []
 
   def of(figure, model, **sizes):
     return next(

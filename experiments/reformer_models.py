@@ -12,10 +12,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from baselines import probabilities_attention
 from configurations import abstract_batch
+from measurements import memory_columns
 
-from slim.memory import MemoryReport, MemoryTimeline, memory_report
+from slim.memory import MemoryTimeline, memory_report
+from slim.memory.rendering import describe_peak
 from slim.memory.timeline import analyze
 from slim.models import create_model
 from slim.models.mixers import MIXERS
@@ -34,6 +37,7 @@ from slim.types import LanguageModel
 
 SIZES = {"length": 4096, "layers": 6, "mlp_width": 2048, "hashes": 8}
 QUICK_SIZES = {"length": 512, "layers": 2, "mlp_width": 512, "hashes": 2}
+_POINTS = 150  # Of a stored timeline.
 _REVERSIBLE = {"reversible": True}
 _CHUNKED = {"reversible": True, "mlp_chunk_size": 512}
 _PUBLISHED = {"attention": "lsh", "hash_rounds": "parallel"}
@@ -158,10 +162,34 @@ def compile_with(
   return tool(program, *args, compiler_options=_OPTIONS)
 
 
-def measure(
-  name: str, sizes: dict[str, int], with_timeline: bool
-) -> tuple[MemoryReport, MemoryTimeline | None]:
-  """Compiles a model's gradient; returns its memory, and over time if asked."""
-  if with_timeline:
-    return compile_with(analyze, name, sizes)
-  return compile_with(memory_report, name, sizes), None
+def measure(case: tuple[str, int, int, int, int]) -> list[dict[str, Any]]:
+  """Compiles a model's gradient.
+
+  Args:
+    case: The name of the model and its sizes, in the order of `SIZES`.
+
+  Returns:
+    Its memory, as the columns of a table. For the sizes of `SIZES`, also its
+    timeline.
+  """
+  name, *values = case
+  sizes = dict(zip(SIZES, values, strict=True))
+  if sizes != SIZES:
+    return [
+      {"memory": memory_columns(compile_with(memory_report, name, sizes))}
+    ]
+  report, timeline = compile_with(analyze, name, sizes)
+  return [
+    {"memory": memory_columns(report), "timeline": shorten_timeline(timeline)}
+  ]
+
+
+def shorten_timeline(timeline: MemoryTimeline) -> dict[str, Any]:
+  """Returns what a figure needs of a timeline, to be stored as JSON."""
+  parts = np.array_split(timeline.live, min(_POINTS, len(timeline.live)))
+  return {
+    # The largest value of each part, so that no peak is lost.
+    "live_MiB": [float(f"{part.max() / 2**20:.4g}") for part in parts],
+    "peak_MiB": timeline.peak_bytes / 2**20,
+    "largest_at_peak": describe_peak(timeline),
+  }

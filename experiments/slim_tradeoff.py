@@ -12,7 +12,6 @@ of each method is not timed. The figure shows all configurations in results/.
 """
 
 import functools
-import json
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from baselines import gradient_methods
 from configurations import CONFIGURATIONS, make_batch, make_model
 from figures import GRAY, new_figure, set_log_ticks, share_legend
 from measurements import memory_columns, seconds_in_turns
-from record import RESULTS, print_table, save
+from record import print_table, read, results_path, save
 
 from slim import command_line
 from slim.certify.gradient_error import largest_error
@@ -32,36 +31,31 @@ _TEXT = define_text("Text file; default: random bytes.")
 _NAMES = define_names(
   "configurations", list(CONFIGURATIONS), CONFIGURATIONS, "What to measure."
 )
-_QUICK = define_quick("Configuration II only, in two minutes.")
+_QUICK = define_quick("Small models, two chunk sizes: two minutes.")
 _CHUNK_SIZES = (64, 256, 1024)
 _ROUNDS = {"I": 2, "II": 5, "III": 1, "IV": 1}
 
 
 def main() -> None:
   """Measures, prints, saves and draws."""
-  for name in ["II"] if _QUICK.value else _NAMES.value:
+  quick = _QUICK.value
+  for name in _NAMES.value:
     rows = measure(name)
     print_table(rows)
-    save(f"slim_tradeoff_{name}", rows, quick=_QUICK.value)
-  suffix = "_quick" if _QUICK.value else ""
-  found = [
-    RESULTS / f"slim_tradeoff_{name}{suffix}.json" for name in CONFIGURATIONS
-  ]
-  rows = [
-    json.loads(path.read_text())["rows"] for path in found if path.exists()
-  ]
-  draw(rows, RESULTS / f"slim_tradeoff{suffix}.svg")
+    save(f"slim_tradeoff_{name}", rows, quick=quick)
+  draw_results(quick)
 
 
 def measure(name: str) -> list[dict[str, Any]]:
   """Measures all methods of one configuration."""
-  model = make_model(name)
+  model = make_model(name, _QUICK.value)
   params = model.init(jax.random.key(0))
   length = CONFIGURATIONS[name].sequence_length
   batch = make_batch(length, _TEXT.value)
   rows, programs, right = [], [], None
+  chunk_sizes = _CHUNK_SIZES[:2] if _QUICK.value else _CHUNK_SIZES
   for (method, chunk_size), program in gradient_methods(
-    model, length, _CHUNK_SIZES
+    model, length, chunk_sizes
   ).items():
     with jax.default_matmul_precision("highest"):
       compiled = jax.jit(program).lower(params, batch).compile()
@@ -84,6 +78,13 @@ def measure(name: str) -> list[dict[str, Any]]:
     row["fastest"], row["slowest"] = min(found), max(found)
     row["over_full"] = row["seconds"] / rows[0]["seconds"]
   return rows
+
+
+def draw_results(quick: bool = False) -> None:
+  """Draws the stored results of all configurations in one figure."""
+  found = read((f"slim_tradeoff_{name}" for name in CONFIGURATIONS), quick)
+  rows = [record["rows"] for record in found.values()]
+  draw(rows, results_path("slim_tradeoff", "svg", quick))
 
 
 def draw(configurations: list[list[dict[str, Any]]], path: Any) -> None:

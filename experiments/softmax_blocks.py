@@ -17,7 +17,7 @@ from arguments import define_count, define_quick
 from baselines import gradient_of
 from configurations import random_arrays
 from measurements import median_seconds
-from record import print_table, save
+from record import measure_in_stretches, print_table, save
 
 from slim import command_line
 from slim.kernels import chunked_softmax_attention
@@ -31,19 +31,17 @@ _Q_SIZES, _K_SIZES = (256, 512, 1024), (512, 1024, 2048)
 
 def main() -> None:
   """Measures, prints and saves."""
-  rows = []
-  shapes = _SHAPES[:1] if _QUICK.value else _SHAPES
-  for shape, is_causal in itertools.product(shapes, (False, True)):
-    rows += measure(*shape, is_causal)
-    print_table(rows[-len(_Q_SIZES) * len(_K_SIZES) :])
-  device = jax.devices()[0].platform
-  save(f"softmax_blocks_{device}", rows, quick=_QUICK.value)
+  quick = _QUICK.value
+  name = f"softmax_blocks_{jax.devices()[0].platform}"
+  cases = itertools.product(_SHAPES[:1] if quick else _SHAPES, (False, True))
+  rows = measure_in_stretches(name, cases, measure, quick=quick)
+  print_table(rows)
+  save(name, rows, quick=quick)
 
 
-def measure(
-  length: int, num_heads: int, is_causal: bool
-) -> list[dict[str, Any]]:
+def measure(case: tuple[tuple[int, int], bool]) -> list[dict[str, Any]]:
   """Times all sizes for one shape, forward and gradient."""
+  (length, num_heads), is_causal = case
   *qkv, y_ct = random_arrays(4, (1, length, num_heads, 64))
   attentions = {None: jax.nn.dot_product_attention} | {
     (q_size, k_size): functools.partial(

@@ -12,6 +12,7 @@ minutes.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,12 +23,18 @@ from baselines import gradient_of
 from configurations import random_arrays
 from figures import new_figure, set_log_ticks
 from measurements import median_seconds
-from record import print_table, save
+from record import (
+  measure_in_stretches,
+  print_table,
+  read,
+  results_path,
+  save,
+)
 
 from slim import command_line
 from slim.kernels import chunked_softmax_attention, softmax_attention
 
-_QUICK = define_quick("Lengths up to 4,096: a minute.")
+_QUICK = define_quick("1,024 tokens, and 16,384 without times: a minute.")
 _ROUNDS = define_count("rounds", 3, "Timings at 16,384 tokens.")
 _LENGTHS = tuple(2**i for i in range(8, 21, 2))
 _MAX_TIMED = {"quadratic": 2**14, "blocks": 2**16}
@@ -62,18 +69,21 @@ def implementations(is_causal: bool) -> dict[str, Callable[..., jax.Array]]:
 
 def main() -> None:
   """Compiles, times, prints, saves and draws."""
-  rows = []
-  for length in _LENGTHS[:3] if _QUICK.value else _LENGTHS:
-    for is_causal in (False, True):
-      for passes in ("forward", "gradient"):
-        rows += measure(length, is_causal, passes)
-    print_table(rows[-16:])
-  path = save("softmax_memory", rows, quick=_QUICK.value)
-  draw(rows, path.with_suffix(".svg"))
+  quick = _QUICK.value
+  cases = itertools.product(
+    (1024, 16384) if quick else _LENGTHS,
+    (False, True),
+    ("forward", "gradient"),
+  )
+  rows = measure_in_stretches("softmax_memory", cases, measure, quick=quick)
+  print_table(rows)
+  save("softmax_memory", rows, quick=quick)
+  draw_results(quick)
 
 
-def measure(length: int, is_causal: bool, passes: str) -> list[dict[str, Any]]:
+def measure(case: tuple[int, bool, str]) -> list[dict[str, Any]]:
   """Measures all implementations at one length."""
+  length, is_causal, passes = case
   shape = jax.ShapeDtypeStruct((1, length, 1, 64), jnp.float32)
   count = 3 if passes == "forward" else 4
   args = random_arrays(count, shape.shape)
@@ -95,7 +105,8 @@ def measure(length: int, is_causal: bool, passes: str) -> list[dict[str, Any]]:
       }
     )
     kind = "quadratic" if name in ("reference", "jax.nn") else "blocks"
-    is_timed = length <= _MAX_TIMED[kind]
+    longest = 2**10 if _QUICK.value else _MAX_TIMED[kind]
+    is_timed = length <= longest
     programs[name] = functools.partial(compiled, *args) if is_timed else None
   rounds = 1
   if length <= _MAX_TIMED["quadratic"]:  # Short calls get more rounds.
@@ -107,6 +118,12 @@ def measure(length: int, is_causal: bool, passes: str) -> list[dict[str, Any]]:
       if found and seconds[other]:
         row[column] = found / seconds[other]
   return rows
+
+
+def draw_results(quick: bool = False) -> None:
+  """Draws the stored results."""
+  name = "softmax_memory"
+  draw(read([name], quick)[name]["rows"], results_path(name, "svg", quick))
 
 
 def draw(rows: list[dict[str, Any]], path: Any) -> None:

@@ -16,7 +16,12 @@ import jax
 import jax.numpy as jnp
 from arguments import define_count, define_names, define_quick
 from baselines import gradient_methods
-from configurations import CONFIGURATIONS, make_batch, make_model
+from configurations import (
+  CONFIGURATIONS,
+  find_configuration,
+  make_batch,
+  make_model,
+)
 from measurements import median_seconds
 from record import print_table, save
 
@@ -27,7 +32,7 @@ _NAMES = define_names(
   "configurations", ["II", "III", "IV"], CONFIGURATIONS, "What to measure."
 )
 _REPETITIONS = define_count("repetitions", 5, "Timings of each program.")
-_QUICK = define_quick("Configuration II only, 3 repetitions.")
+_QUICK = define_quick("Small models, 3 repetitions: a minute.")
 _CHUNK_SIZES = (512, 128)
 
 
@@ -35,7 +40,7 @@ def main() -> None:
   """Measures, prints and saves."""
   quick = _QUICK.value
   rounds = 3 if quick else _REPETITIONS.value
-  for name in ["II"] if quick else _NAMES.value:
+  for name in _NAMES.value:
     rows = measure(name, rounds)
     print_table(rows)
     save(f"step_time_{name}", rows, quick=quick)
@@ -43,7 +48,7 @@ def main() -> None:
 
 def measure(name: str, rounds: int) -> list[dict[str, object]]:
   """Times all methods of one configuration."""
-  model = make_model(name)
+  model = make_model(name, _QUICK.value)
   params = model.init(jax.random.key(0))
   batch = make_batch(CONFIGURATIONS[name].sequence_length)
   forward = count_matmul_flops(
@@ -55,7 +60,9 @@ def measure(name: str, rounds: int) -> list[dict[str, object]]:
     key: functools.partial(jax.jit(program), params, batch)
     for key, program in programs.items()
   }
-  calls["matmul"], matmul_flops = matrix_product(CONFIGURATIONS[name].width)
+  calls["matmul"], matmul_flops = matrix_product(
+    find_configuration(name, _QUICK.value).width
+  )
   median = median_seconds(calls, rounds)
   rate = matmul_flops / median.pop("matmul")
   rows = []
