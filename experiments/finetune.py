@@ -16,7 +16,6 @@ so the table can be made in stretches: a larger --sequences continues.
 
 import json
 import pathlib
-import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,7 +23,12 @@ import jax
 import ml_collections
 import numpy as np
 from absl import flags
-from arguments import define_count, define_quick, define_workdir
+from arguments import (
+  define_count,
+  define_quick,
+  define_workdir,
+  open_workdir,
+)
 from configurations import load_config
 from measurements import median_seconds
 from record import print_table, save
@@ -62,20 +66,20 @@ class Pretrained(NamedTuple):
 
 def main() -> None:
   """Fine-tunes, prints and saves."""
-  if _QUICK.value:
-    with tempfile.TemporaryDirectory() as folder:
-      config = load_config("ptb_slim", quick=True)
-      config.train.num_steps = 40
-      config.gradient.method = "full"
-      train(config, f"{folder}/run")
-      measure(f"{folder}/run", pathlib.Path(folder), 64)
-  elif _RUN.value is None:
+  run, num_sequences = _RUN.value, _SEQUENCES.value
+  if run is None and not _QUICK.value:
     raise ValueError(
       "--run is missing: train with experiments/learning_curves.py, and pass "
       "the folder of a run, such as runs/learning_curves/ptb-full"
     )
-  else:
-    measure(_RUN.value, pathlib.Path(_WORKDIR.value), _SEQUENCES.value)
+  with open_workdir(_WORKDIR, _QUICK) as workdir:
+    if _QUICK.value:
+      run, num_sequences = str(workdir / "run"), 64
+      config = load_config("ptb_slim", quick=True)
+      config.train.num_steps = 40
+      config.gradient.method = "full"
+      train(config, run)
+    measure(run, workdir, num_sequences)
 
 
 def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
