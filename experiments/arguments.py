@@ -101,9 +101,11 @@ def define_data(
   return flags.DEFINE(_Data(), name, None, about)
 
 
-def define_workdir(default: str) -> flags.FlagHolder:
-  """Defines `--workdir`, the folder of runs."""
-  about = "Folder of the runs; default of --quick: a temporary one."
+def define_workdir(
+  default: str,
+  about: str = "Folder of the runs; default of --quick: a temporary one.",
+) -> flags.FlagHolder:
+  """Defines `--workdir`, the folder of runs or environments."""
   return flags.DEFINE(_Path(), "workdir", default, about)
 
 

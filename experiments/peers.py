@@ -26,13 +26,13 @@ from arguments import define_count, define_quick
 from baselines import gradient_methods
 from configurations import abstract_batch, make_batch, make_model
 from measurements import median_seconds, memory_columns
-from record import print_table, save
+from record import measure_in_stretches, print_table, save
 
 from slim import command_line
 from slim.certify.gradient_error import largest_error
 from slim.memory.report import report_of
 
-_QUICK = define_quick("Configuration II, 512 and 1,024 tokens: a minute.")
+_QUICK = define_quick("A small model, the first and the last length: a minute.")
 _ROUNDS = define_count("rounds", 3, "Timings of each program.")
 _LENGTHS = (4096, 16384, 65536, 262144, 1048576)
 _CHUNK_SIZES = (64, 512)
@@ -42,34 +42,26 @@ _LONGEST_RUN = 16384
 def main() -> None:
   """Compiles, times, compares, prints and saves."""
   quick = _QUICK.value
-  name, lengths, chunk_sizes = "III", _LENGTHS, _CHUNK_SIZES
-  if quick:
-    name, lengths, chunk_sizes = "II", (512, 1024), (64,)
-  rows = []
-  for length in lengths:
-    rows += measure(name, length, chunk_sizes)
-    print_table(rows)
-  save("peers", rows, quick=quick, configuration=name, rounds=_ROUNDS.value)
+  lengths = _LENGTHS[:: len(_LENGTHS) - 1] if quick else _LENGTHS
+  rows = measure_in_stretches("peers", lengths, measure, quick=quick)
+  print_table(rows)
+  save("peers", rows, quick=quick, rounds=_ROUNDS.value)
 
 
-def measure(
-  name: str, length: int, chunk_sizes: tuple[int, ...]
-) -> list[dict[str, Any]]:
+def measure(length: int) -> list[dict[str, Any]]:
   """Measures all methods at one length.
 
   Args:
-    name: The configuration whose network is differentiated.
     length: T.
-    chunk_sizes: The values of C.
 
   Returns:
     A row for each method and C. Times and errors are None where they are not
     measured.
   """
-  model = make_model(name)
+  model = make_model("III", _QUICK.value)
   shapes = jax.eval_shape(model.init, jax.random.key(0)), abstract_batch(length)
   rows, compiled = [], {}
-  methods = gradient_methods(model, length, chunk_sizes, two_level=True)
+  methods = gradient_methods(model, length, _CHUNK_SIZES, two_level=True)
   for key, value_and_grad in methods.items():
     compiled[key] = jax.jit(value_and_grad).lower(*shapes).compile()
     rows.append(
@@ -82,7 +74,7 @@ def measure(
   args = model.init(jax.random.key(0)), make_batch(length)
   calls = {key: functools.partial(run, *args) for key, run in compiled.items()}
   timed = {
-    key: call if key[1] >= max(chunk_sizes) else None
+    key: call if key[1] >= max(_CHUNK_SIZES) else None
     for key, call in calls.items()
   }
   # One call a turn: at 16,384 tokens it takes half a minute.
