@@ -11,8 +11,7 @@ All methods compute the gradient of one network (configuration III: width 1024,
 Activations are the temporary memory as XLA assigns it, at all lengths. Time is
 the median over rounds in which every method has its turn. The error is the
 largest relative difference of a parameter's gradient from that of full. Both
-are measured up to 16,384 tokens, where full fits, and time for the largest
-chunks.
+are measured for C = 512 up to 16,384 tokens, where full fits.
 
   python experiments/peers.py [--quick]
 """
@@ -72,20 +71,20 @@ def measure(length: int) -> list[dict[str, Any]]:
   if length > _LONGEST_RUN:
     return rows
   args = model.init(jax.random.key(0)), make_batch(length)
-  calls = {key: functools.partial(run, *args) for key, run in compiled.items()}
-  timed = {
-    key: call if key[1] >= max(_CHUNK_SIZES) else None
-    for key, call in calls.items()
+  calls = {
+    key: functools.partial(run, *args)
+    for key, run in compiled.items()
+    if key[1] >= max(_CHUNK_SIZES)
   }
   # One call a turn: at 16,384 tokens it takes half a minute.
-  seconds = median_seconds(timed, _ROUNDS.value, calls=1)
+  seconds = median_seconds(calls, _ROUNDS.value, calls=1)
   full = jax.tree.map(np.asarray, calls["full", length]()[1])
   for row in rows:
     key = row["method"], row["chunk_size"]
-    row["error"] = largest_error(calls[key]()[1], full)
-    if seconds[key]:
+    if key in calls:
       row["seconds"] = seconds[key]
       row["over_full"] = seconds[key] / seconds["full", length]
+      row["error"] = largest_error(calls[key]()[1], full)
   return rows
 
 

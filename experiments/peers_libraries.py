@@ -24,19 +24,19 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
 from arguments import define_count, define_quick, define_workdir
 from measurements import median_seconds
+from peer_cases import CASES, PEERS, Case, make_inputs
 from peer_environments import (
   PeerError,
   Worker,
   find_newer_python,
   make_environment,
 )
-from peer_inputs import make_inputs
 from record import measure_in_stretches, print_table, save
 
 from slim import command_line
@@ -56,56 +56,6 @@ _REQUIREMENTS = {
   "in_torch": "requirements.txt",
   "in_jla": "requirements_jla.txt",
 }
-# By operation: the module and the settings of each library.
-_PEERS = {
-  "softmax": {
-    "jax.nn": ("in_slim", {}),
-    "PyTorch": ("in_torch", {}),
-    "PyTorch, math": ("in_torch", {"backend": "MATH"}),
-    "PyTorch, flash": ("in_torch", {"backend": "FLASH_ATTENTION"}),
-    "PyTorch, memory-efficient": (
-      "in_torch",
-      {"backend": "EFFICIENT_ATTENTION"},
-    ),
-  },
-  "linear": {
-    "performer-pytorch": ("in_torch", {}),
-    "jax-linear-attention": ("in_jla", {}),
-  },
-  "LSH": {"Reformer of transformers": ("in_torch", {})},
-}
-
-
-class Case(NamedTuple):
-  """An operation and its sizes."""
-
-  operation: str
-  tokens: int
-  heads: int
-  is_causal: bool
-
-  def settings(self) -> dict[str, Any]:
-    """Returns arguments of the functions in experiments/peers."""
-    return {
-      "softmax": {"is_causal": self.is_causal},
-      "linear": {},
-      "LSH": {
-        "is_causal": self.is_causal,
-        "heads": self.heads,
-        "chunk_size": 64,
-      },
-    }[self.operation]
-
-
-_CASES = (
-  *(
-    Case("softmax", tokens, heads, is_causal)
-    for tokens, heads in ((1024, 8), (4096, 8), (16384, 1))
-    for is_causal in (False, True)
-  ),
-  *(Case("linear", tokens, 8, True) for tokens in (4096, 16384)),
-  *(Case("LSH", 4096, 8, is_causal) for is_causal in (False, True)),
-)
 
 
 def main() -> None:
@@ -117,9 +67,9 @@ def main() -> None:
     raise ValueError(f"--newer_python={newer}: there is no such program")
   # Before JAX counts them. The libraries inherit it.
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_THREADS])
-  cases, pythons = _CASES, {"in_slim": sys.executable}
+  cases, pythons = CASES, {"in_slim": sys.executable}
   if _QUICK.value:
-    cases = _CASES[:2]
+    cases = CASES[:2]
   else:
     pythons |= make_environments(workdir, newer)
   name, quick = "peers_libraries", _QUICK.value
@@ -160,7 +110,7 @@ def measure(case: Case, pythons: dict[str, Any]) -> list[dict[str, Any]]:
     A row for each pass and library.
   """
   slim = f"slim, {case.operation}"
-  peers = {slim: ("in_slim", {})} | _PEERS[case.operation]
+  peers = {slim: ("in_slim", {})} | PEERS[case.operation]
   peers = {name: x for name, x in peers.items() if x[0] in pythons}
   rows, workers, versions, notes = [], {}, {}, {}
   with (
@@ -168,7 +118,7 @@ def measure(case: Case, pythons: dict[str, Any]) -> list[dict[str, Any]]:
     contextlib.ExitStack() as stack,
   ):
     inputs = f"{folder}/inputs.npz"
-    np.savez(inputs, **make_inputs(*case))
+    np.savez(inputs, **make_inputs(case))
     for name, (module, settings) in peers.items():
       try:
         if isinstance(pythons[module], PeerError):

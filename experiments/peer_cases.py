@@ -1,22 +1,69 @@
-"""Arrays that slim and other libraries get."""
+"""What slim and other libraries compute, and the arrays that they get."""
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
 _HEAD_DIM = 64
 _CHUNK_SIZE = 64  # Of LSH attention.
 _NUM_HASHES = 2
+# By operation: the module and the settings of each library.
+PEERS = {
+  "softmax": {
+    "jax.nn": ("in_slim", {}),
+    "PyTorch": ("in_torch", {}),
+    "PyTorch, math": ("in_torch", {"backend": "MATH"}),
+    "PyTorch, flash": ("in_torch", {"backend": "FLASH_ATTENTION"}),
+    "PyTorch, memory-efficient": (
+      "in_torch",
+      {"backend": "EFFICIENT_ATTENTION"},
+    ),
+  },
+  "linear": {
+    "performer-pytorch": ("in_torch", {}),
+    "jax-linear-attention": ("in_jla", {}),
+  },
+  "LSH": {"Reformer of transformers": ("in_torch", {})},
+}
 
 
-def make_inputs(
-  operation: str, tokens: int, heads: int, is_causal: bool
-) -> dict[str, np.ndarray]:
+class Case(NamedTuple):
+  """An operation and its sizes."""
+
+  operation: str
+  tokens: int
+  heads: int
+  is_causal: bool
+
+  def settings(self) -> dict[str, Any]:
+    """Returns arguments of the functions in experiments/peers."""
+    return {
+      "softmax": {"is_causal": self.is_causal},
+      "linear": {},
+      "LSH": {
+        "is_causal": self.is_causal,
+        "heads": self.heads,
+        "chunk_size": _CHUNK_SIZE,
+      },
+    }[self.operation]
+
+
+CASES = (
+  *(
+    Case("softmax", tokens, heads, is_causal)
+    for tokens, heads in ((1024, 8), (4096, 8), (16384, 1))
+    for is_causal in (False, True)
+  ),
+  *(Case("linear", tokens, 8, True) for tokens in (4096, 16384)),
+  *(Case("LSH", 4096, 8, is_causal) for is_causal in (False, True)),
+)
+
+
+def make_inputs(case: Case) -> dict[str, np.ndarray]:
   """Makes the arrays of an operation.
 
   Args:
-    operation: "softmax", "linear" or "LSH".
-    tokens: T.
-    heads: H.
-    is_causal: Whether a query sees no later keys.
+    case: The operation.
 
   Returns:
     The arrays by name, in the order of the functions in `experiments/peers`.
@@ -28,18 +75,19 @@ def make_inputs(
   def normal(*shape):
     return random.normal(size=shape).astype(np.float32)
 
-  if operation == "LSH":
-    return _lsh_inputs(normal, tokens, heads, is_causal)
-  shape = 1, tokens, heads, _HEAD_DIM
+  if case.operation == "LSH":
+    return _lsh_inputs(normal, case)
+  shape = 1, case.tokens, case.heads, _HEAD_DIM
   arrays = {name: normal(*shape) for name in ("q", "k", "v", "y_ct")}
-  if operation == "linear":
+  if case.operation == "linear":
     projection = normal(_HEAD_DIM, _HEAD_DIM)
     return {"projection": projection} | arrays
   return arrays
 
 
-def _lsh_inputs(normal, tokens, heads, is_causal):
+def _lsh_inputs(normal, case):
   """Makes inputs of LSH attention, with buckets hashed as by the Reformer."""
+  _, tokens, heads, is_causal = case
   width = heads * _HEAD_DIM
   x = normal(1, tokens, width)
   kernels = {
