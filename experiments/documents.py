@@ -9,6 +9,7 @@ from typing import Any
 import claims
 import tables
 import tables_attention
+import tables_peers
 import tables_slim
 from record import RESULTS
 
@@ -16,7 +17,7 @@ ROOT = RESULTS.parents[1]
 # The tables that a document can name.
 BLOCKS = {
   name: function
-  for module in (tables_slim, tables_attention)
+  for module in (tables_slim, tables_attention, tables_peers)
   for name, function in inspect.getmembers(module, inspect.isfunction)
   if function.__module__ == module.__name__ and not name.startswith("_")
 } | {"source": tables.source}

@@ -117,6 +117,8 @@ EXPERIMENTS = (
     "finetune_enwik8",
   ),
   Experiment("model_curves", ("--text={shakespeare}", "--steps=400")),
+  Experiment("peers"),
+  Experiment("peers_libraries"),
   Experiment("softmax_memory"),
   Experiment("softmax_blocks", (), "softmax_blocks_cpu"),
   Experiment("reformer_memory"),

@@ -56,6 +56,17 @@ def run_experiment(monkeypatch):
     ("learning_curves", ["--steps=-1"], "--steps=-1: -1 is not a non-negative"),
     ("finetune", [], "--run is missing: train with experiments/learning_cur"),
     ("finetune", ["--run=none"], "must be the folder of a run, with a config"),
+    (
+      "peers_libraries",
+      ["--newer_python=none"],
+      "--newer_python=none: there is no such program",
+    ),
+    (
+      "peers_libraries",
+      ["--workdir=text"],
+      "--workdir must be a folder, got text",
+    ),
+    ("peers", ["--rounds=0"], "--rounds=0: 0 is not a positive"),
   ],
 )
 def test_a_wrong_experiment_starts_nothing(

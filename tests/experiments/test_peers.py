@@ -1,0 +1,158 @@
+"""The comparison with other libraries: their processes, arrays and tables."""
+
+import pathlib
+import sys
+import types
+
+import numpy as np
+import pytest
+
+PEERS = pathlib.Path(__file__).parents[2] / "experiments" / "peers"
+# A module as those of experiments/peers, for a process without any library.
+TOY = """
+PACKAGES = ("numpy",)
+
+
+def load(name, settings, inputs):
+  print("a library that prints")
+  x = inputs["x"] * settings["factor"]
+  return {"forward": lambda: [x], "gradient": lambda: 1 / 0}
+"""
+
+
+@pytest.fixture
+def ask(beside, tmp_path, monkeypatch):
+  """Returns `ask` of a worker that runs the toy module."""
+  from peer_environments import Worker
+
+  (tmp_path / "toy.py").write_text(TOY)
+  np.savez(tmp_path / "inputs.npz", x=np.arange(3.0))
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+  with Worker(sys.executable, "toy") as worker:
+    yield worker.ask
+
+
+def test_a_worker_runs_what_it_is_asked_for(ask, tmp_path):
+  """Fails if results are mixed up, or a library's words taken for answers."""
+  inputs, outputs = str(tmp_path / "inputs.npz"), str(tmp_path / "y.npz")
+  loaded = ask(load="a", settings={"factor": 2}, inputs=inputs)
+  assert loaded == {"versions": f"numpy {np.__version__}"}
+  assert set(ask(run=["a", "forward"], outputs=outputs)) == {"peak_MiB"}
+  np.testing.assert_array_equal(np.load(outputs)["arr_0"], [0, 2, 4])
+  assert ask(run=["a", "forward"]) == {}
+
+
+def test_a_worker_says_why_a_library_fails(ask, beside, tmp_path):
+  """Fails if a library that does not run ends an hour of measuring."""
+  from peer_environments import PeerError
+
+  inputs = str(tmp_path / "inputs.npz")
+  ask(load="a", settings={"factor": 2}, inputs=inputs)
+  with pytest.raises(PeerError, match="ZeroDivisionError: division by zero"):
+    ask(run=["a", "gradient"])
+  assert ask(run=["a", "forward"]) == {}  # It goes on.
+
+
+def test_an_environment_is_made_once(beside, tmp_path, monkeypatch):
+  """Fails if pip runs each time, or never for new requirements."""
+  import peer_environments
+
+  commands, code = [], 0
+
+  def run(command, **_):
+    commands.append(list(map(str, command)))
+    (tmp_path / "peer").mkdir(exist_ok=True)
+    return types.SimpleNamespace(returncode=code, stderr="a\nno such release")
+
+  monkeypatch.setattr(peer_environments.subprocess, "run", run)
+  args = tmp_path / "peer", "python3", "requirements.txt"
+  for _ in range(2):
+    python = peer_environments.make_environment(*args)
+    assert python == tmp_path / "peer" / "bin" / "python"
+  assert [x[2] for x in commands] == ["venv", "pip"]
+  code = 1
+  (tmp_path / "peer" / "requirements.txt").write_text("torch==1.0")
+  with pytest.raises(peer_environments.PeerError, match="no such release"):
+    peer_environments.make_environment(*args)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_tokens_that_libraries_treat_differently_are_found(beside, is_causal):
+  """Fails if LSH attention is compared where definitions differ."""
+  import peer_cases
+
+  # Two chunks: even tokens, then odd ones. Token 1 is the first that meets one.
+  buckets = np.arange(128)[None] % 2
+  found = peer_cases.agrees(buckets, is_causal)
+  np.testing.assert_array_equal(found, buckets[0] == 1)
+  # Chunks in the reverse order: no token of the first meets an earlier one.
+  buckets = np.repeat([[1, 0]], 64, 1)
+  found = peer_cases.agrees(buckets, is_causal)
+  assert found[1:64].all() and not found[64:].any()
+  assert found[0] == (not is_causal)
+
+
+def test_slim_computes_what_the_libraries_are_compared_with(
+  beside, monkeypatch
+):
+  """Fails if a counterpart in slim is not the attention it is named after."""
+  import peer_cases
+
+  monkeypatch.syspath_prepend(PEERS)
+  import in_slim
+
+  inputs = peer_cases.make_inputs(peer_cases.Case("linear", 128, 2, True))
+  y = in_slim.load("slim, linear", {}, inputs)["forward"]()[0]
+  q, k = (
+    np.maximum(64**-0.25 * inputs[x] @ inputs["projection"].T, 0) + 1e-3
+    for x in "qk"
+  )
+  scores = np.tril(np.einsum("bthm,bshm->bhts", q, k))
+  right = np.einsum(
+    "bhts,bshv->bthv",
+    scores / (scores.sum(-1, keepdims=True) + 1e-6),
+    inputs["v"],
+  )
+  np.testing.assert_allclose(y, right, atol=1e-4)
+
+
+def test_tables_have_the_numbers_of_their_rows(beside):
+  """Fails if a table shows a library the numbers of another."""
+  import tables_peers
+
+  rows = [
+    {"tokens": 4096, "method": method, "chunk_size": size}
+    | {"activation_MiB": memory, "seconds": 2.0}
+    | {"over_full": over, "error": 1e-7}
+    for method, size, memory, over in (
+      ("full", 4096, 1380.0, 1.0),
+      ("slim, rewind", 512, 200.0, 1.25),
+      ("two-level lax.scan(jax.checkpoint)", 512, 300.0, 1.5),
+    )
+  ]
+  records = {"peers": {"rows": rows}}
+  memory = tables_peers.peers_memory(records.get).splitlines()
+  assert memory[2] == "| full | 1,380 |"
+  assert "| the same on two levels, C = 512 | 300 |" in memory
+  time = tables_peers.peers_time(records.get).splitlines()
+  assert "| rewind | 1.25 |  | 1.0e-7 |" in time
+  case = {"operation": "softmax", "tokens": 1024, "heads": 8}
+  records["peers_libraries"] = {
+    "rows": [
+      case
+      | {"is_causal": True, "library": library, "pass": name}
+      | {"slim_over_peer": over, "slim_peak_MiB": 1.0, "peak_MiB": 8.0}
+      for library, name, over in (
+        ("PyTorch", "forward", 1.5),
+        ("PyTorch", "gradient", 0.5),
+        ("PyTorch, flash", "forward", 1.4),
+        ("PyTorch, flash", "gradient", 0.4),
+        ("jax.nn", "forward", None),
+        ("jax.nn", "gradient", 0.6),
+      )
+    ]
+  }
+  assert tables_peers.peers_libraries(records.get).splitlines()[2:] == [
+    "| softmax, causal | 1,024 × 8 | PyTorch | 1.50 | 0.50 | 1 | 8 |",
+    "| softmax, causal | 1,024 × 8 | jax.nn |  | 0.60 | 1 | 8 |",
+  ]
