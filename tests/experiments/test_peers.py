@@ -156,3 +156,17 @@ def test_tables_have_the_numbers_of_their_rows(beside):
     "| softmax, causal | 1,024 × 8 | PyTorch | 1.50 | 0.50 | 1 | 8 |",
     "| softmax, causal | 1,024 × 8 | jax.nn |  | 0.60 | 1 | 8 |",
   ]
+
+
+def test_results_are_compared_where_definitions_agree(beside, tmp_path):
+  """Fails if other results pass as equal, or padding counts as a difference."""
+  import peers_libraries
+
+  np.savez(tmp_path / "inputs.npz", y_ct=[0.0, 1.0, 1.0])
+  np.savez(tmp_path / "slim.npz", [1.0, 2.0, 4.0])
+  np.savez(tmp_path / "other.npz", [9.0, 2.0, 5.0])
+  found = [
+    peers_libraries.difference(direction, tmp_path, "slim", "other")
+    for direction in ("forward", "gradient")
+  ]
+  assert found == [0.25, 2.0]
