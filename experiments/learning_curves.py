@@ -170,22 +170,29 @@ def record(name: str, folders: dict[str, pathlib.Path]) -> None:
     run: {x["step"]: x[key] for x in found if key in x}
     for run, found in records.items()
   }
-  common = set.intersection(*(set(found) for found in evaluations.values()))
+  evaluations = {run: found for run, found in evaluations.items() if found}
+  common = set.intersection(*map(set, evaluations.values() or [()]))
   if not common:
     raise ValueError(
       f"--workdir must have runs of {name} that evaluated the same step: train "
       "them with a larger --steps"
     )
   step = max(common)
+  curves = {
+    run: [(x["step"], x[f"train/{task.metric}"]) for x in found if key not in x]
+    for run, found in records.items()
+    if run in evaluations
+  }
   right = evaluations["full"][step] if "full" in evaluations else None
   rows = []
-  for run, folder in folders.items():
-    settings = json.loads((folder / "config.json").read_text())
+  for run in evaluations:
+    settings = json.loads((folders[run] / "config.json").read_text())
     row = {
       "run": run,
       "steps": records[run][-1]["step"],
       "compared_step": step,
       f"validation_{task.metric}": evaluations[run][step],
+      f"training_{task.metric}": recent_mean(curves[run], step),
     }
     if right is not None:
       row["distance_to_full"] = abs(evaluations[run][step] - right)
@@ -200,13 +207,14 @@ def record(name: str, folders: dict[str, pathlib.Path]) -> None:
     steps_of_paper=load_config(task.config).train.num_steps,
     spread=spread[0] if spread else None,
     evaluations=evaluations,
-    curves={
-      run: [
-        [x["step"], x[f"train/{task.metric}"]] for x in found if key not in x
-      ]
-      for run, found in records.items()
-    },
+    curves=curves,
   )
+
+
+def recent_mean(curve: list[tuple[int, float]], step: int) -> float:
+  """Returns the mean of the last ten records of a curve up to a step."""
+  recent = [value for at, value in curve if at <= step][-10:]
+  return sum(recent) / len(recent)
 
 
 def draw_results(quick: bool = False) -> None:

@@ -90,19 +90,20 @@ def gradient_error(read: Read) -> str:
 def learning_curves(read: Read, task: str) -> str:
   """Figure 4 of the SLiM paper: the runs of a task where they end."""
   record = read(f"learning_curves_{task}")
+  metric = "accuracy" if task == "copying" else "bpc"
   rows = []
   for row in record["rows"]:
-    if "validation_accuracy" in row:
-      value = f"{100 * row['validation_accuracy']:.2f} %"
-      distance = f"{100 * row['distance_to_full']:.2f} %"
-    else:
-      value = f"{row['validation_bpc']:.4f}"
-      distance = f"{row['distance_to_full']:.4f}"
+    values = [
+      _metric(row[f"validation_{metric}"], metric),
+      _metric(row["distance_to_full"], metric),
+      _metric(row[f"training_{metric}"], metric),
+    ]
     steps = f"{row['compared_step']:,}"
-    rows.append([_run(row["run"]), steps, value, distance, f"{row['steps']:,}"])
-  metric = "accuracy" if task == "copying" else "bits per byte"
-  header = [f"{task}: gradient", "step", f"{metric}, validation"]
-  return markdown([*header, "distance to full", "trained so far"], rows)
+    rows.append([_run(row["run"]), steps, *values, f"{row['steps']:,}"])
+  kind = "accuracy" if metric == "accuracy" else "bits per byte"
+  header = [f"{task}: gradient", "step", f"{kind}, validation"]
+  header += ["distance to full", "training", "trained so far"]
+  return markdown(header, rows)
 
 
 def finetune(read: Read, task: str) -> str:
@@ -183,6 +184,11 @@ def compile_time(read: Read) -> str:
 def _name(method):
   """Names a method as the text does."""
   return f"`{_SCAN}`" if method == _SCAN else method.removeprefix("slim, ")
+
+
+def _metric(value, metric):
+  """Writes an accuracy in percent, or bits per byte."""
+  return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
 
 
 def _run(run):
