@@ -16,7 +16,7 @@ import jax
 from arguments import define_count, define_quick
 from baselines import gradient_of
 from configurations import random_arrays
-from figures import new_figure, set_log_ticks
+from figures import label_lines, line_style, new_figure, set_log_ticks
 from measurements import median_seconds
 from record import (
   measure_in_stretches,
@@ -39,6 +39,12 @@ _LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 _LONGEST_SOFTMAX = 32768
 _NUM_HASHES = (1, 2, 4)
 _BUCKET_SIZE = 64
+_LABELS = {
+  "softmax": "softmax by blocks",
+  "lsh_1": "LSH, 1 round",
+  "lsh_2": "2 rounds",
+  "lsh_4": "4 rounds",
+}
 
 
 def main() -> None:
@@ -101,20 +107,23 @@ def draw_results(quick: bool = False) -> None:
 def draw(rows: list[dict[str, Any]], path) -> None:
   """Draws the time per token against the length, without causal masks."""
   rows = [row for row in rows if not row["is_causal"]]
-  with new_figure(path, size=(6, 4)) as (_, axis):
-    for name in ("softmax", *(f"lsh_{n}" for n in _NUM_HASHES)):
+  with new_figure(path, size=(8, 4.2)) as (_, axis):
+    for name in _LABELS:
       found = [row for row in rows if row[f"{name}_seconds"] is not None]
       axis.plot(
         [row["tokens"] for row in found],
         [1e6 * row[f"{name}_seconds"] / row["tokens"] for row in found],
-        "o-",
-        label=name.replace("_", "-").replace("lsh", "LSH"),
+        label=_LABELS[name],
+        **line_style(name),
       )
     set_log_ticks(axis, (row["tokens"] for row in rows))
     axis.set_yscale("log")
+    ticks = [50, 100, 200, 500, 1000, 2000]
+    axis.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.set_yticks([], minor=True)
     axis.set_xlabel("tokens")
     axis.set_ylabel("gradient, microseconds per token")
-    axis.legend()
+    label_lines(axis)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,14 @@ import jax
 from arguments import define_quick
 from baselines import gradient_methods
 from configurations import abstract_batch, make_model
-from figures import new_figure, set_log_ticks
+from figures import (
+  format_mebibytes,
+  label_lines,
+  line_style,
+  new_figure,
+  set_log_sizes,
+  set_log_ticks,
+)
 from measurements import memory_columns
 from record import print_table, read, results_path, save
 
@@ -25,18 +32,12 @@ from slim.memory import memory_report
 _QUICK = define_quick("The first and the last length, one chunk size.")
 _LENGTHS = (4096, 16384, 65536, 262144, 1048576)
 _CHUNK_SIZE = 64  # In the figure.
-# Method, label, color. Each color has a contrast of at least 3.9 with white and
-# with GitHub's dark background, as the figure has no background of its own.
-_LINES = (
-  ("full", "full: the whole sequence at once", "#d1454f"),
-  (
-    "lax.scan(jax.checkpoint)",
-    "lax.scan(jax.checkpoint) = policy store",
-    "#b07408",
-  ),
-  ("slim, sqrt", "policy sqrt: any step", "#3f8f5b"),
-  ("slim, rewind", "policy rewind: steps that can be undone", "#3b82d6"),
-)
+_LABELS = {
+  "full": "full: the whole sequence at once",
+  "lax.scan(jax.checkpoint)": "lax.scan(jax.checkpoint) = policy store",
+  "slim, sqrt": "policy sqrt: any step",
+  "slim, rewind": "policy rewind: steps that can be undone",
+}
 
 
 def main() -> None:
@@ -78,44 +79,29 @@ def draw(rows: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
   """
   lengths = sorted({row["tokens"] for row in rows})
   with new_figure(path, size=(8.6, 4.2), layout=None) as (figure, axis):
-    for method, label, color in _LINES:
+    for method, label in _LABELS.items():
       points = [
         (row["tokens"], row["activation_MiB"])
         for row in rows
         if row["method"] == method
         and (method == "full" or row["chunk_size"] == _CHUNK_SIZE)
       ]
-      axis.plot(*zip(*points, strict=True), "o-", color=color)
-      axis.annotate(
-        f"{_size(points[-1][1])}\n{label}",
-        points[-1],
-        (10, 0),
-        textcoords="offset points",
-        color=color,
-        fontsize=11,
-        va="center",
-        annotation_clip=False,
+      axis.plot(
+        *zip(*points, strict=True),
+        **line_style(method),
+        label=f"{format_mebibytes(points[-1][1])}\n{label}",
       )
     set_log_ticks(axis, lengths)
     axis.set_yscale("log")
-    decades = [10, 100, 1024, 10 * 1024, 100 * 1024]
-    axis.set_yticks(decades, map(_size, decades))
-    axis.set_yticks([], minor=True)
     axis.set_ylim(bottom=10)
+    set_log_sizes(axis)
     axis.set_xlabel("tokens in the sequence")
     axis.set_title(
       f"activations of one gradient, C = {_CHUNK_SIZE} tokens", loc="left"
     )
     axis.grid(axis="x", visible=False)
     figure.subplots_adjust(left=0.1, right=0.6, bottom=0.13, top=0.91)
-
-
-def _size(mebibytes):
-  """Returns a size as in "44 MiB" or "361 GiB"."""
-  if mebibytes < 1024:
-    return f"{mebibytes:.0f} MiB"
-  gibibytes = mebibytes / 1024
-  return f"{gibibytes:.0f} GiB" if gibibytes >= 100 else f"{gibibytes:.3g} GiB"
+    label_lines(axis, fontsize=11)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ resumed.
   python experiments/model_curves.py --text=input.txt [--steps=500] [--quick]
 """
 
+import itertools
 import pathlib
 from typing import Any
 
@@ -23,12 +24,17 @@ from arguments import (
   open_workdir,
 )
 from configurations import load_config
-from figures import new_figure
+from figures import BLUE, OCHRE, PURPLE, RED, TEAL, label_lines, new_figure
 from record import print_table, read, results_path, save
 from runs import describe_data, shorten, train
 
 from slim import command_line
 
+_LABELS = {
+  "shakespeare_transformer": "Transformer",
+  "shakespeare_reformer": "Reformer",
+  "shakespeare_slim": "Performer, by SLiM",
+}
 _CONFIGS = define_names(
   "configs",
   ["shakespeare_transformer", "shakespeare_reformer", "shakespeare_slim"],
@@ -97,12 +103,14 @@ def draw(
   curves: dict[str, list[tuple[int, float]]], path: pathlib.Path
 ) -> None:
   """Draws the training losses."""
-  with new_figure(path, size=(6, 4)) as (_, axis):
+  colors = itertools.cycle((RED, TEAL, BLUE, OCHRE, PURPLE))
+  with new_figure(path, size=(7, 4)) as (_, axis):
     for name, curve in curves.items():
-      axis.plot(*zip(*curve, strict=True), label=name)
+      label = _LABELS.get(name, name)
+      axis.plot(*zip(*curve, strict=True), label=label, color=next(colors))
     axis.set_xlabel("step")
     axis.set_ylabel("training loss, bits per byte")
-    axis.legend()
+    label_lines(axis)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,16 @@
 from typing import Any
 
 import numpy as np
-from figures import GRAY, new_figure, set_log_ticks, share_legend
-from reformer_models import FORMULAS, MODELS
+from figures import (
+  BLUE,
+  GRAY,
+  label_lines,
+  line_style,
+  new_figure,
+  set_log_sizes,
+  set_log_ticks,
+)
+from reformer_models import MODELS
 
 
 def select(
@@ -23,8 +31,7 @@ def draw(rows: list[dict[str, Any]], path: Any) -> None:
     "layers": ("layers", "layers"),
     "growth in length": ("length", "tokens"),
   }
-  colors = {model: f"C{i % 10}" for i, model in enumerate(FORMULAS)}
-  with new_figure(path, 1, 3, size=(12, 4), sharey=True) as (figure, axes):
+  with new_figure(path, 1, 3, size=(12, 4.5), sharey=True) as (_, axes):
     for axis, (name, (size, label)) in zip(axes, panels.items(), strict=True):
       for model in MODELS:
         points = [
@@ -33,7 +40,9 @@ def draw(rows: list[dict[str, Any]], path: Any) -> None:
         ]
         if points:
           axis.plot(
-            *zip(*points, strict=True), "o-", color=colors[model], label=model
+            *zip(*points, strict=True),
+            label=model.replace(", ", ",\n"),
+            **line_style(model),
           )
       published = {
         row[size]: row["published_MiB"]
@@ -42,7 +51,9 @@ def draw(rows: list[dict[str, Any]], path: Any) -> None:
       }
       if published:
         x, y = zip(*published.items(), strict=True)
-        axis.plot(x, y, "+", color=GRAY, markersize=7, label="published")
+        axis.plot(
+          x, y, "+", color=GRAY, markersize=7, label="Reformer,\nas reported"
+        )
       ticks = sorted({row[size] for row in rows if row["figure"] == name})
       if size == "layers":
         axis.set_xticks(ticks)
@@ -50,8 +61,10 @@ def draw(rows: list[dict[str, Any]], path: Any) -> None:
         set_log_ticks(axis, ticks)
       axis.set_yscale("log")
       axis.set_xlabel(label)
-    axes[0].set_ylabel("activations, MiB")
-    share_legend(figure, columns=4)
+    axes[0].set_title("activations of one gradient", loc="left")
+    set_log_sizes(axes[0])
+    for axis in axes:
+      label_lines(axis)
 
 
 def draw_timelines(
@@ -69,7 +82,7 @@ def draw_timelines(
     ):
       live = timeline["live_MiB"]
       axis.fill_between(
-        np.linspace(0, 1, len(live)), live, step="mid", alpha=0.5
+        np.linspace(0, 1, len(live)), live, step="mid", color=BLUE
       )
       axis.set_yscale("log")
       axis.set_ylim(1, 2e4)

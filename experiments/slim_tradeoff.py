@@ -19,7 +19,13 @@ import numpy as np
 from arguments import define_names, define_quick, define_text
 from baselines import gradient_methods
 from configurations import CONFIGURATIONS, make_batch, make_model
-from figures import GRAY, new_figure, set_log_ticks, share_legend
+from figures import (
+  line_style,
+  new_figure,
+  set_log_sizes,
+  set_log_ticks,
+  share_legend,
+)
 from measurements import memory_columns, seconds_in_turns
 from record import print_table, read, results_path, save
 
@@ -91,33 +97,48 @@ def draw(configurations: list[list[dict[str, Any]]], path: Any) -> None:
   """Draws a column of three panels for the rows of each configuration."""
   panels = {
     "over_full": "time / full",
-    "activation_MiB": "activations, MiB",
+    "activation_MiB": "activations",
     "error": "distance to full",
   }
   count = len(configurations)
   with new_figure(
-    path, 3, count, size=(3 * count, 7), sharex="col", squeeze=False
+    path,
+    3,
+    count,
+    size=(2 + 2.5 * count, 8),
+    sharex="col",
+    sharey="row",
+    squeeze=False,
   ) as (figure, axes):
     for column, (full, *others) in zip(axes.T, configurations, strict=True):
       for axis, (key, label) in zip(column, panels.items(), strict=True):
-        for method in dict.fromkeys(row["method"] for row in others):
+        methods = dict.fromkeys(row["method"] for row in others)
+        for index, method in enumerate(methods):
           points = [
             (row["chunk_size"], row[key])
             for row in others
             if row["method"] == method
           ]
-          axis.plot(*zip(*points, strict=True), "o-", label=method)
+          # Where lines lie on each other, each is thinner than the one below.
+          axis.plot(
+            *zip(*points, strict=True),
+            label=method,
+            linewidth=3.2 - 0.6 * index,
+            **line_style(method),
+          )
         if key != "error":
-          axis.axhline(full[key], color=GRAY, linewidth=1, label="full")
-        axis.set_yscale("linear" if key == "over_full" else "log")
+          color = line_style("full")["color"]
+          axis.axhline(full[key], color=color, linestyle="--", label="full")
         if key == "error":
+          axis.set_yscale("log")
           axis.set_ylim(1e-7, 1e-5)
         if axis in axes[:, 0]:
           axis.set_ylabel(label)
       name, length = full["configuration"], full["chunk_size"]
-      column[0].set_title(f"{name}, T = {length:,}")
+      column[0].set_title(f"{name}: {length:,} tokens")
       column[2].set_xlabel("chunk size C, tokens")
       set_log_ticks(column[2], (row["chunk_size"] for row in others))
+    set_log_sizes(axes[1, 0])
     share_legend(figure, columns=5)
 
 

@@ -21,7 +21,13 @@ import jax.numpy as jnp
 from arguments import define_count, define_quick
 from baselines import gradient_of
 from configurations import random_arrays
-from figures import new_figure, set_log_ticks
+from figures import (
+  line_style,
+  new_figure,
+  set_log_sizes,
+  set_log_ticks,
+  share_legend,
+)
 from measurements import median_seconds
 from record import (
   measure_in_stretches,
@@ -127,11 +133,16 @@ def draw_results(quick: bool = False) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Any) -> None:
-  """Draws overhead and time against the length, forward and gradient."""
-  with new_figure(path, 2, 2, size=(8, 6), sharex=True) as (_, axes):
+  """Draws overhead and time against the length, without causal masks."""
+  names = dict.fromkeys(row["implementation"] for row in rows)
+  panels = {"overhead_MiB": "overhead", "over_jax": "time / jax.nn"}
+  with new_figure(path, 2, 2, size=(9, 6.5), sharex="row", sharey="row") as (
+    figure,
+    axes,
+  ):
     for column, passes in zip(axes.T, ("forward", "gradient"), strict=True):
-      for axis, key in zip(column, ("overhead_MiB", "seconds"), strict=True):
-        for name in dict.fromkeys(row["implementation"] for row in rows):
+      for axis, (key, label) in zip(column, panels.items(), strict=True):
+        for index, name in enumerate(names):
           points = [
             (row["tokens"], row[key])
             for row in rows
@@ -139,15 +150,22 @@ def draw(rows: list[dict[str, Any]], path: Any) -> None:
             and not row["is_causal"]
             and row[key] is not None
           ]
-          axis.plot(*zip(*points, strict=True), "o-", label=name)
-        axis.set_yscale("log")
+          # Where lines lie on each other, each is thinner than the one below.
+          axis.plot(
+            *zip(*points, strict=True),
+            label=name,
+            linewidth=2.6 - 0.4 * index,
+            **line_style(name),
+          )
+        lengths = {row["tokens"] for row in rows if row[key] is not None}
+        set_log_ticks(axis, sorted(lengths)[:: 1 + len(lengths) // 5])
+        axis.set_xlabel("tokens")
+        if axis in axes[:, 0]:
+          axis.set_ylabel(label)
       column[0].set_title(passes)
-      column[1].set_xlabel("tokens")
-      lengths = sorted({row["tokens"] for row in rows})
-      set_log_ticks(column[1], lengths[::2])
-    axes[0, 0].set_ylabel("overhead, MiB")
-    axes[1, 0].set_ylabel("seconds")
-    axes[0, 0].legend()
+    axes[1, 0].set_ylim(bottom=0)
+    set_log_sizes(axes[0, 0])
+    share_legend(figure, columns=4)
 
 
 if __name__ == "__main__":
