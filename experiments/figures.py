@@ -126,46 +126,49 @@ def line_style(method: str) -> dict[str, Any]:
   return {"color": color, "marker": marker}
 
 
-def label_lines(axis: Any, fontsize: float = 9) -> None:
-  """Writes the label of each line of a panel at its end, in its color.
+def label_lines(*panels: Any, fontsize: float = 9) -> None:
+  """Writes the label of each line at its end, in its color.
 
-  Labels at the right edge are moved apart where they would overlap. Call this
-  when limits, scales and all lines are set.
+  Labels at the right edge of a panel are moved apart where they would overlap.
+  Call this when limits, scales and all lines are set.
 
   Args:
-    axis: The panel. Lines without a label are left out.
+    *panels: The panels of a figure. Lines without a label are left out.
     fontsize: In points.
   """
-  axis.figure.draw_without_rendering()  # Computes the limits and the layout.
-  height = axis.get_window_extent().height * 72 / axis.figure.dpi
-  right = max(line.get_xdata()[-1] for line in axis.get_lines())
-  ends = []
-  for line in axis.get_lines():
-    text, x, y = line.get_label(), line.get_xdata()[-1], line.get_ydata()[-1]
-    if not text.startswith("_"):
-      points = axis.transAxes.inverted().transform(
-        axis.transData.transform((x, y))
-      )
-      ends.append((points[1] * height, x, y, text, line.get_color()))
-  edge = sorted(end for end in ends if end[1] == right)
-  lines = [end[3].count("\n") + 1 for end in edge]
-  places = _spread(
-    [end[0] for end in edge], [1.25 * fontsize * count for count in lines]
-  )
-  for (old, x, y, text, color), new in (
-    *zip(edge, places, strict=True),
-    *((end, end[0]) for end in ends if end[1] != right),
-  ):
-    axis.annotate(
-      text,
-      (x, y),
-      (8, new - old),
-      textcoords="offset points",
-      color=color,
-      fontsize=fontsize,
-      va="center",
-      annotation_clip=False,
+  figure = panels[0].figure
+  figure.draw_without_rendering()  # Computes the limits and the layout.
+  for axis in panels:
+    lines = axis.get_lines()
+    right = max(line.get_xdata()[-1] for line in lines)
+    ends = []
+    for line in lines:
+      label = line.get_label()
+      point = line.get_xdata()[-1], line.get_ydata()[-1]
+      if not label.startswith("_"):
+        height = axis.transData.transform(point)[1] * 72 / figure.dpi
+        ends.append((height, point, label, line.get_color()))
+    ends.sort()
+    edge = [end for end in ends if end[1][0] == right]
+    places = _spread(
+      [end[0] for end in edge],
+      [1.25 * fontsize * (end[2].count("\n") + 1) for end in edge],
     )
+    moves = {
+      end: place - end[0] for end, place in zip(edge, places, strict=True)
+    }
+    for end in ends:
+      _, point, label, color = end
+      axis.annotate(
+        label,
+        point,
+        (8, moves.get(end, 0)),
+        textcoords="offset points",
+        color=color,
+        fontsize=fontsize,
+        va="center",
+        annotation_clip=False,
+      )
 
 
 def _spread(centers: list[float], sizes: list[float]) -> list[float]:

@@ -6,6 +6,7 @@ import numpy as np
 from figures import (
   BLUE,
   GRAY,
+  format_mebibytes,
   label_lines,
   line_style,
   new_figure,
@@ -63,8 +64,7 @@ def draw(rows: list[dict[str, Any]], path: Any) -> None:
       axis.set_xlabel(label)
     axes[0].set_title("activations of one gradient", loc="left")
     set_log_sizes(axes[0])
-    for axis in axes:
-      label_lines(axis)
+    label_lines(*axes)
 
 
 def draw_timelines(
@@ -73,7 +73,7 @@ def draw_timelines(
   """Draws activations over the program, a panel for each model."""
   height = -(-len(timelines) // 4)
   with new_figure(
-    path, height, 4, size=(13, 2.3 * height), sharey=True, squeeze=False
+    path, height, 4, size=(11, 2.2 * height), sharey=True, squeeze=False
   ) as (_, axes):
     for axis in axes.flat[len(timelines) :]:
       axis.set_axis_off()
@@ -81,19 +81,16 @@ def draw_timelines(
       axes.flat, timelines.items(), strict=False
     ):
       live = timeline["live_MiB"]
-      axis.fill_between(
-        np.linspace(0, 1, len(live)), live, step="mid", color=BLUE
-      )
-      axis.set_yscale("log")
+      edges = np.linspace(0, 1, len(live) + 1)
+      axis.stairs(live, edges, fill=True, color=BLUE)
       axis.set_ylim(1, 2e4)
       axis.set_xlim(0, 1)
       axis.set_xticks([])
-      title = f"{model}\n{timeline['peak_MiB']:,.0f} MiB"
+      title = f"{model}\n{format_mebibytes(timeline['peak_MiB'])}"
       (row,) = select(rows, "models", model)
       if row["published_MiB"] is not None:
-        title += f" (published, with weights: {row['published_MiB']:,})"
+        title += f", reported {format_mebibytes(row['published_MiB'])}"
       axis.set_title(title, fontsize="small")
-    for axis in axes[:, 0]:
-      axis.set_ylabel("MiB")
+    set_log_sizes(axes[0, 0])
     for axis in axes[-1]:
       axis.set_xlabel("instructions, each loop once", fontsize="small")

@@ -1,0 +1,137 @@
+"""Results of experiments/: where they come from, and how they continue."""
+
+import json
+
+import pytest
+from absl.testing import flagsaver
+
+
+@pytest.fixture
+def record(beside, monkeypatch, tmp_path):
+  """Returns experiments/record.py with an empty folder of results."""
+  import record
+
+  monkeypatch.setattr(record, "RESULTS", tmp_path / "x" / "results")
+  monkeypatch.setattr(record, "git_commit", lambda: "0123")
+  record.RESULTS.mkdir(parents=True)
+  return record
+
+
+def test_results_name_their_origin(record):
+  """Fails if a number cannot be traced to a command, a commit and a machine."""
+  record.save("a", [{"ratio": 2}], note="all")
+  record.save("a", [{"ratio": 3}], quick=True)
+  found = record.read(["a", "none"])
+  assert list(found) == ["a"]
+  assert found["a"]["commit"] == "0123"
+  assert found["a"].keys() >= {"command", "date", "hardware", "versions"}
+  assert (found["a"]["note"], found["a"]["rows"]) == ("all", [{"ratio": 2}])
+  assert record.read(["a"], quick=True)["a"]["rows"] == [{"ratio": 3}]
+  with pytest.raises(ValueError, match="no results of none: measure them"):
+    record.read(["none"])
+
+
+def interrupt(record, **changes):
+  """Stops at the last of three cases; returns what a second run measures."""
+  done = []
+
+  def measure(case):
+    if case == 3 and broken:
+      raise RuntimeError("killed")
+    done.append(case)
+    return [{"case": case}, {"case": -case}]
+
+  broken = True
+  with pytest.raises(RuntimeError, match="killed"):
+    record.measure_in_stretches("a", (1, 2, 3), measure)
+  assert not record.results_path("a", "json").exists()
+  broken = False
+  done.clear()
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in changes.items():
+      patch.setattr(record, name, lambda value=value: value)
+    rows = record.measure_in_stretches("a", (1, 2, 3), measure)
+  assert [row["case"] for row in rows] == [1, -1, 2, -2, 3, -3]
+  return done
+
+
+def test_a_run_continues_where_it_stopped(record):
+  """Fails if half an hour of measuring is lost with the last minute."""
+  assert interrupt(record) == [3]
+  assert record.results_path("a", "partial").exists()
+  record.save("a", [])
+  assert not record.results_path("a", "partial").exists()
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [{"git_commit": "4567"}, {"hardware": "another"}, {"git_commit": None}],
+)
+def test_rows_of_another_origin_are_measured_again(record, changes):
+  """Fails if a table mixes two versions of the code or two machines."""
+  assert interrupt(record, **changes) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("commit", ["0123-dirty", None])
+def test_rows_of_unknown_code_are_measured_again(record, monkeypatch, commit):
+  """Fails if edits between two stretches go unnoticed."""
+  monkeypatch.setattr(record, "git_commit", lambda: commit)
+  assert interrupt(record) == [1, 2, 3]
+
+
+def test_a_file_is_replaced_at_once(record, monkeypatch):
+  """Fails if results are lost when the disk is full."""
+  record.save("a", [{"ratio": 2}])
+  with pytest.raises(TypeError):
+    record.save("a", [{"ratio": object()}])
+  assert record.read(["a"])["a"]["rows"] == [{"ratio": 2}]
+  assert json.loads(record.results_path("a", "json").read_text())
+
+
+@pytest.fixture
+def arguments(beside):
+  """Returns experiments/arguments.py, and the flags of a script that trains."""
+  import arguments
+
+  flags = (
+    arguments.define_text("A text."),
+    arguments.define_workdir("runs/x"),
+    arguments.define_quick("Small."),
+  )
+  with flagsaver.flagsaver():
+    yield arguments, *flags
+
+
+def parse(arguments, *values):
+  """Parses a command line."""
+  arguments.flags.FLAGS(["x", *values])
+
+
+def test_a_small_run_needs_no_data(arguments):
+  """Fails if --quick asks for a file, or a long run reads another one."""
+  arguments, text, _, quick = arguments
+  parse(arguments, "--quick")
+  with open(arguments.text_path(text, quick), "rb") as file:
+    assert len(file.read()) > 1.2 * 2**14  # For 16,384 tokens of 90 %.
+  parse(arguments, "--quick", f"--text={__file__}")
+  assert arguments.text_path(text, quick) == __file__
+  parse(arguments, "--noquick", f"--text={__file__}")
+  assert arguments.text_path(text, quick) == __file__
+
+
+def test_a_small_run_trains_anew(arguments, tmp_path):
+  """Fails if --quick finds the finished run of the last --quick."""
+  arguments, _, workdir, quick = arguments
+  parse(arguments, "--quick")
+  with arguments.open_workdir(workdir, quick) as first:
+    (first / "run").mkdir()
+  with arguments.open_workdir(workdir, quick) as second:
+    assert not list(second.iterdir())
+  assert first != second and not first.exists()
+  parse(arguments, "--noquick")
+  with arguments.open_workdir(workdir, quick) as folder:
+    assert str(folder) == "runs/x"
+  parse(arguments, "--quick", f"--workdir={tmp_path}")
+  with arguments.open_workdir(workdir, quick) as folder:
+    assert folder == tmp_path
+  assert tmp_path.exists()
