@@ -17,7 +17,7 @@ trains nothing and shows how far all runs have come.
 
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_collections
 from absl import flags
@@ -29,7 +29,7 @@ from arguments import (
   open_workdir,
 )
 from configurations import load_config
-from figures import new_figure, share_legend
+from learning_curves_figure import Panel, draw
 from record import print_table, read, results_path, save
 from runs import describe_data, train
 
@@ -53,15 +53,6 @@ TASKS = {
   "ptb": Task("ptb_slim", (512, 256), "bpc", "bits per byte", 500),
   "enwik8": Task("enwik8_slim", (2048, 1366), "bpc", "bits per byte", 100),
 }
-# Label, color and width of each run, in the order of `list_runs`.
-_STYLES = (
-  ("full", "#3b82d6", 5.0),
-  ("full, another seed", "#797979", 1.0),
-  ("slim, larger C", "#d1454f", 3.2),
-  ("slim, smaller C", "#b07408", 2.2),
-  ("full then slim, larger C", "#3f8f5b", 1.4),
-  ("full then slim, smaller C", "#9a62c8", 0.8),
-)
 _OTHER_SEED = 43  # The seed of the configs is 42.
 
 _TASKS = define_names("tasks", list(TASKS), TASKS, "What to train.")
@@ -219,38 +210,13 @@ def recent_mean(curve: list[tuple[int, float]], step: int) -> float:
 
 def draw_results(quick: bool = False) -> None:
   """Draws the stored results of all tasks in one figure."""
-  names = {f"learning_curves_{name}": name for name in TASKS}
-  found = {names[key]: x for key, x in read(names, quick).items()}
-  draw(found, results_path("learning_curves", "svg", quick))
-
-
-def draw(records: dict[str, dict[str, Any]], path: pathlib.Path) -> None:
-  """Draws a panel of training curves for each task.
-
-  Args:
-    records: The files of results by task, as `record` writes them.
-    path: The SVG file.
-  """
-  count = len(records)
-  with new_figure(path, 1, count, size=(3.6 * count, 3.6), squeeze=False) as (
-    figure,
-    (axes,),
-  ):
-    for axis, (name, found) in zip(axes, records.items(), strict=True):
-      # The curves lie on each other, so each is thinner than the one below it.
-      styles = zip(list_runs(TASKS[name]), _STYLES, strict=True)
-      for run, (label, color, width) in styles:
-        curve = found["curves"].get(run)
-        if curve is None:
-          continue
-        axis.plot(
-          *zip(*curve, strict=True), color, linewidth=width, label=label
-        )
-      steps = max(row["steps"] for row in found["rows"])
-      axis.set_title(f"{name}: {steps:,} of {found['steps_of_paper']:,} steps")
-      axis.set_xlabel("step")
-      axis.set_ylabel(f"training, {TASKS[name].label}")
-    share_legend(figure, columns=3)
+  found = read((f"learning_curves_{name}" for name in TASKS), quick)
+  panels = [
+    Panel(name, task.label, list_runs(task), found[f"learning_curves_{name}"])
+    for name, task in TASKS.items()
+    if f"learning_curves_{name}" in found
+  ]
+  draw(panels, results_path("learning_curves", "svg", quick))
 
 
 if __name__ == "__main__":

@@ -49,17 +49,21 @@ def test_the_tradeoff_is_drawn(beside, tmp_path, count):
   assert "C, tokens" in (tmp_path / "figure.svg").read_text()
 
 
-def test_learning_curves_are_drawn(beside, tmp_path):
+def test_learning_curves_are_drawn(beside, monkeypatch, tmp_path):
   """Fails if training for an hour ends in an error."""
   import learning_curves
+  import record as record_module
 
   record = {
     "steps_of_paper": 4,
     "curves": {"full": [[1, 2.0], [2, 1.0]], "slim-256": [[1, 2.0]]},
     "rows": [{"run": "full", "steps": 2}, {"run": "slim-256", "steps": 1}],
   }
-  learning_curves.draw({"ptb": record}, tmp_path / "figure.svg")
-  figure = (tmp_path / "figure.svg").read_text()
+  monkeypatch.setattr(record_module, "RESULTS", tmp_path)
+  path = tmp_path / "learning_curves_ptb.json"
+  path.write_text(json.dumps(record))
+  learning_curves.draw_results()
+  figure = (tmp_path / "learning_curves.svg").read_text()
   assert "bits per byte" in figure
   assert "2 of 4 steps" in figure
   assert "slim, smaller C" in figure
