@@ -10,9 +10,9 @@ from jax.typing import ArrayLike, DTypeLike
 
 from slim.kernels.softmax._scores import (
   DropoutScale,
-  Score,
+  MakeTerms,
   make_dropout_scale,
-  make_score,
+  term_maker,
 )
 from slim.kernels.softmax._window import (
   Window,
@@ -64,8 +64,9 @@ class Attention(NamedTuple):
     bias: [B or 1, H or 1, T or 1, S or 1], or None.
     scale: [], multiplied with q · k; or None.
     q_scale: Multiplied with q before it is used.
+    product_scale: Multiplied with q · k.
     window: Which keys a query sees by their distance.
-    score: From `make_score`.
+    make_terms: From `term_maker`.
     dropout_scale: From `make_dropout_scale`, or None.
     precision: Of the matrix products, as in `jax.lax.dot_general`.
     dtype: Of the result.
@@ -77,8 +78,9 @@ class Attention(NamedTuple):
   bias: jax.Array | None
   scale: jax.Array | None
   q_scale: float
+  product_scale: float
   window: Window
-  score: Score
+  make_terms: MakeTerms
   dropout_scale: DropoutScale | None
   precision: jax.lax.PrecisionLike
   dtype: DTypeLike
@@ -127,13 +129,14 @@ def check_attention(arguments: Arguments) -> Attention:
   )
   # Scaling q is less work than scaling the scores, but rounds short floats.
   scales_q = jnp.finfo(q.dtype).bits >= 32
-  score = make_score(
+  make_terms = term_maker(
     window,
-    scale=1 if scales_q else static_scale,
     mask=mask,
     mask_fn=arguments.mask_fn,
     bias_fn=arguments.bias_fn,
     bias_params=arguments.bias_params,
+    num_sequences=sizes["B"],
+    num_heads=sizes["H"],
   )
   return Attention(
     q=q,
@@ -142,8 +145,9 @@ def check_attention(arguments: Arguments) -> Attention:
     bias=bias,
     scale=scale,
     q_scale=static_scale if scales_q else 1,
+    product_scale=1 if scales_q else static_scale,
     window=window,
-    score=score,
+    make_terms=make_terms,
     dropout_scale=dropout_scale,
     precision=_check_precision(arguments.precision),
     dtype=dtype,

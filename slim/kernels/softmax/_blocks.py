@@ -22,7 +22,6 @@ from slim.kernels.support.closures import (
   ClosureConverted,
   closure_to_arguments,
 )
-from slim.kernels.support.explicit_meshes import is_sharded
 from slim.kernels.support.products import matmul_f32
 
 
@@ -36,7 +35,7 @@ class Inputs(NamedTuple):
     bias: [B or 1, H or 1, T or 1, S or 1], or None.
     scale: [], multiplied with q · k; or None.
     window: Which keys a query sees by their distance.
-    score_consts: The arrays that `Blocks.score` closed over.
+    term_consts: The arrays that `Blocks.make_terms` closed over.
     dropout_consts: Those of `Blocks.dropout_scale`; none has a gradient.
   """
 
@@ -46,7 +45,7 @@ class Inputs(NamedTuple):
   bias: jax.Array | None
   scale: jax.Array | None
   window: Window
-  score_consts: list[jax.Array]
+  term_consts: list[jax.Array]
   dropout_consts: list[jax.Array]
 
 
@@ -56,15 +55,17 @@ class Blocks(NamedTuple):
   Attributes:
     grid: The blocks.
     q_scale: Multiplied with q before it is used.
+    product_scale: Multiplied with the products of queries and keys.
     precision: Of the matrix products.
-    score: The function of `make_score`. It takes its arrays first.
+    make_terms: The function of `term_maker`. It takes its arrays first.
     dropout_scale: The function of `make_dropout_scale`, likewise; or None.
   """
 
   grid: Grid
   q_scale: float
+  product_scale: float
   precision: jax.lax.PrecisionLike
-  score: ClosureConverted
+  make_terms: ClosureConverted
   dropout_scale: ClosureConverted | None
 
   def scores(
@@ -78,7 +79,7 @@ class Blocks(NamedTuple):
     """Computes the scores of block (i, j).
 
     Args:
-      consts: `Inputs.score_consts`.
+      consts: `Inputs.term_consts`.
       products: [B, G, H/G·s, t], of scaled queries and keys.
       bias: From `Grid.bias`.
       i: Which block of queries.
@@ -87,9 +88,8 @@ class Blocks(NamedTuple):
     Returns:
       [B, G, H/G·s, t]; -inf for keys that an earlier block counts.
     """
-    scores = self.score(
-      consts, products, bias, *self.grid.tokens(products, i, j)
-    )
+    terms = self.make_terms(consts, bias, *self.grid.tokens(products, i, j))
+    scores = terms.scores(products, self.product_scale, self.grid.rows.size)
     counted = self.grid.columns.counted_here(j)
     return scores if counted is None else jnp.where(counted, scores, -jnp.inf)
 
@@ -113,7 +113,7 @@ class Blocks(NamedTuple):
     k_block = nan_if_not_finite(k_block, v_block)
     v_block = finite_or_zero(v_block)
     scores = self.scores(
-      inputs.score_consts,
+      inputs.term_consts,
       query_key_products(self.precision, q_block, k_block, inputs.scale),
       self.grid.bias(inputs.bias, i, j),
       i,
@@ -166,17 +166,9 @@ def split_into_blocks(
     Axis(k.shape[1], min(k_block_size, k.shape[1])),
   )
 
-  def first_products(q, k):
-    q_block = grid.queries(q, k.shape[2], 0)
-    return matmul_f32(q_block, grid.keys(k, 0), (-1, -1))
-
-  if is_sharded(q):  # `eval_shape` loses it if not all axes are explicit.
-    products = first_products(q, k)
-  else:
-    products = jax.eval_shape(first_products, q, k)
   index = grid.tokens(q, 0, 0)
-  score, score_consts = closure_to_arguments(
-    attention.score, products, grid.bias(bias, 0, 0), *index
+  make_terms, term_consts = closure_to_arguments(
+    attention.make_terms, grid.bias(bias, 0, 0), *index
   )
   dropout_scale: ClosureConverted | None = None
   dropout_consts: list[jax.Array] = []
@@ -188,8 +180,9 @@ def split_into_blocks(
     Blocks(
       grid,
       q_scale=attention.q_scale,
+      product_scale=attention.product_scale,
       precision=attention.precision,
-      score=score,
+      make_terms=make_terms,
       dropout_scale=dropout_scale,
     ),
     Inputs(
@@ -199,7 +192,7 @@ def split_into_blocks(
       bias=bias,
       scale=attention.scale,
       window=attention.window,
-      score_consts=score_consts,
+      term_consts=term_consts,
       dropout_consts=dropout_consts,
     ),
   )

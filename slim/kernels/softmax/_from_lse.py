@@ -102,7 +102,7 @@ def _forward(blocks, inputs):
 def _backward(blocks, residuals, cotangents):
   inputs, y, lse = residuals
   lse = from_residual(lse)
-  q, k, v, bias, scale, window, score_consts, dropout_consts = inputs
+  q, k, v, bias, scale, window, term_consts, dropout_consts = inputs
   grid, (rows, columns) = blocks.grid, blocks.grid
   num_heads, num_groups = q.shape[2], k.shape[2]
   matmul = partial(matmul_f32, precision=blocks.precision)
@@ -132,7 +132,7 @@ def _backward(blocks, residuals, cotangents):
       y_ct_block = jnp.where(lse_block < jnp.inf, part(y_ct), 0)
       scores, pull_back = jax.vjp(
         partial(blocks.scores, i=i, j=j),
-        score_consts,
+        term_consts,
         query_key_products(blocks.precision, q_block, k_block, scale),
         grid.bias(bias, i, j),
       )
@@ -176,7 +176,7 @@ def _backward(blocks, residuals, cotangents):
     return k_ct, v_ct, q_ct, bias_ct, consts_ct
 
   k_ct, v_ct, bias_ct, consts_ct = zeros_like(
-    (k, v, bias, inexact_leaves(score_consts))
+    (k, v, bias, inexact_leaves(term_consts))
   )
   k_ct, v_ct, q_ct, bias_ct, consts_ct = jax.lax.fori_loop(
     0, columns.num_blocks, key_block, (k_ct, v_ct, q_ct, bias_ct, consts_ct)

@@ -23,51 +23,88 @@ from slim.kernels.support.random_bits import (
 )
 from slim.kernels.support.shapes import to_broadcast
 
-Score = Callable[[jax.Array, jax.Array | None, jax.Array, jax.Array], jax.Array]
+MakeTerms = Callable[[jax.Array | None, jax.Array, jax.Array], "Terms"]
 DropoutScale = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def make_score(
+class Terms(NamedTuple):
+  """What is added to the products q · k of a block, and what hides them.
+
+  Attributes:
+    biases: Each [B or 1, H or 1, s or 1, t or 1], float.
+    masks: Each of such a shape, boolean.
+  """
+
+  biases: list[jax.Array]
+  masks: list[jax.Array]
+
+  def scores(
+    self, products: jax.Array, scale: float, num_rows: int
+  ) -> jax.Array:
+    """Turns products into scores.
+
+    Args:
+      products: [B, G, H/G·s, t], of s queries in each of the heads that share
+        a key head, and of t keys.
+      scale: Multiplied with the products.
+      num_rows: s.
+
+    Returns:
+      Array like `products`.
+    """
+    shape = _BlockShape.of(products, num_rows)
+    scores = products.reshape(shape)
+    if scale != 1:
+      scores *= scale
+    for bias in self.biases:
+      bias = shape.split_heads(bias).astype(scores.dtype)
+      # A bias of -inf is a mask: it hides a score of NaN, too.
+      scores = jnp.where(bias == -jnp.inf, bias, scores + bias)
+    for seen in self.masks:
+      scores = jnp.where(shape.split_heads(seen), scores, -jnp.inf)
+    return scores.reshape(products.shape)
+
+
+def term_maker(
   window: Window,
   *,
-  scale: float,
   mask: jax.Array | None,
   mask_fn: Callable[..., jax.Array] | None,
   bias_fn: Callable[..., jax.Array] | None,
   bias_params: Any,
-) -> Score:
-  """Makes the function that turns products q · k into scores.
+  num_sequences: int,
+  num_heads: int,
+) -> MakeTerms:
+  """Makes the function that computes the terms of a block.
 
   Args:
     window: Which keys a query sees by their distance.
-    scale: Multiplied with q · k.
     mask: Boolean, [B or 1, H or 1, T or 1, S or 1]; or None.
     mask_fn: `mask_fn(q_index, k_index)` of `softmax_attention_and_lse`; or
       None.
     bias_fn: `bias_fn(bias_params, q_index, k_index)`, likewise.
     bias_params: Pytree of arrays.
+    num_sequences: B.
+    num_heads: H.
 
   Returns:
-    `score(products, bias, rows, columns)`, which returns scores like products.
-    products: [B, G, H/G·s, t], of s queries in each of the heads that share a
-    key head, and of t keys. bias: [B or 1, H or 1, s or 1, t or 1], or None.
-    rows: [s], and columns: [t], the indices of the tokens, consecutive.
+    `make_terms(bias, rows, columns)`. bias: [B or 1, H or 1, s or 1, t or 1],
+    or None. rows: [s], and columns: [t], the indices of the tokens,
+    consecutive.
   """
 
-  def score(products, bias, rows, columns):
-    shape = _BlockShape.of(products, rows)
-    scores = products.reshape(shape)
-    if scale != 1:
-      scores *= scale
+  def make_terms(bias, rows, columns):
+    sizes = {
+      "B": num_sequences,
+      "H": num_heads,
+      "s": rows.size,
+      "t": columns.size,
+    }
     index = rows[:, None], columns[None, :]
     biases = [] if bias is None else [bias]
     if bias_fn is not None:
-      added = _call("bias_fn", bias_fn, (bias_params, *index), shape)
+      added = _call("bias_fn", bias_fn, (bias_params, *index), sizes)
       biases.append(_check_dtype("bias_fn", added, jnp.floating))
-    for bias in biases:
-      bias = shape.split_heads(bias).astype(scores.dtype)
-      # A bias of -inf is a mask: it hides a score of NaN, too.
-      scores = jnp.where(bias == -jnp.inf, bias, scores + bias)
     masks = []
     if window.low is not None or window.high is not None:
       masks.append(window.sees(*index))
@@ -75,13 +112,11 @@ def make_score(
       part = slice_or_broadcast(mask, rows[0], rows.size, 2)
       masks.append(slice_or_broadcast(part, columns[0], columns.size, 3))
     if mask_fn is not None:
-      seen = _call("mask_fn", mask_fn, index, shape)
+      seen = _call("mask_fn", mask_fn, index, sizes)
       masks.append(_check_dtype("mask_fn", seen, bool))
-    for seen in masks:
-      scores = jnp.where(shape.split_heads(seen), scores, -jnp.inf)
-    return scores.reshape(products.shape)
+    return Terms(biases, masks)
 
-  return score
+  return make_terms
 
 
 def make_dropout_scale(
@@ -125,9 +160,9 @@ class _BlockShape(NamedTuple):
   num_columns: int
 
   @classmethod
-  def of(cls, products, rows):
-    batch, num_groups, num_rows, num_columns = products.shape
-    return cls(batch, num_groups, num_rows // rows.size, rows.size, num_columns)
+  def of(cls, products, num_rows):
+    batch, num_groups, rows, num_columns = products.shape
+    return cls(batch, num_groups, rows // num_rows, num_rows, num_columns)
 
   def split_heads(self, x):
     """[B or 1, H or 1, s or 1, t or 1] to axes that broadcast with scores."""
@@ -137,17 +172,11 @@ class _BlockShape(NamedTuple):
     return x.reshape(x.shape[0], *heads, *x.shape[2:])
 
 
-def _call(name, fn, args, shape):
+def _call(name, fn, args, sizes):
   """Calls a function of the user and gives its result all four axes."""
   # Indices have two axes, but a mask per sequence or head has four.
   with jax.numpy_rank_promotion("allow"):
     x = fn(*args)
-  sizes = {
-    "B": shape.batch,
-    "H": shape.num_groups * shape.heads_per_group,
-    "s": shape.num_rows,
-    "t": shape.num_columns,
-  }
   return to_broadcast(f"what {name} returns", x, sizes)
 
 

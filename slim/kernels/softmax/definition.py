@@ -138,7 +138,10 @@ def _attend(attention):
   k_rows = to_head_rows(nan_if_not_finite(k, v), num_groups)
   index = [jnp.arange(x.shape[1], dtype=jnp.int32) for x in (q, k)]
   products = query_key_products(precision, q_rows, k_rows, attention.scale)
-  p, lse = softmax_and_lse(attention.score(products, attention.bias, *index))
+  terms = attention.make_terms(attention.bias, *index)
+  p, lse = softmax_and_lse(
+    terms.scores(products, attention.product_scale, q.shape[1])
+  )
   if attention.dropout_scale is not None:
     p *= attention.dropout_scale(*index).reshape(p.shape).astype(p.dtype)
   v_rows = to_head_rows(finite_or_zero(v), num_groups)
