@@ -122,6 +122,18 @@ MUTATIONS = [
     SOFTMAX,
   ),
   Mutation(
+    "kernels/softmax/_turns.py",
+    "head // heads_per_group",
+    "head % heads.num_groups",
+    "kernels/softmax/test_turns.py",
+  ),
+  Mutation(
+    "kernels/softmax/_turns.py",
+    "cpu=in_turn, default=at_once",
+    "cpu=in_turn, default=in_turn",
+    "kernels/softmax/test_turns.py",
+  ),
+  Mutation(
     "kernels/softmax/flax_drop_in.py",
     "is_causal=is_causal,",
     "is_causal=False,",

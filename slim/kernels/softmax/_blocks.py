@@ -15,8 +15,9 @@ from slim.kernels.softmax._finite import (
 from slim.kernels.softmax._grid import (
   Axis,
   Grid,
-  Index,
+  Heads,
 )
+from slim.kernels.softmax._slices import Index
 from slim.kernels.softmax._window import Window
 from slim.kernels.support.closures import (
   ClosureConverted,
@@ -47,6 +48,11 @@ class Inputs(NamedTuple):
   window: Window
   term_consts: list[jax.Array]
   dropout_consts: list[jax.Array]
+
+  @property
+  def heads(self) -> Heads:
+    """All heads of all sequences."""
+    return Heads(self.q.shape[0], self.q.shape[2], self.k.shape[2])
 
 
 class Blocks(NamedTuple):
@@ -94,12 +100,18 @@ class Blocks(NamedTuple):
     return scores if counted is None else jnp.where(counted, scores, -jnp.inf)
 
   def scores_and_weigh(
-    self, inputs: Inputs, q_block: jax.Array, i: Index, j: Index
+    self,
+    inputs: Inputs,
+    heads: Heads,
+    q_block: jax.Array,
+    i: Index,
+    j: Index,
   ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
     """Returns what `Partial` needs of block (i, j).
 
     Args:
       inputs: The arrays.
+      heads: Which heads to attend.
       q_block: [B, G, H/G·s, K], block i of the scaled queries.
       i: Which block of queries.
       j: Which block of keys.
@@ -109,7 +121,9 @@ class Blocks(NamedTuple):
       weigh: Maps weights like `scores` to their sums of values,
         [B, G, H/G·s, V], after dropout.
     """
-    k_block, v_block = (self.grid.keys(x, j) for x in (inputs.k, inputs.v))
+    k_block, v_block = (
+      self.grid.keys(x, heads, j) for x in (inputs.k, inputs.v)
+    )
     k_block = nan_if_not_finite(k_block, v_block)
     v_block = finite_or_zero(v_block)
     scores = self.scores(

@@ -23,7 +23,8 @@ from slim.kernels.softmax._finite import (
   finite_or_zero,
   query_key_products,
 )
-from slim.kernels.softmax._slices import add_to_slice
+from slim.kernels.softmax._slices import add_to_slice, set_slice
+from slim.kernels.softmax._turns import for_all_heads
 from slim.kernels.support.cotangents import inexact_leaves
 from slim.kernels.support.custom_derivative import (
   add_to_sum,
@@ -59,54 +60,55 @@ def attend_from_lse(
 
 def _forward(blocks, inputs):
   """Returns (y, lse), and what the backward pass needs."""
-  q, k, v = inputs.q, inputs.k, inputs.v
-  grid, (rows, columns) = blocks.grid, blocks.grid
+  q, v = inputs.q, inputs.v
   dtype = at_least_float32(q.dtype, v.dtype)
-  num_heads, num_groups = q.shape[2], k.shape[2]
-  shape = (q.shape[0], num_groups, num_heads // num_groups * rows.size)
+  zeros = (
+    varying_full((*q.shape[:3], v.shape[-1]), 0, v.dtype, like=q),
+    varying_full((*q.shape[:3], 1), 0, dtype, like=q),
+  )
+  y, lse = for_all_heads(partial(_attend_heads, blocks), blocks, inputs, zeros)
+  lse = lse[..., 0]
+  return (y, lse), (inputs, y, to_residual(lse))
+
+
+def _attend_heads(blocks, heads, outputs, inputs):
+  """Sets y and the log-sum-exp of some heads."""
+  grid, (rows, columns) = blocks.grid, blocks.grid
+  dtype = outputs[1].dtype
 
   def query_block(i, outputs):
-    q_block = blocks.q_scale * grid.queries(q, num_groups, i)
+    q_block = blocks.q_scale * grid.queries(inputs.q, heads, i)
 
     def key_block(j, so_far):
-      return so_far.extend(*blocks.scores_and_weigh(inputs, q_block, i, j))
+      return so_far.extend(
+        *blocks.scores_and_weigh(inputs, heads, q_block, i, j)
+      )
 
     index = rows.tokens(i)
+    shape = q_block.shape[:3]
     nothing = Partial(
       varying_full((*shape, 1), -jnp.inf, dtype, like=q_block),
       varying_full((*shape, 1), 0, dtype, like=q_block),
-      varying_full((*shape, v.shape[-1]), 0, dtype, like=q_block),
+      varying_full((*shape, inputs.v.shape[-1]), 0, dtype, like=q_block),
     )
     key_blocks = columns.blocks(*inputs.window.columns(index[0], index[-1]))
     attended = jax.lax.fori_loop(*key_blocks, key_block, nothing)
     return tuple(
-      jax.lax.dynamic_update_slice_in_dim(
-        whole, from_head_rows(x, num_heads).astype(whole.dtype), index[0], 1
+      set_slice(
+        whole,
+        from_head_rows(x, heads.num_heads),
+        heads.of_queries(index[0]),
       )
       for whole, x in zip(outputs, attended.finish(), strict=True)
     )
 
-  y, lse = jax.lax.fori_loop(
-    0,
-    rows.num_blocks,
-    query_block,
-    (
-      varying_full((*q.shape[:3], v.shape[-1]), 0, v.dtype, like=q),
-      varying_full((*q.shape[:3], 1), 0, dtype, like=q),
-    ),
-  )
-  lse = lse[..., 0]
-  return (y, lse), (inputs, y, to_residual(lse))
+  return jax.lax.fori_loop(0, rows.num_blocks, query_block, outputs)
 
 
 def _backward(blocks, residuals, cotangents):
   inputs, y, lse = residuals
   lse = from_residual(lse)
-  q, k, v, bias, scale, window, term_consts, dropout_consts = inputs
-  grid, (rows, columns) = blocks.grid, blocks.grid
-  num_heads, num_groups = q.shape[2], k.shape[2]
-  matmul = partial(matmul_f32, precision=blocks.precision)
-  zeros_like = partial(zeros_for_sum, like=q)
+  zeros_like = partial(zeros_for_sum, like=inputs.q)
   y_ct, lse_ct = cotangents
 
   # score_ct = p · (y_ct vᵀ - shift).
@@ -115,18 +117,43 @@ def _backward(blocks, residuals, cotangents):
   # the gradients of keys and values, like a query that sees nothing: an lse of
   # inf makes exp(score - lse) zero.
   lse, shift = lse[..., None], shift[..., None]
-  q_ct = jnp.where(jnp.isnan(lse), jnp.nan, zeros_like(q))
+  q_ct = jnp.where(jnp.isnan(lse), jnp.nan, zeros_like(inputs.q))
   adds = jnp.isfinite(lse)
   lse, shift = jnp.where(adds, lse, jnp.inf), jnp.where(adds, shift, 0)
+  zeros = zeros_like(
+    (inputs.k, inputs.v, inputs.bias, inexact_leaves(inputs.term_consts))
+  )
+  k_ct, v_ct, q_ct, bias_ct, consts_ct = for_all_heads(
+    partial(_pull_back_heads, blocks),
+    blocks,
+    inputs,
+    (*zeros[:2], q_ct, *zeros[2:]),
+    lse,
+    shift,
+    y_ct,
+  )
+  scale, scale_ct = inputs.scale, None
+  if scale is not None:
+    scale_ct = jnp.sum(finite_or_zero(inputs.q).astype(q_ct.dtype) * q_ct)
+    q_ct, k_ct = scale * q_ct, scale * k_ct
+  # In the order of `Inputs`; its other leaves are integers and keys.
+  return ((q_ct, k_ct, v_ct, bias_ct, scale_ct, consts_ct),)
+
+
+def _pull_back_heads(blocks, heads, totals, inputs, lse, shift, y_ct):
+  """Adds the gradients of some heads to `totals`."""
+  q, k, v, bias, scale, window, term_consts, dropout_consts = inputs
+  grid, (rows, columns) = blocks.grid, blocks.grid
+  matmul = partial(matmul_f32, precision=blocks.precision)
 
   def key_block(j, totals):
     index = columns.tokens(j)
-    k_block, v_block = (finite_or_zero(grid.keys(x, j)) for x in (k, v))
+    k_block, v_block = (finite_or_zero(grid.keys(x, heads, j)) for x in (k, v))
 
     def query_block(i, carry):
       k_ct, v_ct, q_ct, bias_ct, consts_ct = carry
       start = rows.start(i)
-      part = partial(grid.queries, num_groups=num_groups, i=i)
+      part = partial(grid.queries, heads=heads, i=i)
       q_block, lse_block = finite_or_zero(part(q)), part(lse)
       q_block = blocks.q_scale * q_block
       y_ct_block = jnp.where(lse_block < jnp.inf, part(y_ct), 0)
@@ -139,7 +166,7 @@ def _backward(blocks, residuals, cotangents):
       p = jnp.exp(scores - lse_block)
       counted = rows.counted_here(i)
       if counted is not None:
-        counted = jnp.tile(counted, num_heads // num_groups)
+        counted = jnp.tile(counted, heads.num_heads // heads.num_groups)
         p = jnp.where(counted[:, None], p, 0)
       p_ct = matmul(y_ct_block, v_block, (-1, -1))
       p_ct = blocks.drop(dropout_consts, p_ct, i, j)
@@ -151,12 +178,12 @@ def _backward(blocks, residuals, cotangents):
         starts = {2: start, 3: index[0]}
         bias_ct = add_to_slice(bias_ct, bias_block_ct, starts)
       q_block_ct = blocks.q_scale * matmul(products_ct, k_block, (-1, -2))
-      q_block_ct = from_head_rows(q_block_ct, num_heads)
+      q_block_ct = from_head_rows(q_block_ct, heads.num_heads)
       return (
         # The short sides come first: XLA's CPU matmul transposes nothing.
         k_ct + matmul(_transpose(q_block), products_ct, (-1, -2)),
         v_ct + matmul(_transpose(y_ct_block), kept, (-1, -2)),
-        add_to_slice(q_ct, q_block_ct, {1: start}),
+        add_to_slice(q_ct, q_block_ct, heads.of_queries(start)),
         bias_ct,
         add_to_sum(consts_ct, inexact_leaves(block_consts_ct)),
       )
@@ -165,28 +192,19 @@ def _backward(blocks, residuals, cotangents):
     *block_cts, q_ct, bias_ct, consts_ct = jax.lax.fori_loop(
       *rows.blocks(*window.rows(j * columns.size, index[-1])),
       query_block,
-      (*zeros_like((_transpose(k_block), _transpose(v_block))), *rest),
+      (*zeros_for_sum((_transpose(k_block), _transpose(v_block))), *rest),
     )
     k_ct, v_ct = (
       add_to_slice(
-        x, from_head_rows(_transpose(block), num_groups), {1: index[0]}
+        x,
+        from_head_rows(_transpose(block), heads.num_groups),
+        heads.of_keys(index[0]),
       )
       for x, block in zip((k_ct, v_ct), block_cts, strict=True)
     )
     return k_ct, v_ct, q_ct, bias_ct, consts_ct
 
-  k_ct, v_ct, bias_ct, consts_ct = zeros_like(
-    (k, v, bias, inexact_leaves(term_consts))
-  )
-  k_ct, v_ct, q_ct, bias_ct, consts_ct = jax.lax.fori_loop(
-    0, columns.num_blocks, key_block, (k_ct, v_ct, q_ct, bias_ct, consts_ct)
-  )
-  scale_ct = None
-  if scale is not None:
-    scale_ct = jnp.sum(finite_or_zero(q).astype(q_ct.dtype) * q_ct)
-    q_ct, k_ct = scale * q_ct, scale * k_ct
-  # In the order of `Inputs`; its other leaves are integers and keys.
-  return ((q_ct, k_ct, v_ct, bias_ct, scale_ct, consts_ct),)
+  return jax.lax.fori_loop(0, columns.num_blocks, key_block, totals)
 
 
 def _transpose(x):

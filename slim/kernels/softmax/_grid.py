@@ -5,11 +5,37 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from slim.kernels.softmax._slices import slice_or_broadcast
+from slim.kernels.softmax._slices import Index, slice_or_broadcast
 from slim.kernels.support.head_rows import to_head_rows
 from slim.kernels.support.mesh_axes import match_varying_axes
 
-Index = jax.Array | int
+
+class Heads(NamedTuple):
+  """Heads of sequences that are computed at once: all, or one of one sequence.
+
+  Attributes:
+    num_sequences: How many sequences.
+    num_heads: How many heads of queries.
+    num_groups: How many heads of keys.
+    sequence: The first sequence.
+    head: The first head of queries.
+    group: The first head of keys.
+  """
+
+  num_sequences: int
+  num_heads: int
+  num_groups: int
+  sequence: Index = 0
+  head: Index = 0
+  group: Index = 0
+
+  def of_queries(self, token: Index) -> dict[int, Index]:
+    """Returns where they start in an array [B, T, H, X], from `token` on."""
+    return {0: self.sequence, 1: token, 2: self.head}
+
+  def of_keys(self, token: Index) -> dict[int, Index]:
+    """Returns where they start in an array [B, S, G, X], from `token` on."""
+    return {0: self.sequence, 1: token, 2: self.group}
 
 
 class Axis(NamedTuple):
@@ -75,24 +101,26 @@ class Grid(NamedTuple):
   rows: Axis
   columns: Axis
 
-  def queries(self, x: jax.Array, num_groups: int, i: Index) -> jax.Array:
+  def queries(self, x: jax.Array, heads: Heads, i: Index) -> jax.Array:
     """Slices block i out of any per-query array.
 
     Args:
       x: [B, T, H, X].
-      num_groups: G.
+      heads: Which heads to slice, b sequences of h heads and g key heads.
       i: Which block of queries.
 
     Returns:
-      [B, G, H/G·s, X].
+      [b, g, h/g·s, X].
     """
-    x = slice_or_broadcast(x, self.rows.start(i), self.rows.size, 1)
-    return to_head_rows(x, num_groups)
+    starts = heads.of_queries(self.rows.start(i))
+    sizes = {0: heads.num_sequences, 1: self.rows.size, 2: heads.num_heads}
+    return to_head_rows(slice_or_broadcast(x, starts, sizes), heads.num_groups)
 
-  def keys(self, x: jax.Array, j: Index) -> jax.Array:
-    """Slices block j out of keys or values: [B, S, G, X] to [B, G, t, X]."""
-    x = slice_or_broadcast(x, self.columns.start(j), self.columns.size, 1)
-    return to_head_rows(x, x.shape[2])
+  def keys(self, x: jax.Array, heads: Heads, j: Index) -> jax.Array:
+    """Slices block j out of keys or values: [B, S, G, X] to [b, g, t, X]."""
+    starts = heads.of_keys(self.columns.start(j))
+    sizes = {0: heads.num_sequences, 1: self.columns.size, 2: heads.num_groups}
+    return to_head_rows(slice_or_broadcast(x, starts, sizes), heads.num_groups)
 
   def bias(
     self, bias: jax.Array | None, i: Index, j: Index
@@ -100,8 +128,9 @@ class Grid(NamedTuple):
     """Slices block (i, j) out of a bias, [B or 1, H or 1, T or 1, S or 1]."""
     if bias is None:
       return None
-    bias = slice_or_broadcast(bias, self.rows.start(i), self.rows.size, 2)
-    return slice_or_broadcast(bias, self.columns.start(j), self.columns.size, 3)
+    starts = {2: self.rows.start(i), 3: self.columns.start(j)}
+    sizes = {2: self.rows.size, 3: self.columns.size}
+    return slice_or_broadcast(bias, starts, sizes)
 
   def tokens(
     self, like: jax.Array, i: Index, j: Index

@@ -33,18 +33,19 @@ def attend_with_remat(
     Rabe & Staats, 2021, https://arxiv.org/abs/2112.05682, Figure 1.
   """
   grid = blocks.grid
-  num_heads, num_groups = inputs.q.shape[2], inputs.k.shape[2]
+  heads = inputs.heads
 
   def query_block(i):
-    q_block = blocks.q_scale * grid.queries(inputs.q, num_groups, i)
+    q_block = blocks.q_scale * grid.queries(inputs.q, heads, i)
 
     def key_block(j):
-      return Partial.of(*blocks.scores_and_weigh(inputs, q_block, i, j))
+      return Partial.of(*blocks.scores_and_weigh(inputs, heads, q_block, i, j))
 
     key_block = jax.checkpoint(key_block, prevent_cse=False)
     partials = jax.lax.map(key_block, _block_indices(grid.columns))
     y, lse = stop_gradient_if_nan(*partials.join_stacked().finish())
-    return from_head_rows(y, num_heads), from_head_rows(lse, num_heads)
+    y, lse = (from_head_rows(x, heads.num_heads) for x in (y, lse))
+    return y, lse
 
   y, lse = jax.lax.map(query_block, _block_indices(grid.rows))
   y, lse = _join_blocks(y, grid.rows), _join_blocks(lse, grid.rows)

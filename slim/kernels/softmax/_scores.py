@@ -109,8 +109,9 @@ def term_maker(
     if window.low is not None or window.high is not None:
       masks.append(window.sees(*index))
     if mask is not None:
-      part = slice_or_broadcast(mask, rows[0], rows.size, 2)
-      masks.append(slice_or_broadcast(part, columns[0], columns.size, 3))
+      starts = {2: rows[0], 3: columns[0]}
+      lengths = {2: rows.size, 3: columns.size}
+      masks.append(slice_or_broadcast(mask, starts, lengths))
     if mask_fn is not None:
       seen = _call("mask_fn", mask_fn, index, sizes)
       masks.append(_check_dtype("mask_fn", seen, bool))

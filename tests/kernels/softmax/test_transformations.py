@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from slim.kernels.softmax import _turns
 from tests.helpers import assert_gradients_close
 from tests.kernels.softmax.cases import DEFINITION, in_blocks, make_inputs
 
@@ -45,8 +46,11 @@ def test_forward_mode(x64):
     slope(in_blocks(2, 3))
 
 
-def test_vmap_and_shard_map(x64):
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_vmap_and_shard_map(x64, monkeypatch, in_turn):
   """Fails if a loop carry varies differently over a mesh than its inputs."""
+  if in_turn:
+    monkeypatch.setattr(_turns, "_ENOUGH", 1)
   inputs, _, _ = make_inputs((8, 6, 6, 2, 2, 3, 3))
   q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")
 

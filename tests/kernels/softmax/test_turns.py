@@ -1,0 +1,102 @@
+"""Heads that take turns on a CPU compute what all heads compute at once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from slim.kernels import chunked_softmax_attention
+from slim.kernels.softmax import _turns
+from tests.helpers import assert_gradients_close
+from tests.kernels.softmax.cases import (
+  DEFINITION,
+  assert_same,
+  in_blocks,
+  make_inputs,
+)
+
+SIZES = (2, 13, 11, 4, 2, 3, 5)  # B, T, S, H, G, K, V.
+
+
+@pytest.fixture
+def turns(monkeypatch):
+  """Counts the attentions whose heads take turns, however small they are."""
+  monkeypatch.setattr(_turns, "_ENOUGH", 1)
+  counted = []
+  can_take_turns = _turns._can_take_turns
+
+  def count(*args):
+    counted.append(can_take_turns(*args))
+    return counted[-1]
+
+  monkeypatch.setattr(_turns, "_can_take_turns", count)
+  return counted
+
+
+@pytest.mark.parametrize("kind", ["causal window", "scale"])
+def test_heads_in_turn_equal_the_definition(x64, turns, kind):
+  """Fails if a head reads or writes what is another's."""
+  assert_same(in_blocks(4, 3), kind, SIZES, "float64")
+  assert turns == [True, True]  # Forward and backward.
+
+
+@pytest.mark.parametrize("kind", ["functions", "dropout", "bias", "offsets"])
+def test_heads_that_differ_take_no_turns(x64, turns, kind):
+  """Fails if a head gets the mask, bias or dropout of another."""
+  assert_same(in_blocks(4, 3), kind, SIZES, "float64")
+  assert turns == [False, False]
+
+
+def test_shared_bias_and_mask(x64, turns):
+  """Fails if the gradient of a shared bias misses a head or a sequence."""
+  inputs, mask, cts = make_inputs(SIZES)
+  inputs |= {"bias": inputs["bias"][:, :1], "slope": inputs["slope"][0]}
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def gradients(form, inputs):
+    def outputs(inputs):
+      return form(
+        *(inputs[name] for name in "qkv"),
+        inputs["bias"],
+        mask[:1],
+        mask_fn=lambda i, j: (i + j) % 7 > 0,
+        bias_fn=lambda slope, i, j: -slope * abs(i - j),
+        bias_params=inputs["slope"],
+      )
+
+    return jax.vjp(outputs, inputs)[1](jax.tree.map(jnp.asarray, cts))
+
+  found, right = (
+    gradients(form, jax.tree.map(jnp.asarray, inputs))
+    for form in (in_blocks(4, 3), DEFINITION)
+  )
+  assert_gradients_close(found, right, 1e-12)
+  assert turns == [True, True]
+
+
+@pytest.mark.parametrize(
+  ("platform", "heads_at_once"), [("cpu", 1), ("cuda", 8), ("tpu", 8)]
+)
+def test_only_cpus_take_turns(platform, heads_at_once):
+  """Fails if an accelerator computes one head after the other."""
+  x = jax.ShapeDtypeStruct((1, 1024, 8, 16), jnp.float32)
+  traced = jax.jit(chunked_softmax_attention).trace(x, x, x)
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  products = [line for line in text.splitlines() if "dot_general" in line]
+  assert len(products) == 2
+  for line in products:
+    assert f"-> tensor<1x{heads_at_once}x512x" in line
+
+
+def test_memory_of_many_heads():
+  """Fails if the gradient holds blocks of scores of all heads."""
+  x = jax.ShapeDtypeStruct((1, 4096, 8, 64), jnp.float32)
+
+  @jax.jit
+  def gradient(q, k, v, y_ct):
+    return jax.vjp(chunked_softmax_attention, q, k, v)[1](y_ct)
+
+  memory = gradient.lower(x, x, x, x).compile().memory_analysis()
+  # y and the log-sum-exp are kept: 8.1 MiB.
+  assert memory.temp_size_in_bytes <= 20 * 2**20
