@@ -89,7 +89,9 @@ def chunked_softmax_attention_and_lse(
       Use "remat" or `softmax_attention`.
 
   Memory of the gradient beyond inputs and outputs: y and lse, and a few blocks
-  of scores, O(B·H·q_block_size·k_block_size).
+  of scores, O(B·H·q_block_size·k_block_size). On a CPU, "from_lse" computes one
+  head after the other if all share the same mask and bias, there is no dropout
+  and a block has 2¹⁶ scores: O(q_block_size·k_block_size).
 
   References:
     Rabe & Staats, 2021, https://arxiv.org/abs/2112.05682;
