@@ -20,7 +20,7 @@ from arguments import (
 )
 from configurations import load_config
 from record import print_table, save
-from runs import train
+from training_runs import train
 
 from slim import command_line
 from slim.training import build

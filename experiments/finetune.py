@@ -32,7 +32,7 @@ from arguments import (
 from configurations import load_config
 from measurements import median_seconds
 from record import print_table, save
-from runs import train
+from training_runs import train
 
 from slim import command_line
 from slim.memory.report import report_of

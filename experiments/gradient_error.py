@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import runs
+import training_runs
 from absl import flags
 from arguments import (
   define_count,
@@ -101,7 +101,7 @@ def train(name: str, text: str, steps: int, workdir: pathlib.Path) -> Any:
   config.train.log_every = 10
   config.train.checkpoint_every = 100
   config.train.keep_checkpoints = 1
-  params, _ = runs.train(config, workdir / f"{name}-{steps}")
+  params, _ = training_runs.train(config, workdir / f"{name}-{steps}")
   return params
 
 

@@ -31,7 +31,7 @@ from arguments import (
 from configurations import load_config
 from learning_curves_figure import Panel, draw
 from record import print_table, read, results_path, save
-from runs import describe_data, train
+from training_runs import describe_data, train
 
 from slim import command_line
 from slim.config import validate

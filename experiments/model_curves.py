@@ -26,7 +26,7 @@ from arguments import (
 from configurations import load_config
 from figures import BLUE, OCHRE, PURPLE, RED, TEAL, label_lines, new_figure
 from record import print_table, read, results_path, save
-from runs import describe_data, shorten, train
+from training_runs import describe_data, shorten, train
 
 from slim import command_line
 

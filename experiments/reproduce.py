@@ -41,7 +41,7 @@ _MODULES = (
   "configurations",
   "measurements",
   "reformer_models",
-  "runs",
+  "training_runs",
 )
 _CURVES = "runs/learning_curves"
 
