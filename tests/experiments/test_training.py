@@ -84,6 +84,11 @@ def test_runs_are_compared_at_the_last_common_step(
     ("full-seed", 200, 200, 0.25),
     ("slim-512", 200, 200, 0.125),
   ]
+  assert [x["first_distance_to_full"] for x in saved["rows"]] == [
+    0,
+    pytest.approx(0.1),
+    0,
+  ]
   assert [x["training_bpc"] for x in saved["rows"]] == [2.5, 2.6, 2.5]
   assert saved["curves"]["slim-512"] == [(100, 3.0), (200, 2.0)]
 
