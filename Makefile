@@ -37,7 +37,7 @@ test-slow: $(INSTALLED) ## run grids by pairs, processes and memory marks
 test-full: $(INSTALLED) ## run all tests and whole grids: hours
 	$(PYTEST) -m '' $(ARGS)
 
-reproduce: $(INSTALLED) ## run small experiments, check README and docs: half an hour
+reproduce: $(INSTALLED) ## run small experiments, check README and docs
 	$(BIN)/python experiments/reproduce.py --mode=quick
 
 reproduce-full: $(INSTALLED) ## run all experiments, write tables of docs: many hours

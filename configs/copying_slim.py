@@ -8,6 +8,10 @@ scratch give the same curve. For the other curves of the figure pass
 
 Command:   python -m slim.train --config=configs/copying_slim.py \
              --workdir=runs/copying_slim
+Hardware:  2 cores of an AMD EPYC.
+Result:    eval/accuracy 0.993 after 15,000 steps; full 0.995 and, from another
+           seed, 0.996 (2026-11-28, jax 0.10.2, in learning_curves_copying.json
+           of experiments/results).
 """
 
 from slim.config import base, presets

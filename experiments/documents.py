@@ -11,7 +11,7 @@ import tables
 import tables_attention
 import tables_peers
 import tables_slim
-from record import RESULTS
+from record import RESULTS, results_path
 
 ROOT = RESULTS.parents[1]
 # The tables that a document can name.
@@ -41,8 +41,7 @@ def read_result(name: str, quick: bool = False) -> dict[str, Any]:
   Raises:
     FileNotFoundError: If there is none.
   """
-  path = RESULTS / f"{name}{'_quick' if quick else ''}.json"
-  return json.loads(path.read_text())
+  return json.loads(results_path(name, "json", quick).read_text())
 
 
 def check(quick: bool = False) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """Runs all experiments, and compares README and docs with what they found.
 
---mode=quick runs each experiment with --quick: half an hour on two cores. Then
-it checks every number of README and docs against the committed results, and
-what holds at any size against the quick ones. It names each sentence that does
-not hold, and then ends with exit code 1.
+--mode=quick runs each experiment with --quick. Then it checks every number of
+README and docs against the committed results, and what holds at any size
+against the quick ones. It names each sentence that does not hold, and then ends
+with exit code 1.
 
 --mode=full runs everything at full size: many hours. Experiments whose results
 are those of today's code are skipped, and training runs are resumed. Then it

@@ -86,7 +86,10 @@ def source(read: Read, *names: str) -> str:
     " to ".join(dict.fromkeys([dates[0], dates[-1]])),
     "; ".join(_unique(record["hardware"] for record in records)),
     "; ".join(packages),
-    *(f"commit {x}" for x in commits if x),
+    *(
+      f"commit {x}" if x else "**older code, not run again yet**"
+      for x in commits
+    ),
     ", ".join(links),
   ]
   return "\n".join([*(f"`{x}`  " for x in commands), " · ".join(facts)])
