@@ -16,7 +16,7 @@ from figures import (
 from reformer_models import MODELS
 
 
-def select(
+def rows_of(
   rows: list[dict[str, Any]], figure: str, model: str
 ) -> list[dict[str, Any]]:
   """Returns the rows of a model in a figure."""
@@ -37,7 +37,7 @@ def draw(rows: list[dict[str, Any]], path: Any) -> None:
       for model in MODELS:
         points = [
           (row[size], row["activation_MiB"])
-          for row in select(rows, name, model)
+          for row in rows_of(rows, name, model)
         ]
         if points:
           axis.plot(
@@ -87,7 +87,7 @@ def draw_timelines(
       axis.set_xlim(0, 1)
       axis.set_xticks([])
       title = f"{model}\n{format_mebibytes(timeline['peak_MiB'])}"
-      (row,) = select(rows, "models", model)
+      (row,) = rows_of(rows, "models", model)
       if row["published_MiB"] is not None:
         title += f", reported {format_mebibytes(row['published_MiB'])}"
       axis.set_title(title, fontsize="small")

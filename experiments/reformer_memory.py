@@ -24,7 +24,7 @@ from record import (
   results_path,
   save,
 )
-from reformer_figures import draw, draw_timelines, select
+from reformer_figures import draw, draw_timelines, rows_of
 from reformer_models import (
   FORMULAS,
   MODELS,
@@ -149,7 +149,7 @@ def growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
   found = []
   for size in _GROWTH:
     for model, formula in FORMULAS.items():
-      points = select(rows, f"growth in {size}", model)
+      points = rows_of(rows, f"growth in {size}", model)
       if not points:
         continue
       x = [row[size] for row in points]
@@ -180,7 +180,7 @@ def marks(
   def of(figure, model, **sizes):
     return next(
       row["activation_MiB"]
-      for row in select(rows, figure, model)
+      for row in rows_of(rows, figure, model)
       if sizes.items() <= row.items()
     )
 

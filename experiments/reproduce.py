@@ -21,9 +21,9 @@ import sys
 import time
 from typing import NamedTuple
 
-import documents
 from absl import flags
 from arguments import define_data
+from claims import documents
 from record import print_table
 
 from slim import command_line

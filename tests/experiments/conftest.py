@@ -18,5 +18,7 @@ def beside(monkeypatch):
   for name in set(flags.FLAGS) - names:
     delattr(flags.FLAGS, name)
   # Libraries stay, as importing them again takes longer than most tests.
-  for path in FOLDER.glob("*.py"):
-    sys.modules.pop(path.stem, None)
+  for name, module in list(sys.modules.items()):
+    file = getattr(module, "__file__", None)
+    if file and pathlib.Path(file).is_relative_to(FOLDER):
+      del sys.modules[name]

@@ -14,16 +14,16 @@ _NOT_PROSE = re.compile(r"<!-- begin .*?<!-- end -->|```.*?```|`[^`]*`", re.S)
 
 @pytest.fixture
 def documents(beside):
-  """Returns experiments/documents.py."""
-  import documents
+  """Returns experiments/claims/documents.py."""
+  from claims import documents
 
   return documents
 
 
 @pytest.fixture
-def claims(documents):
-  """Returns experiments/claims.py."""
-  return documents.claims
+def statements(documents):
+  """Returns experiments/claims/statements.py."""
+  return documents.statements
 
 
 RECORD = {
@@ -79,10 +79,10 @@ def test_every_measured_number_has_a_source(documents):
     ("44", "memory(", "was never closed"),
   ],
 )
-def test_a_number_is_the_measured_one(claims, written, expression, found):
+def test_a_number_is_the_measured_one(statements, written, expression, found):
   """Fails if a number changed by hand, in text or results, goes unnoticed."""
   text = f"\n\nIt needs {written}<!--= {expression} --> MiB.\nOf two.\n\nMore."
-  failures = list(claims.check(text, read))
+  failures = list(statements.check(text, read))
   if found is None:
     assert not failures
     return
@@ -104,40 +104,40 @@ def test_a_number_is_the_measured_one(claims, written, expression, found):
     ('other("ratio") < 1', "there is no other.json"),
   ],
 )
-def test_a_condition_is_checked(claims, condition, reason):
+def test_a_condition_is_checked(statements, condition, reason):
   """Fails if a sentence about all sizes goes on when it no longer holds."""
   text = f"- One.\n- Fast.\n  <!-- holds: {condition} -->\n- Three."
   for quick in (False, True):
-    failures = list(claims.check(text, read, quick))
+    failures = list(statements.check(text, read, quick))
     assert [x.reason for x in failures] == ([reason] if reason else [])
     assert [x.sentence for x in failures] == (["- Fast."] if reason else [])
   text = text.replace("holds:", "holds at full size:")
-  assert not list(claims.check(text, read, quick=True))
-  assert len(list(claims.check(text, read))) == bool(reason)
+  assert not list(statements.check(text, read, quick=True))
+  assert len(list(statements.check(text, read))) == bool(reason)
 
 
-def test_numbers_and_blocks_are_written(claims):
+def test_numbers_and_blocks_are_written(statements):
   """Fails if `make reproduce-full` leaves old numbers in the text."""
   text = (
     'A 7<!--= memory("MiB", tokens=128) -->.\n<!-- begin f(2) -->\n<!-- end -->'
   )
   blocks = {"f": lambda read, count: f"{count} of {read('memory')['note']}"}
-  (failure,) = claims.check_blocks(text, blocks, read)
+  (failure,) = statements.check_blocks(text, blocks, read)
   assert (failure.line, failure.sentence) == (2, "f(2)")
-  (failure,) = claims.check_blocks(text, {}, read)
+  (failure,) = statements.check_blocks(text, {}, read)
   assert "got 'f(2)'" in failure.reason
-  found = claims.write(text, blocks, read)
+  found = statements.write(text, blocks, read)
   assert found.startswith("A 44<!--=")
   assert found.endswith("-->\n2 of 3e-06\n<!-- end -->")
-  assert not list(claims.check_blocks(found, blocks, read))
+  assert not list(statements.check_blocks(found, blocks, read))
   unknown = text.replace("memory", "other").replace("f(2)", "g()")
-  assert claims.write(unknown, blocks, read) == unknown
+  assert statements.write(unknown, blocks, read) == unknown
 
 
-def test_examples_in_fenced_blocks_are_left_alone(claims):
+def test_examples_in_fenced_blocks_are_left_alone(statements):
   """Fails if a page cannot show how a number is marked."""
   text = '```md\n7<!--= memory("MiB", tokens=128) -->\n<!-- begin f() -->\n'
   text += "<!-- holds: 2 < 1 -->\n<!-- end -->\n```\n"
-  assert not list(claims.check(text, read))
-  assert not list(claims.check_blocks(text, {}, read))
-  assert claims.write(text, {"f": lambda read: "x"}, read) == text
+  assert not list(statements.check(text, read))
+  assert not list(statements.check_blocks(text, {}, read))
+  assert statements.write(text, {"f": lambda read: "x"}, read) == text

@@ -118,7 +118,7 @@ def test_slim_computes_what_the_libraries_are_compared_with(
 
 def test_tables_have_the_numbers_of_their_rows(beside):
   """Fails if a table shows a library the numbers of another."""
-  import tables_peers
+  from claims import tables_peers
 
   rows = [
     {"tokens": 4096, "method": method, "chunk_size": size}

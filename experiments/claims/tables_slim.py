@@ -1,7 +1,14 @@
 """The tables of docs/benchmarks.md on SLiM: memory, time, error, training."""
 
-from expressions import Read
-from tables import markdown, mebibytes, pick, ratio, seconds, three_digits
+from claims.expressions import Read
+from claims.tables import (
+  markdown,
+  mebibytes,
+  pick,
+  ratio,
+  seconds,
+  three_digits,
+)
 
 _SCAN = "lax.scan(jax.checkpoint)"
 _CONFIGURATIONS = ("I", "II", "III", "IV")

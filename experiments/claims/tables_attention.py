@@ -1,7 +1,14 @@
 """The tables of docs/benchmarks.md on softmax attention and the Reformer."""
 
-from expressions import Read
-from tables import markdown, mebibytes, pick, ratio, seconds, three_digits
+from claims.expressions import Read
+from claims.tables import (
+  markdown,
+  mebibytes,
+  pick,
+  ratio,
+  seconds,
+  three_digits,
+)
 
 # Label in the table, and the models of `reformer_memory` that it compares.
 _MODELS = {

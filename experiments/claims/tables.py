@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from expressions import Read, select
+from claims.expressions import Read, select
 
 # Flags of data, whose value is a path on the machine that measured.
 _DATA = re.compile(r"--(text|ptb|enwik8)=\S+")

@@ -1,7 +1,14 @@
 """The tables of docs/where-we-lose.md."""
 
-from expressions import Read, select
-from tables import markdown, mebibytes, pick, ratio, seconds, three_digits
+from claims.expressions import Read, select
+from claims.tables import (
+  markdown,
+  mebibytes,
+  pick,
+  ratio,
+  seconds,
+  three_digits,
+)
 
 _METHODS = {
   "`lax.scan(jax.checkpoint)`": "lax.scan(jax.checkpoint)",

@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from expressions import ERRORS, Read, evaluate, refute
+from claims.expressions import ERRORS, Read, evaluate, refute
 
 # Functions that write a block of Markdown from results.
 Blocks = Mapping[str, Callable[..., str]]

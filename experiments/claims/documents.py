@@ -6,12 +6,15 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import claims
-import tables
-import tables_attention
-import tables_peers
-import tables_slim
 from record import RESULTS, results_path
+
+from claims import (
+  statements,
+  tables,
+  tables_attention,
+  tables_peers,
+  tables_slim,
+)
 
 ROOT = RESULTS.parents[1]
 # The tables that a document can name.
@@ -59,9 +62,9 @@ def check(quick: bool = False) -> Iterator[str]:
 
   for path in documents():
     text = path.read_text()
-    failures = list(claims.check(text, read, quick))
+    failures = list(statements.check(text, read, quick))
     if not quick:
-      failures += claims.check_blocks(text, BLOCKS, read)
+      failures += statements.check_blocks(text, BLOCKS, read)
     for line, sentence, reason in failures:
       yield f'{path.relative_to(ROOT)}:{line}: "{sentence}": {reason}'
 
@@ -69,4 +72,4 @@ def check(quick: bool = False) -> Iterator[str]:
 def write() -> None:
   """Writes the numbers and tables of all documents."""
   for path in documents():
-    path.write_text(claims.write(path.read_text(), BLOCKS, read_result))
+    path.write_text(statements.write(path.read_text(), BLOCKS, read_result))
