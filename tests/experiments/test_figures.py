@@ -140,7 +140,7 @@ def test_labels_do_not_overlap(beside, tmp_path):
   """Fails if the names of two lines that end together cannot be read."""
   import figures
 
-  ends = {"a": 5.0, "b\nb": 5.1, "c": 5.2, "far": 9.0}
+  ends = {"low": 3.9, "a": 5.0, "b\nb": 5.1, "c": 5.2, "far": 9.0}
   with figures.new_figure(tmp_path / "x.svg", size=(4, 3)) as (_, axis):
     for name, y in ends.items():
       axis.plot([0, 1], [0, y], label=name)
@@ -150,6 +150,7 @@ def test_labels_do_not_overlap(beside, tmp_path):
     boxes = {x.get_text(): x.get_window_extent() for x in axis.texts}
     (place,) = (x.xyann for x in axis.texts if x.get_text() == "far")
   assert set(boxes) == {*ends, "short"}
+  assert boxes["low"].y1 < boxes["a"].y0
   assert boxes["a"].y1 < boxes["b\nb"].y0 < boxes["b\nb"].y1 < boxes["c"].y0
   assert place == (8, 0)
 
