@@ -46,12 +46,15 @@ class Task(NamedTuple):
   metric: str
   label: str
   eval_every: int  # Steps.
+  checkpoint_every: int  # Steps.
 
 
 TASKS = {
-  "copying": Task("copying_slim", (128, 64), "accuracy", "accuracy", 1000),
-  "ptb": Task("ptb_slim", (512, 256), "bpc", "bits per byte", 500),
-  "enwik8": Task("enwik8_slim", (2048, 1366), "bpc", "bits per byte", 100),
+  "copying": Task(
+    "copying_slim", (128, 64), "accuracy", "accuracy", 1000, 1000
+  ),
+  "ptb": Task("ptb_slim", (512, 256), "bpc", "bits per byte", 500, 500),
+  "enwik8": Task("enwik8_slim", (2048, 1366), "bpc", "bits per byte", 150, 50),
 }
 _OTHER_SEED = 43  # The seed of the configs is 42.
 
@@ -134,7 +137,7 @@ def make_configs(name: str) -> dict[str, ml_collections.ConfigDict]:
     train.update(
       log_every=min(train.log_every, max(1, train.num_steps // 20)),
       eval_every=min(task.eval_every, max(1, train.num_steps // 2)),
-      checkpoint_every=min(task.eval_every, max(1, train.num_steps // 2)),
+      checkpoint_every=min(task.checkpoint_every, max(1, train.num_steps // 2)),
       keep_checkpoints=1,
     )
     return config
