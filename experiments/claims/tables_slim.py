@@ -100,9 +100,10 @@ def learning_curves(read: Read, task: str) -> str:
   metric = "accuracy" if task == "copying" else "bpc"
   rows = []
   for row in record["rows"]:
+    distance = row["distance_to_full"]
     values = [
       _metric(row[f"validation_{metric}"], metric),
-      _metric(row["distance_to_full"], metric),
+      _metric(distance, metric) if metric == "accuracy" else f"{distance:.1e}",
       _metric(row[f"training_{metric}"], metric),
     ]
     steps = f"{row['compared_step']:,}"
