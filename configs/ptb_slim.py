@@ -8,7 +8,9 @@ full_then_slim, or --config.gradient.chunk_size=256.
 Command:   python -m slim.train --config=configs/ptb_slim.py \
              --workdir=runs/ptb_slim
 Hardware:  2 cores of an AMD EPYC.
-Result:    not run yet at length.
+Result:    3.31 bits per byte of validation after 3,000 steps, as with full
+           gradients (2026-11-29, jax 0.10.2, in learning_curves_ptb.json
+           of experiments/results).
 """
 
 from slim.config import base, presets

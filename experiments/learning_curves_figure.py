@@ -56,6 +56,7 @@ def draw(panels: list[Panel], path: str | os.PathLike[str]) -> None:
       steps = max(row["steps"] for row in record["rows"])
       of = record["steps_of_paper"]
       axis.set_title(f"{title}: {steps:,} of {of:,} steps")
+      axis.locator_params(axis="x", nbins=4)  # More would touch each other.
       axis.set_xlabel("step")
       axis.set_ylabel(f"training, {label}")
     share_legend(figure, columns=3)

@@ -100,10 +100,9 @@ def learning_curves(read: Read, task: str) -> str:
   metric = "accuracy" if task == "copying" else "bpc"
   rows = []
   for row in record["rows"]:
-    distance = row["distance_to_full"]
     values = [
       _metric(row[f"validation_{metric}"], metric),
-      _metric(distance, metric) if metric == "accuracy" else f"{distance:.1e}",
+      _distance(row["distance_to_full"], metric),
       _metric(row[f"training_{metric}"], metric),
     ]
     steps = f"{row['compared_step']:,}"
@@ -197,6 +196,13 @@ def _name(method):
 def _metric(value, metric):
   """Writes an accuracy in percent, or bits per byte."""
   return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
+
+
+def _distance(value, metric):
+  """Writes a distance to full, which is 0 for full itself."""
+  if value == 0:
+    return "0"
+  return _metric(value, metric) if metric == "accuracy" else f"{value:.1e}"
 
 
 def _run(run):
