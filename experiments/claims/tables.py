@@ -6,8 +6,9 @@ from typing import Any
 
 from claims.expressions import Read, select
 
-# Flags of data, whose value is a path on the machine that measured.
-_DATA = re.compile(r"--(text|ptb|enwik8)=\S+")
+# Flags whose value is a path on the machine that measured.
+_FILES = re.compile(r"--(text|enwik8)=\S+")
+_FOLDERS = re.compile(r"--ptb=\S+")
 
 
 def markdown(
@@ -73,7 +74,8 @@ def source(read: Read, *names: str) -> str:
   """
   records = [read(name) for name in names]
   commands = _unique(
-    _DATA.sub(r"--\1=FILE", record["command"]) for record in records
+    _FOLDERS.sub("--ptb=FOLDER", _FILES.sub(r"--\1=FILE", record["command"]))
+    for record in records
   )
   dates = sorted(_unique(record["date"] for record in records))
   commits = _unique(record.get("commit", "")[:10] for record in records)
