@@ -17,12 +17,12 @@ FLOORS = [
   {"training"},
   {"config"},
   {"runs", "command_line"},
-  {"plan", "certify", "memory"},
+  {"plan", "certify", "memory", "generate"},
   {"train", "evaluate", "export"},
 ]
 COMMANDS = {"train", "evaluate", "export"}
-TOOLS = {"plan", "certify", "memory"}
-MAX_ROOMS, MAX_ARROWS, MAX_LINES = 16, 50, 250
+TOOLS = {"plan", "certify", "memory", "generate"}
+MAX_ROOMS, MAX_ARROWS, MAX_LINES = 17, 60, 250
 
 # Packages that each room may import, besides the standard library.
 JAX = {"jax", "numpy"}
@@ -41,6 +41,7 @@ PACKAGES = {
   "plan": JAX | {"absl", "ml_collections"},
   "certify": JAX | {"absl", "ml_collections"},
   "memory": JAX | {"absl", "matplotlib", "ml_collections"},
+  "generate": JAX | {"absl", "ml_collections"},
   "train": JAX | {"absl", "ml_collections"},
   "evaluate": {"absl", "jax"},
   "export": {"absl", "jax"},

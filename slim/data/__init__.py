@@ -2,8 +2,14 @@
 
 from slim.data.copying import Copying
 from slim.data.dataset import Dataset
-from slim.data.registry import DATASETS, DataSettings, create_dataset
+from slim.data.registry import (
+  DATASETS,
+  DataSettings,
+  create_dataset,
+  create_vocabulary,
+)
 from slim.data.text import Text
+from slim.data.vocabulary import Vocabulary
 
 __all__ = [
   "DATASETS",
@@ -11,5 +17,7 @@ __all__ = [
   "DataSettings",
   "Dataset",
   "Text",
+  "Vocabulary",
   "create_dataset",
+  "create_vocabulary",
 ]

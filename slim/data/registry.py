@@ -20,6 +20,7 @@ from slim.data.text import (
   cut_text,
   load_text,
 )
+from slim.data.vocabulary import Bytes, Numbers, Vocabulary
 from slim.settings import SettingError, setting
 
 Path = str | os.PathLike[str]
@@ -177,3 +178,18 @@ def create_dataset(
     path=path,
     order=order,
   )
+
+
+def create_vocabulary(name: str, *, vocab_size: int) -> Vocabulary:
+  """Creates the vocabulary of a dataset.
+
+  Args:
+    name: A key of `DATASETS`.
+    vocab_size: Tokens that the model knows.
+
+  Returns:
+    Bytes for texts, numbers for all others.
+  """
+  if name in ("text", *CORPORA):
+    return Bytes()
+  return Numbers(vocab_size)

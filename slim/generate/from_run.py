@@ -1,0 +1,189 @@
+"""The model of a run: what it generates, and how probable a text is to it."""
+
+import math
+import os
+import sys
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from slim.data import Vocabulary, create_vocabulary
+from slim.files import local_path
+from slim.generate.decoding import stream
+from slim.generate.sampling import Sampling
+from slim.generate.scoring import score
+from slim.runs.checkpoints import restore_run
+from slim.runs.workdir import read_config
+from slim.training import build
+from slim.types import LanguageModel, Params
+
+
+class Trained(NamedTuple):
+  """The model of a run."""
+
+  config: ml_collections.ConfigDict
+  model: LanguageModel
+  params: Params
+  step: int  # Updates done.
+  vocabulary: Vocabulary
+
+
+def load(workdir: str) -> Trained:
+  """Loads the newest checkpoint of a run.
+
+  Args:
+    workdir: The folder of the run.
+
+  Returns:
+    Its model.
+
+  Raises:
+    ValueError: If there is no checkpoint.
+  """
+  workdir = local_path("--workdir", workdir)
+  config = read_config(workdir)
+  experiment = build.create_experiment(config)
+  state, _ = restore_run(
+    workdir, jax.eval_shape(lambda: build.init(experiment))
+  )
+  vocabulary = create_vocabulary(
+    config.data.name, vocab_size=config.data.vocab_size
+  )
+  return Trained(
+    config, experiment.model, state.params, int(state.step), vocabulary
+  )
+
+
+def encode(vocabulary: Vocabulary, flag: str, text: bytes) -> np.ndarray:
+  """Returns the tokens of what a flag names, [T], int32.
+
+  Args:
+    vocabulary: What tokens stand for.
+    flag: The flag, for the error.
+    text: What it names.
+
+  Raises:
+    ValueError: If the text is empty, or has other things than tokens.
+  """
+  try:
+    tokens = vocabulary.encode(text)
+  except ValueError as error:
+    raise ValueError(f"{flag} {error}") from error
+  if not tokens.size:
+    raise ValueError(
+      f"{flag} must have one {vocabulary.unit} or more, got an empty text"
+    )
+  return tokens
+
+
+def print_samples(
+  trained: Trained,
+  prompt: np.ndarray,
+  *,
+  length: int,
+  sampling: Sampling,
+  seed: int,
+  num_samples: int,
+) -> None:
+  """Prints a prompt and its continuations; one alone as it is drawn.
+
+  Args:
+    trained: The model.
+    prompt: [P], int32.
+    length: Tokens to draw.
+    sampling: How tokens are drawn.
+    seed: Determines what is drawn.
+    num_samples: How many continuations.
+
+  Raises:
+    ValueError: If an argument does not fit; it names the flag.
+  """
+  try:
+    blocks = stream(
+      trained.model,
+      trained.params,
+      np.tile(prompt, (num_samples, 1)),
+      length=length,
+      key=jax.random.key(seed),
+      sampling=sampling,
+    )
+  except ValueError as error:
+    raise ValueError(f"--{error}") from error
+  if num_samples == 1:
+    decoder = trained.vocabulary.start()
+    _print(decoder.decode(prompt))
+    for block in blocks:
+      _print(decoder.decode(block[0]))
+    _print(decoder.finish() + "\n")
+    return
+  samples = np.concatenate(list(blocks), 1)
+  for number, sample in enumerate(samples, 1):
+    decoder = trained.vocabulary.start()
+    text = decoder.decode(np.concatenate([prompt, sample])) + decoder.finish()
+    _print(f"--- sample {number} of {num_samples}\n{text}\n")
+
+
+def describe_score(trained: Trained, path: str) -> str:
+  """Scores a file, and says so in one line.
+
+  Args:
+    trained: The model.
+    path: The file.
+
+  Returns:
+    The line.
+
+  Raises:
+    ValueError: If the file cannot be read, or has fewer than two tokens.
+  """
+  path = local_path("--score", path)
+  try:
+    with open(path, "rb") as file:
+      text = file.read()
+  except OSError as error:
+    raise ValueError(
+      f"--score must be a file, cannot read {path}: {error.strerror}"
+    ) from error
+  vocabulary = trained.vocabulary
+  tokens = encode(vocabulary, "--score", text)
+  if tokens.size < 2:
+    raise ValueError(
+      f"--score must have two {vocabulary.unit}s or more, as the first one is "
+      f"not scored, got one in {path}"
+    )
+  model, window = trained.model, trained.config.data.sequence_length
+  count = tokens.size - 1
+  carried = model.state_kind != "none" and not (
+    model.max_tokens is not None and count > model.max_tokens
+  )
+  if carried:
+    starts, size = range(1), count
+    how = "one state carried through the file"
+  else:
+    starts, size = range(0, count, window), window
+    how = f"windows of {window} {vocabulary.unit}s from the zero state"
+  total = sum(
+    score(
+      model,
+      trained.params,
+      tokens[None, start : start + size + 1],
+      chunk_size=build.evaluation_chunk(trained.config),
+    ).sum(dtype=np.float64)
+    for start in starts
+  )
+  nats = float(total) / count
+  return (
+    f"step {trained.step}  {nats:.4f} nats per {vocabulary.unit}  "
+    f"{nats / math.log(2):.4f} bits per {vocabulary.unit}  "
+    f"{total:.1f} nats in all  ({count:,} {vocabulary.unit}s of "
+    f"{os.path.basename(path)}, {how})"
+  )
+
+
+def _print(text):
+  """Prints at once; a terminal without a character shows another."""
+  encoding = sys.stdout.encoding or "utf-8"
+  sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+  sys.stdout.flush()
