@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -106,6 +107,7 @@ def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
   """
 
   def start():
+    _end_at_once_by_ctrl_c()
     _check_device()
     main()
 
@@ -175,6 +177,16 @@ def _explain(line, flag_values):
   if reason.startswith("already defined as "):
     return f"{flag} is given twice: leave one out"
   return line.removeprefix("flag ")
+
+
+def _end_at_once_by_ctrl_c():
+  """Lets Ctrl-C end the process, and not raise a KeyboardInterrupt.
+
+  Python would raise it only after a program on the device, or a compilation,
+  has ended, and print a traceback. Files are written whole or not at all.
+  """
+  if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _check_device():

@@ -8,9 +8,9 @@ import jax
 from absl import flags
 
 from slim import command_line
-from slim.runs.checkpoints import restore_run
+from slim.runs.config_json import read_config
+from slim.runs.restoring import restore_run
 from slim.runs.weights import save_weights
-from slim.runs.workdir import read_config
 from slim.training import build
 
 

@@ -10,28 +10,29 @@ import os
 
 import jax
 import ml_collections
-import numpy as np
 from absl import flags
 
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
 from slim.plan.from_config import fit_config
-from slim.runs import checkpoints, metrics, weights
+from slim.runs import checkpoints, metrics, restoring, weights
+from slim.runs.config_json import is_run, read_config, write_config
+from slim.runs.fingerprints import check_data, fingerprint_data
+from slim.runs.interruptions import Interruptions
+from slim.runs.loop import Loop
 from slim.runs.profiler import Profiler
 from slim.runs.progress import Progress, log_start
+from slim.runs.provenance import describe_process, list_changes
 from slim.runs.workdir import (
   check_workdir,
   find_workdir,
-  is_run,
   lock_workdir,
-  read_config,
-  write_config,
 )
 from slim.training import build, steps
 from slim.training.compiled import CompiledSteps, compile_steps
 from slim.training.evaluation import make_evaluation
-from slim.types import Sums, TrainState
+from slim.types import TrainState
 
 _LOG = logging.getLogger("slim.train")
 
@@ -46,7 +47,8 @@ def train_and_evaluate(
     workdir: Folder of the run: config.json, metrics.jsonl, checkpoints.
 
   Returns:
-    The state after the last step.
+    The state after the last step, or after the one at which a signal or
+    `train.max_minutes` ended the run.
 
   Raises:
     ValueError: If a setting, the data or the workdir does not fit. Nothing has
@@ -95,27 +97,35 @@ def _train(config, workdir):
   validation_data = build.create_split(config, "validation", batch_size)
   if config.train.tensorboard:
     metrics.import_tensorboardx()  # If it is missing, nothing is written yet.
+  fingerprints = fingerprint_data(config)
   config, experiment, compiled = resolve_gradient(config, workdir)
   check_workdir(workdir, config)
   abstract_state = jax.eval_shape(lambda: build.init(experiment))
 
   saved = checkpoints.list_steps(workdir)
-  restored = checkpoints.restore_newest(workdir, abstract_state)
+  restored = restoring.restore_newest(workdir, abstract_state)
   if restored:
-    state, metadata = restored
-    report_sums = Sums(*metadata["window"])
-    if metadata["data_fingerprint"] != train_data.fingerprint:
-      raise ValueError(
-        f"config.data.path: the data is not what the run in {workdir} was "
-        "trained on: restore the file or choose another --workdir"
-      )
+    state, record = restored
+    stored = record["progress"]
+    check_data(
+      config,
+      workdir,
+      record["fingerprints"],
+      fingerprints,
+      advice="choose another --workdir",
+    )
     if state.step >= config.train.num_steps:
       _LOG.info("already finished at step %d: nothing to do", int(state.step))
       return state
-    _LOG.info("continuing from the checkpoint of step %d", int(state.step))
+    changes = list_changes(record["processes"][-1], describe_process())
+    _LOG.info(
+      "continuing from the checkpoint of step %d%s",
+      int(state.step),
+      f"; changed since then: {', '.join(changes)}" if changes else "",
+    )
   else:
     state = _first_state(config, experiment)
-    report_sums = Sums(0.0, 0.0, 0.0)
+    stored = None
   start = int(state.step)
   log_start(
     state.params,
@@ -138,7 +148,8 @@ def _train(config, workdir):
         f"--workdir {workdir} has been trained by another process just now: "
         "the same command again continues from there"
       )
-    write_config(workdir, config, train_data.description)
+    record = write_config(workdir, config, train_data.description, start)
+    record["fingerprints"] = fingerprints
     if restored:
       checkpoints.set_aside_after(workdir, start)
     with (
@@ -156,60 +167,41 @@ def _train(config, workdir):
         log_every=config.train.log_every,
         tokens_per_step=batch_size * config.data.sequence_length,
         flops_per_step=build.count_flops(config, experiment.model),
-        report_sums=report_sums,
+        learning_rate=build.create_schedule(config),
+        stored=stored,
       )
-      with contextlib.closing(
-        Profiler(workdir, config.profile.steps, start, progress)
-      ) as profiler:
-        state = _loop(
+      with (
+        contextlib.closing(
+          Profiler(workdir, config.profile.steps, start, progress)
+        ) as profiler,
+        Interruptions(config.train.max_minutes) as interruptions,
+      ):
+        loop = Loop(
           config,
-          state,
           train_data,
           compiled,
           evaluate,
           progress,
           profiler,
+          writer,
           checkpointer,
+          record,
+          interruptions,
         )
+        state = loop.run(state)
+  if state.step < config.train.num_steps:
+    _LOG.info(
+      "%s: saved after step %d, the same command continues from there",
+      interruptions.reason,
+      int(state.step),
+    )
+    return state
   _LOG.info(
     "finished: checkpoint %s, metrics %s, config %s",
     os.path.join(workdir, "checkpoints", str(config.train.num_steps)),
     os.path.join(workdir, "metrics.jsonl"),
     os.path.join(workdir, "config.json"),
   )
-  return state
-
-
-def _loop(
-  config, state, data, compiled, evaluate, progress, profiler, checkpointer
-):
-  """Updates to the last step; evaluates, reports and saves on the way."""
-  train = config.train
-  for step in range(int(state.step), train.num_steps):
-    gradient = compiled.gradients[build.method_at(config, step)]
-    done = step + 1
-    with profiler.step(done):
-      batch = data.batch(step)
-      sums, gradients = gradient.step(state.params, batch, np.int32(step))
-      state, norm = compiled.update(state, gradients, sums.weight)
-      del gradients  # Free it before the next one is computed.
-      progress.add(done, sums, norm, gradient.activation_bytes)
-
-    last = done == train.num_steps
-    evaluating = last or done % train.eval_every == 0
-    saving = last or done % train.checkpoint_every == 0
-    if not (evaluating or saving):
-      continue
-    progress.flush()  # Raises before a state that is not finite is saved.
-    with progress.paused():
-      if evaluating:
-        progress.report_evaluation(done, evaluate(state.params))
-      if saving:
-        metadata = {
-          "data_fingerprint": data.fingerprint,
-          "window": list(progress.report_sums),
-        }
-        checkpointer.save(state, metadata)
   return state
 
 

@@ -5,6 +5,7 @@ import io
 import logging
 import pathlib
 import resource
+import signal
 import sys
 import threading
 from typing import NamedTuple
@@ -36,6 +37,7 @@ def run_command(main, *arguments):
   output, errors = io.StringIO(), io.StringIO()
   logger = logging.getLogger("slim")
   absl_logger = absl_logging.get_absl_logger()
+  on_ctrl_c = signal.getsignal(signal.SIGINT)
   code = 0
   with (
     contextlib.redirect_stdout(output),
@@ -66,6 +68,8 @@ def run_command(main, *arguments):
       if isinstance(code, str):
         print(code, file=sys.stderr)
         code = 1
+    finally:
+      signal.signal(signal.SIGINT, on_ctrl_c)
   return Done(code, output.getvalue(), errors.getvalue())
 
 

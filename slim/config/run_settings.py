@@ -49,6 +49,11 @@ class TrainSettings:
   keep_checkpoints: int = setting(
     3, "How many of the newest checkpoints to keep."
   )
+  max_minutes: float | None = setting(
+    None,
+    "Minutes of training after which a run saves and ends, with a step to "
+    "spare; the same command continues it. None: no limit.",
+  )
   init_from: str | None = setting(
     None,
     "Start from the weights in this file of `python -m slim.export`. None: new "

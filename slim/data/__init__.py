@@ -1,7 +1,7 @@
 """Data: each batch is a pure function of the settings and the step."""
 
 from slim.data.copying import Copying
-from slim.data.dataset import Dataset
+from slim.data.dataset import SPLITS, Dataset
 from slim.data.registry import (
   DATASETS,
   DataSettings,
@@ -13,6 +13,7 @@ from slim.data.vocabulary import Vocabulary
 
 __all__ = [
   "DATASETS",
+  "SPLITS",
   "Copying",
   "DataSettings",
   "Dataset",

@@ -14,8 +14,8 @@ from slim.files import local_path
 from slim.generate.decoding import stream
 from slim.generate.sampling import Sampling
 from slim.generate.scoring import score
-from slim.runs.checkpoints import restore_run
-from slim.runs.workdir import read_config
+from slim.runs.config_json import read_config
+from slim.runs.restoring import restore_run
 from slim.training import build
 from slim.types import LanguageModel, Params
 

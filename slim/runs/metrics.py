@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from slim.files import writing
+from slim.files import write_file, writing
 from slim.types import Params, Sums
 
 
@@ -54,12 +54,10 @@ class MetricsWriter:
     path = os.path.join(workdir, "metrics.jsonl")
     if os.path.exists(path):
       kept = [r for r in read_records(path) if r["step"] <= last_step]
-      with writing(path):
-        with open(f"{path}.tmp", "w") as file:
-          file.writelines(json.dumps(record) + "\n" for record in kept)
-        os.replace(f"{path}.tmp", path)
+      write_file(path, b"".join(map(_to_line, kept)))
     self._path = path
-    self._file = open(path, "a", buffering=1)  # Flush each line.
+    with writing(path):
+      self._file = open(path, "ab")
     self._events = None
     if tensorboard:
       self._events = import_tensorboardx().SummaryWriter(
@@ -78,10 +76,16 @@ class MetricsWriter:
       values: Numbers by name.
     """
     with writing(self._path):
-      self._file.write(json.dumps({"step": step} | values) + "\n")
+      self._file.write(_to_line({"step": step} | values))
+      self._file.flush()
     if self._events:
       for name, value in values.items():
         self._events.add_scalar(name, value, step)
+
+  def sync(self) -> None:
+    """Waits until all records are on the disk."""
+    with writing(self._path):
+      os.fsync(self._file.fileno())
 
   def close(self) -> None:
     """Closes the files."""
@@ -122,15 +126,12 @@ def read_records(path: str) -> list[dict[str, Any]]:
   Raises:
     ValueError: If a line other than the last is damaged.
   """
-  with open(path) as file:
+  with open(path, "rb") as file:
     lines = file.readlines()
   records = []
   for number, line in enumerate(lines, 1):
-    try:
-      record = json.loads(line)
-    except ValueError:
-      record = None
-    if isinstance(record, dict) and "step" in record:
+    record = _from_line(line)
+    if record is not None:
       records.append(record)
     elif number < len(lines):
       raise ValueError(
@@ -138,6 +139,42 @@ def read_records(path: str) -> list[dict[str, Any]]:
         "remove it"
       )
   return records
+
+
+def append_record(path: str, record: dict[str, Any]) -> None:
+  """Appends a record to a file of JSON lines, and waits for the disk.
+
+  Args:
+    path: The file; it is created if needed.
+    record: Anything that JSON can hold; numbers are finite.
+
+  Raises:
+    ValueError: If it cannot be written.
+  """
+  with writing(path), open(path, "ab") as file:
+    file.write(_to_line(record))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _to_line(record):
+  """Writes a record as JSON, which has no NaN."""
+  return json.dumps(record, allow_nan=False).encode() + b"\n"
+
+
+def _from_line(line):
+  """Reads a record with a step, or returns None."""
+  try:
+    record = json.loads(line, parse_constant=_refuse)
+  except (ValueError, RecursionError):
+    return None
+  has_step = isinstance(record, dict) and type(record.get("step")) is int
+  return record if has_step and line.endswith(b"\n") else None
+
+
+def _refuse(name):
+  """Refuses NaN and Infinity, which are no JSON."""
+  raise ValueError(f"{name} is no JSON")
 
 
 def parameter_table(params: Params) -> str:

@@ -5,7 +5,8 @@ import datetime
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -51,7 +52,8 @@ class Progress:
     log_every: int,
     tokens_per_step: int,
     flops_per_step: int,
-    report_sums: Sums,
+    learning_rate: Callable[[int], jax.typing.ArrayLike],
+    stored: dict[str, Any] | None = None,
   ):
     """Starts the clock.
 
@@ -62,9 +64,14 @@ class Progress:
       log_every: Updates per report.
       tokens_per_step: B·T.
       flops_per_step: FLOPs of the model in one update.
-      report_sums: Totals since the last report.
+      learning_rate: Of an update, counted from 0.
+      stored: What `to_record` returned when the run was saved; None: it starts.
     """
-    self.report_sums = report_sums
+    stored = stored or {"window": (0.0, 0.0, 0.0), "seconds": 0.0}
+    self._report_sums = Sums(*stored["window"])
+    self._seconds = stored["seconds"]
+    self._began = time.monotonic()
+    self._learning_rate = learning_rate
     self._writer = writer
     self._num_steps = num_steps
     self._log_every = log_every
@@ -92,6 +99,10 @@ class Progress:
     if previous:
       self._read(*previous)
     self._pending = (step, sums, norm, activation_bytes)
+
+  def to_record(self) -> dict[str, Any]:
+    """Returns what a resumed run needs to make the same reports, as JSON."""
+    return {"window": list(self._report_sums), "seconds": self._elapsed()}
 
   def flush(self) -> None:
     """Waits for the results of the last step, and reads them.
@@ -132,27 +143,34 @@ class Progress:
     yield
     self._started += time.perf_counter() - start
 
+  def _elapsed(self):
+    """Seconds of training, in this process and those before it."""
+    return self._seconds + time.monotonic() - self._began
+
   def _read(self, step, sums, norm, activation_bytes):
     """Adds the results of a step, and reports every `log_every` steps."""
     sums, norm = jax.device_get((sums, norm))
     for name, value in (("loss", sums.nll), ("gradient norm", norm)):
       _check_finite(name, step, value)
-    self.report_sums = Sums(
-      *(a + float(b) for a, b in zip(self.report_sums, sums, strict=True))
+    self._report_sums = Sums(
+      *(a + float(b) for a, b in zip(self._report_sums, sums, strict=True))
     )
     on_time = step % self._log_every == 0
     if on_time or step == self._num_steps:
       self._report(step, float(norm), activation_bytes)
     if on_time:
-      self.report_sums = Sums(0.0, 0.0, 0.0)
+      self._report_sums = Sums(0.0, 0.0, 0.0)
 
   def _report(self, step, norm, activation_bytes):
     """Writes a record and logs a line."""
     now = time.perf_counter()
     seconds = (now - self._started) / (step - self._timed_from)
     self._started, self._timed_from = now, step
-    values = metrics.means("train", self.report_sums) | {
+    values = metrics.means("train", self._report_sums) | {
       "train/gradient_norm": norm,
+      "train/learning_rate": float(self._learning_rate(step - 1)),
+      "train/tokens": step * self._tokens_per_step,
+      "time/seconds": self._elapsed(),
       "time/tokens_per_second": self._tokens_per_step / seconds,
       "time/model_flops_per_second": self._flops_per_step / seconds,
       "memory/activation_bytes": activation_bytes,

@@ -17,7 +17,11 @@ from slim.settings import prefix_setting_errors
 from slim.training import steps
 from slim.training.flops import count_matmul_flops
 from slim.training.gradients import make_value_and_grad
-from slim.training.optimizers import OptimizerSettings, create_optimizer
+from slim.training.optimizers import (
+  OptimizerSettings,
+  create_optimizer,
+  make_schedule,
+)
 from slim.training.steps import GradientStep
 from slim.types import Batch, LanguageModel, TrainState
 
@@ -52,6 +56,24 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
   return Experiment(
     model, optimizer, make_gradient_steps(config, model), init_key
   )
+
+
+def create_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+  """Creates the learning rate of each update, counted from 0.
+
+  Args:
+    config: All settings.
+
+  Returns:
+    A function of the update's number.
+
+  Raises:
+    SettingError: If its settings do not fit.
+  """
+  with prefix_setting_errors("config.optimizer."):
+    return make_schedule(
+      OptimizerSettings(**config.optimizer), config.train.num_steps
+    )
 
 
 def create_model(config: ml_collections.ConfigDict) -> LanguageModel:

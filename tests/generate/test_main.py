@@ -11,7 +11,7 @@ import pytest
 
 from slim.generate import Sampling, __main__, generate, score
 from slim.runs.checkpoints import Checkpointer
-from slim.runs.workdir import write_config
+from slim.runs.config_json import write_config
 from slim.training import build
 from tests.commands import assert_refused, run_command
 from tests.helpers import make_config

@@ -17,7 +17,7 @@ from slim.plan.from_config import (
 )
 from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import CompiledMemory, Plan
-from slim.runs.workdir import read_config
+from slim.runs.config_json import read_config
 from slim.train import train_and_evaluate
 from slim.training import build
 from tests.helpers import SMALL, make_config

@@ -31,7 +31,7 @@ def make(**settings):
     log_every=2,
     tokens_per_step=8,
     flops_per_step=100,
-    report_sums=Sums(0.0, 0.0, 0.0),
+    learning_rate=lambda step: 0.5 * step,
   )
   return progress.Progress(writer, **defaults | settings), writer.records
 
@@ -53,6 +53,8 @@ def test_a_step_is_read_when_the_next_one_is_dispatched():
   assert records[0]["train/loss"] == 6.0 / 8
   assert records[0]["train/bpc"] == 6.0 / 8 / math.log(2)
   assert records[0]["memory/activation_bytes"] == 1024
+  assert records[0]["train/learning_rate"] == 0.5  # Of the second update.
+  assert records[0]["train/tokens"] == 2 * 8
 
 
 def test_a_resumed_report_is_that_of_an_uninterrupted_run():
@@ -65,10 +67,23 @@ def test_a_resumed_report_is_that_of_an_uninterrupted_run():
   for step in range(1, 3):
     add(first, step, step)
   first.flush()
-  second, records = make(log_every=3, step=2, report_sums=first.report_sums)
+  second, records = make(log_every=3, step=2, stored=first.to_record())
   add(second, 3, 3)
   second.flush()
   assert records[0]["train/loss"] == whole_records[0]["train/loss"]
+
+
+def test_the_time_of_earlier_processes_counts(monkeypatch):
+  """Fails if the wall time of a run starts anew when it is resumed."""
+  now = 100.0
+  monkeypatch.setattr(time, "monotonic", lambda: now)
+  first, _ = make()
+  now += 5.0
+  second, records = make(step=1, stored=first.to_record())
+  now += 2.0
+  add(second, 2, 1.0)
+  second.flush()
+  assert records[0]["time/seconds"] == 7.0
 
 
 def test_the_last_step_is_reported():
@@ -78,7 +93,8 @@ def test_the_last_step_is_reported():
     add(report, step, 1.0)
   report.flush()
   assert [record["step"] for record in records] == [4, 8, 10]
-  assert report.report_sums.weight == 8  # A longer run reports all of it.
+  # A longer run reports all of it.
+  assert report.to_record()["window"] == [2.0, 2.0, 8.0]
 
 
 def test_speed_leaves_pauses_out(monkeypatch):

@@ -71,9 +71,14 @@ def test_other_data_is_refused(tmp_path, text):
   settings = text.settings.copy_and_resolve_references()
   settings.data.path = str(moved)
   train.train_and_evaluate(settings, str(folder))  # Same bytes, elsewhere.
-  moved.write_bytes(bytes(range(1, 256)) * 9)
-  with pytest.raises(ValueError, match="config.data.path: the data is not"):
-    train.train_and_evaluate(settings, str(folder))
+  good = moved.read_bytes()
+  for place, split in ((0, "train"), (-1, "test")):
+    bad = bytearray(good)
+    bad[place] ^= 1
+    moved.write_bytes(bad)
+    message = f"config.data.path: the {split} split of .*moved is no longer"
+    with pytest.raises(ValueError, match=message):
+      train.train_and_evaluate(settings, str(folder))
 
 
 @pytest.mark.parametrize(

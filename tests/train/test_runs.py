@@ -8,7 +8,7 @@ import chex
 import pytest
 
 from slim import config, evaluate, train
-from slim.runs import metrics, workdir
+from slim.runs import config_json, metrics, workdir
 from tests.train.cases import assert_same, make, read, run
 
 # Most runs differ only in their data.
@@ -70,7 +70,7 @@ def test_metrics_have_all_fields(whole):
   ):
     assert all(r[name] > 0 for r in reports)
   assert all({"eval/bpc", "eval/accuracy"} <= set(r) for r in evaluations)
-  stored = workdir.read_config(str(whole.folder))
+  stored = config_json.read_config(str(whole.folder))
   assert config.flatten(stored) == config.flatten(make())
 
 

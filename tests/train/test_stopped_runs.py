@@ -1,6 +1,8 @@
 """Runs that are stopped or killed continue; processes end in one line."""
 
 import functools
+import logging
+import os
 import pathlib
 import signal
 import subprocess
@@ -11,7 +13,8 @@ import jax
 import pytest
 
 from slim import train
-from slim.runs import checkpoints, workdir
+from slim.data import Copying
+from slim.runs import checkpoints, config_json, restoring
 from slim.training import build
 from tests.train.cases import assert_same, make, read
 
@@ -74,9 +77,38 @@ def test_a_stopped_run_continues_to_the_same_numbers(
     stop_at(context, 4)
     with pytest.raises(StoppedError):
       train.train_and_evaluate(settings, cut)
-  assert checkpoints.restore_newest(cut, jax.eval_shape(lambda: whole))[1]
+  assert restoring.restore_newest(cut, jax.eval_shape(lambda: whole))[1]
   continued = train.train_and_evaluate(settings, cut)
   assert_same(continued, whole)
+  assert read(cut) == read(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_loses_nothing(tmp_path, monkeypatch, caplog, name):
+  """Fails if a signal of a cluster costs a step, or changes a number."""
+  settings = make(train__log_every=4, train__checkpoint_every=100)
+  whole = train.train_and_evaluate(settings, str(tmp_path / "whole"))
+  cut = str(tmp_path / "cut")
+  original = Copying.batch
+
+  def batch(self, step):
+    if step == 2:
+      os.kill(os.getpid(), getattr(signal, name))
+      time.sleep(0.1)  # The thread that notes it needs a moment.
+    return original(self, step)
+
+  with monkeypatch.context() as context:
+    context.setattr(Copying, "batch", batch)
+    with caplog.at_level(logging.INFO, "slim"):
+      state = train.train_and_evaluate(settings, cut)
+  assert checkpoints.list_steps(cut)[0] == 3
+  if name == "SIGTERM":
+    assert state.step == 3
+    assert caplog.messages[-1] == (
+      "SIGTERM: saved after step 3, the same command continues from there"
+    )
+    state = train.train_and_evaluate(settings, cut)
+  assert_same(state, whole)
   assert read(cut) == read(tmp_path / "whole")
 
 
@@ -126,11 +158,11 @@ def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
     )
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    settings = workdir.read_config(str(folder / "run"))
+    settings = config_json.read_config(str(folder / "run"))
     experiment = build.create_experiment(settings)
     abstract_state = jax.eval_shape(functools.partial(build.init, experiment))
     run_folder = str(folder / "run")
-    states.append(checkpoints.restore_run(run_folder, abstract_state)[0])
+    states.append(restoring.restore_run(run_folder, abstract_state)[0])
   assert_same(*states)
   reports = [
     [r for r in read(folder / "run") if "train/loss" in r]
