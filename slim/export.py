@@ -4,14 +4,11 @@
 `--config.train.init_from=model.safetensors`.
 """
 
-import jax
 from absl import flags
 
 from slim import command_line
-from slim.runs.config_json import read_config
-from slim.runs.restoring import restore_run
+from slim.runs.trained import load_run
 from slim.runs.weights import save_weights
-from slim.training import build
 
 
 def export_workdir(workdir: str, output: str) -> int:
@@ -28,18 +25,14 @@ def export_workdir(workdir: str, output: str) -> int:
     ValueError: If there is no checkpoint, or the file exists or cannot be
       written.
   """
-  workdir = command_line.local_path("--workdir", workdir)
   output = command_line.check_output(output)  # Before the arrays are read.
-  config = read_config(workdir)
-  experiment = build.create_experiment(config)
-  state, _ = restore_run(
-    workdir, jax.eval_shape(lambda: build.init(experiment))
-  )
+  trained = load_run(workdir)
+  step = int(trained.state.step)
   try:
-    save_weights(output, state.params, config, int(state.step))
+    save_weights(output, trained.state.params, trained.config, step)
   except ValueError as error:
     raise ValueError(f"--{error}") from error
-  return int(state.step)
+  return step
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,6 +7,7 @@ One device is used.
 import contextlib
 import logging
 import os
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -15,15 +16,20 @@ from absl import flags
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
+from slim.plan.fits import (
+  check_state_fits,
+  check_steps_fit,
+  explaining_allocations,
+)
 from slim.plan.from_config import fit_config
-from slim.runs import checkpoints, metrics, restoring, weights
+from slim.runs import checkpoints, metrics, weights
 from slim.runs.config_json import is_run, read_config, write_config
-from slim.runs.fingerprints import check_data, fingerprint_data
+from slim.runs.fingerprints import fingerprint_data
 from slim.runs.interruptions import Interruptions
 from slim.runs.loop import Loop
 from slim.runs.profiler import Profiler
 from slim.runs.progress import Progress, log_start
-from slim.runs.provenance import describe_process, list_changes
+from slim.runs.resuming import resume
 from slim.runs.workdir import (
   check_workdir,
   find_workdir,
@@ -38,13 +44,17 @@ _LOG = logging.getLogger("slim.train")
 
 
 def train_and_evaluate(
-  config: ml_collections.ConfigDict, workdir: str
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  allow_change: Sequence[str] = (),
 ) -> TrainState:
   """Trains to the last step, from the newest checkpoint if there is one.
 
   Args:
     config: All settings, as from `slim.config.base`.
     workdir: Folder of the run: config.json, metrics.jsonl, checkpoints.
+    allow_change: Names of settings, as in "train.num_steps", in which a run
+      that is continued may differ from what it was.
 
   Returns:
     The state after the last step, or after the one at which a signal or
@@ -56,9 +66,15 @@ def train_and_evaluate(
     FloatingPointError: If the loss or the gradient is not finite.
   """
   config_lib.validate(config)
+  for name in allow_change:
+    if name not in config_lib.flatten(config):
+      raise ValueError(f"--allow_change: {config_lib.unknown_setting(name)}")
   workdir = find_workdir(workdir)
-  with jax.default_matmul_precision(config.matmul_precision):
-    return _train(config, workdir)
+  with (
+    jax.default_matmul_precision(config.matmul_precision),
+    explaining_allocations(),
+  ):
+    return _train(config, workdir, allow_change)
 
 
 def resolve_gradient(
@@ -90,7 +106,7 @@ def resolve_gradient(
   return config, build.create_experiment(config), None
 
 
-def _train(config, workdir):
+def _train(config, workdir, allow_change):
   """Creates, restores and compiles everything, and only then writes."""
   batch_size = config.train.batch_size
   train_data = build.create_split(config, "train", batch_size)
@@ -99,33 +115,19 @@ def _train(config, workdir):
     metrics.import_tensorboardx()  # If it is missing, nothing is written yet.
   fingerprints = fingerprint_data(config)
   config, experiment, compiled = resolve_gradient(config, workdir)
-  check_workdir(workdir, config)
+  changed = check_workdir(workdir, config, allow_change)
   abstract_state = jax.eval_shape(lambda: build.init(experiment))
 
   saved = checkpoints.list_steps(workdir)
-  restored = restoring.restore_newest(workdir, abstract_state)
-  if restored:
-    state, record = restored
-    stored = record["progress"]
-    check_data(
-      config,
-      workdir,
-      record["fingerprints"],
-      fingerprints,
-      advice="choose another --workdir",
-    )
+  check_state_fits(abstract_state)
+  restored = resume(config, workdir, abstract_state, fingerprints, changed)
+  if restored is None:
+    state, stored = _first_state(config, experiment), None
+  else:
+    state, stored = restored
     if state.step >= config.train.num_steps:
       _LOG.info("already finished at step %d: nothing to do", int(state.step))
       return state
-    changes = list_changes(record["processes"][-1], describe_process())
-    _LOG.info(
-      "continuing from the checkpoint of step %d%s",
-      int(state.step),
-      f"; changed since then: {', '.join(changes)}" if changes else "",
-    )
-  else:
-    state = _first_state(config, experiment)
-    stored = None
   start = int(state.step)
   log_start(
     state.params,
@@ -134,6 +136,7 @@ def _train(config, workdir):
   )
   if compiled is None:
     compiled = compile_steps(config, experiment, abstract_state, start)
+  check_steps_fit(abstract_state, compiled)
   evaluate = make_evaluation(
     experiment.model,
     validation_data,
@@ -150,7 +153,7 @@ def _train(config, workdir):
       )
     record = write_config(workdir, config, train_data.description, start)
     record["fingerprints"] = fingerprints
-    if restored:
+    if restored is not None:
       checkpoints.set_aside_after(workdir, start)
     with (
       contextlib.closing(
@@ -215,8 +218,6 @@ def _first_state(config, experiment):
 
 def _load_initial_params(config, model):
   """Loads the parameters in `train.init_from`, or returns None without one."""
-  if config.train.init_from is None:
-    return None
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   return weights.load_initial_params(config, abstract)
 
@@ -231,9 +232,15 @@ def main(argv: list[str] | None = None) -> None:
   workdir = flags.DEFINE_string(
     "workdir", None, "Folder of the run.", required=True
   )
+  allow_change = flags.DEFINE_list(
+    "allow_change",
+    [],
+    "Settings that may change when a run is continued, as in "
+    "optimizer.learning_rate,train.num_steps.",
+  )
 
   def train():
-    train_and_evaluate(config.value, workdir.value)
+    train_and_evaluate(config.value, workdir.value, allow_change.value)
 
   command_line.run(train, argv)
 

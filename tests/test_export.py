@@ -4,6 +4,7 @@ import pathlib
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
@@ -91,6 +92,17 @@ def test_a_run_starts_with_the_exported_weights(run):
   abstract = jax.eval_shape(lambda: run[1].params)
   params = weights.load_initial_params(settings, abstract)
   chex.assert_trees_all_equal(params, run[1].params)
+
+
+@pytest.mark.parametrize("which", ["run", "run/checkpoints/1"])
+def test_a_run_starts_from_another_run(run, which):
+  """Fails if fine-tuning needs an export, or starts from another step."""
+  folder = pathlib.Path(run[0]).parent / which
+  settings = make(train__init_from=str(folder))
+  abstract = jax.eval_shape(lambda: run[1].params)
+  params = weights.load_initial_params(settings, abstract)
+  equal = jax.tree.map(jnp.array_equal, params, run[1].params)
+  assert all(jax.tree.leaves(equal)) == (which == "run")
 
 
 def test_a_run_from_a_file_reads_it_once(run, tmp_path):

@@ -36,7 +36,14 @@ PACKAGES = {
   "training": JAX | {"chex", "ml_collections", "optax"},
   "config": {"absl", "jax", "ml_collections"},
   "runs": JAX
-  | {"ml_collections", "orbax", "safetensors", "tensorboardX", "tensorstore"},
+  | {
+    "ml_collections",
+    "orbax",
+    "safetensors",
+    "tensorboardX",
+    "tensorstore",
+    "xxhash",
+  },
   "command_line": {"absl", "jax"},
   "plan": JAX | {"absl", "ml_collections"},
   "certify": JAX | {"absl", "ml_collections"},

@@ -56,8 +56,9 @@ class TrainSettings:
   )
   init_from: str | None = setting(
     None,
-    "Start from the weights in this file of `python -m slim.export`. None: new "
-    "weights. The settings of the model must agree, except dropout and dtype.",
+    "Start from these weights: a file of `python -m slim.export`, or the "
+    "folder of another run or of one of its checkpoints. None: new weights. "
+    "The settings of the model must agree, except dropout and dtype.",
     is_path=True,
   )
   tensorboard: bool = setting(

@@ -10,8 +10,14 @@ import jax
 from absl import flags
 
 from slim import command_line
-from slim.generate.from_run import describe_score, encode, load, print_samples
+from slim.generate.from_run import (
+  describe_score,
+  encode,
+  print_samples,
+  vocabulary_of,
+)
 from slim.generate.sampling import Sampling
+from slim.runs.trained import load_run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
   )
 
   def run() -> None:
-    trained = load(workdir.value)
+    trained = load_run(workdir.value)
     with jax.default_matmul_precision(trained.config.matmul_precision):
       if scored.value is not None:
         print(describe_score(trained, scored.value))
@@ -62,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
       )
       print_samples(
         trained,
-        encode(trained.vocabulary, "--prompt", text),
+        encode(vocabulary_of(trained), "--prompt", text),
         length=length.value,
         sampling=Sampling(
           temperature.value, top_k.value, top_p.value, min_p.value

@@ -3,10 +3,8 @@
 import math
 import os
 import sys
-from typing import NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
 from slim.data import Vocabulary, create_vocabulary
@@ -14,46 +12,14 @@ from slim.files import local_path
 from slim.generate.decoding import stream
 from slim.generate.sampling import Sampling
 from slim.generate.scoring import score
-from slim.runs.config_json import read_config
-from slim.runs.restoring import restore_run
+from slim.runs.trained import Trained
 from slim.training import build
-from slim.types import LanguageModel, Params
 
 
-class Trained(NamedTuple):
-  """The model of a run."""
-
-  config: ml_collections.ConfigDict
-  model: LanguageModel
-  params: Params
-  step: int  # Updates done.
-  vocabulary: Vocabulary
-
-
-def load(workdir: str) -> Trained:
-  """Loads the newest checkpoint of a run.
-
-  Args:
-    workdir: The folder of the run.
-
-  Returns:
-    Its model.
-
-  Raises:
-    ValueError: If there is no checkpoint.
-  """
-  workdir = local_path("--workdir", workdir)
-  config = read_config(workdir)
-  experiment = build.create_experiment(config)
-  state, _ = restore_run(
-    workdir, jax.eval_shape(lambda: build.init(experiment))
-  )
-  vocabulary = create_vocabulary(
-    config.data.name, vocab_size=config.data.vocab_size
-  )
-  return Trained(
-    config, experiment.model, state.params, int(state.step), vocabulary
-  )
+def vocabulary_of(trained: Trained) -> Vocabulary:
+  """Returns what the tokens of a run stand for."""
+  data = trained.config.data
+  return create_vocabulary(data.name, vocab_size=data.vocab_size)
 
 
 def encode(vocabulary: Vocabulary, flag: str, text: bytes) -> np.ndarray:
@@ -102,8 +68,8 @@ def print_samples(
   """
   try:
     blocks = stream(
-      trained.model,
-      trained.params,
+      trained.experiment.model,
+      trained.state.params,
       np.tile(prompt, (num_samples, 1)),
       length=length,
       key=jax.random.key(seed),
@@ -111,8 +77,9 @@ def print_samples(
     )
   except ValueError as error:
     raise ValueError(f"--{error}") from error
+  vocabulary = vocabulary_of(trained)
   if num_samples == 1:
-    decoder = trained.vocabulary.start()
+    decoder = vocabulary.start()
     _print(decoder.decode(prompt))
     for block in blocks:
       _print(decoder.decode(block[0]))
@@ -120,7 +87,7 @@ def print_samples(
     return
   samples = np.concatenate(list(blocks), 1)
   for number, sample in enumerate(samples, 1):
-    decoder = trained.vocabulary.start()
+    decoder = vocabulary.start()
     text = decoder.decode(np.concatenate([prompt, sample])) + decoder.finish()
     _print(f"--- sample {number} of {num_samples}\n{text}\n")
 
@@ -146,14 +113,14 @@ def describe_score(trained: Trained, path: str) -> str:
     raise ValueError(
       f"--score must be a file, cannot read {path}: {error.strerror}"
     ) from error
-  vocabulary = trained.vocabulary
+  vocabulary = vocabulary_of(trained)
   tokens = encode(vocabulary, "--score", text)
   if tokens.size < 2:
     raise ValueError(
       f"--score must have two {vocabulary.unit}s or more, as the first one is "
       f"not scored, got one in {path}"
     )
-  model, window = trained.model, trained.config.data.sequence_length
+  model, window = trained.experiment.model, trained.config.data.sequence_length
   count = tokens.size - 1
   carried = model.state_kind != "none" and not (
     model.max_tokens is not None and count > model.max_tokens
@@ -167,7 +134,7 @@ def describe_score(trained: Trained, path: str) -> str:
   total = sum(
     score(
       model,
-      trained.params,
+      trained.state.params,
       tokens[None, start : start + size + 1],
       chunk_size=build.evaluation_chunk(trained.config),
     ).sum(dtype=np.float64)
@@ -175,7 +142,7 @@ def describe_score(trained: Trained, path: str) -> str:
   )
   nats = float(total) / count
   return (
-    f"step {trained.step}  {nats:.4f} nats per {vocabulary.unit}  "
+    f"step {trained.state.step}  {nats:.4f} nats per {vocabulary.unit}  "
     f"{nats / math.log(2):.4f} bits per {vocabulary.unit}  "
     f"{total:.1f} nats in all  ({count:,} {vocabulary.unit}s of "
     f"{os.path.basename(path)}, {how})"

@@ -72,11 +72,14 @@ def read_processes(workdir: str) -> list[dict[str, Any]]:
   return processes
 
 
-def read_config(workdir: str) -> ml_collections.ConfigDict:
+def read_config(
+  workdir: str, name: str = "--workdir"
+) -> ml_collections.ConfigDict:
   """Reads the settings of a run.
 
   Args:
     workdir: Its folder, or that of one checkpoint alone.
+    name: The flag or setting that names it, for errors.
 
   Returns:
     All settings. A setting that is newer than the run has its default.
@@ -87,37 +90,37 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
   path = _path(workdir)
   if is_checkpoint(workdir):
     path = os.path.join(workdir, RECORD)
-  record = _read(path)
+  record = _read(path, name)
   config = config_lib.base()
   try:
     config.update(record["config"])
   except (KeyError, TypeError, AttributeError, ValueError) as error:
-    raise _damaged(path) from error
+    raise _damaged(path, name) from error
   config_lib.validate(config)
   return config.lock()
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(path: str, name: str = "--workdir") -> dict[str, Any]:
   """Reads a record of a run."""
   try:
     with open(path, encoding="utf-8") as file:
       record = json.load(file)
   except OSError as error:
     raise ValueError(
-      f"--workdir must be the folder of a run, with a config.json: cannot read "
+      f"{name} must be the folder of a run, with a config.json: cannot read "
       f"{path}: {error.strerror}"
     ) from error
   except (ValueError, RecursionError) as error:
-    raise _damaged(path) from error
+    raise _damaged(path, name) from error
   if not isinstance(record, dict):
-    raise _damaged(path)
+    raise _damaged(path, name)
   return record
 
 
-def _damaged(path: str) -> ValueError:
+def _damaged(path: str, name: str = "--workdir") -> ValueError:
   """The error for a file that holds no settings."""
   return ValueError(
-    f"{path} is damaged, not the settings of a run: choose another --workdir"
+    f"{name}: {path} is damaged, not the settings of a run: choose another"
   )
 
 

@@ -28,13 +28,14 @@ _LOG = logging.getLogger("slim.runs.restoring")
 
 
 def restore_run(
-  workdir: str, abstract_state: TrainState
+  workdir: str, abstract_state: TrainState, name: str = "--workdir"
 ) -> tuple[TrainState, dict[str, Any]]:
   """Restores the newest readable checkpoint of a run that has one.
 
   Args:
     workdir: The folder of the run, or of one checkpoint alone.
     abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
+    name: The flag or setting that names the folder, for errors.
 
   Returns:
     The state and the record.
@@ -47,13 +48,13 @@ def restore_run(
       verify_checksums(workdir)
     except ValueError as error:
       raise ValueError(
-        f"--workdir {workdir} is a damaged checkpoint: {error}: choose another"
+        f"{name} {workdir} is a damaged checkpoint: {error}: choose another"
       ) from error
     return _restore(workdir, abstract_state)
   restored = restore_newest(workdir, abstract_state)
   if restored is None:
     raise ValueError(
-      f"--workdir {workdir} has no checkpoint yet: train first, or longer"
+      f"{name} {workdir} has no checkpoint yet: train first, or longer"
     )
   return restored
 

@@ -7,7 +7,6 @@ holds the settings of the run as JSON ("config") and the updates done ("step").
 
 import json
 import os
-import secrets
 from typing import Any
 
 import jax
@@ -17,8 +16,9 @@ import numpy as np
 import safetensors.numpy
 
 from slim import config as config_lib
-from slim.files import check_new_file, local_path, writing
+from slim.files import check_new_file, local_path, write_file
 from slim.models import count_stacks, stacking
+from slim.runs.trained import load_run
 from slim.types import Params
 
 # Settings of the model that do not change the meaning of a parameter.
@@ -47,17 +47,7 @@ def save_weights(
     for name, x in _flatten(stacking.unstack(params)).items()
   }
   metadata = {"config": json.dumps(config.to_dict()), "step": str(step)}
-  # save_file of the library and tempfile would make the file unreadable for
-  # other users.
-  temporary = f"{output}.{secrets.token_hex(8)}.tmp"
-  try:
-    with writing(output, "output"):
-      with open(temporary, "xb") as file:
-        file.write(safetensors.numpy.save(tensors, metadata))
-      os.replace(temporary, output)
-  finally:
-    if os.path.exists(temporary):
-      os.remove(temporary)
+  write_file(output, safetensors.numpy.save(tensors, metadata), "output")
 
 
 def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
@@ -103,25 +93,32 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
 
 def load_initial_params(
   config: ml_collections.ConfigDict, abstract_params: Params
-) -> Params:
+) -> Params | None:
   """Reads the initial parameters of a run.
 
   Args:
-    config: All settings of the new run; `train.init_from` is the file.
+    config: All settings of the new run. `train.init_from` is a file, or the
+      folder of another run or of one checkpoint.
     abstract_params: The shapes and dtypes to expect.
 
   Returns:
-    The parameters, on the device.
+    The parameters, on the device; None without `train.init_from`.
 
   Raises:
     ValueError: If the file cannot be read, or its parameters have another
       meaning in the new run. It names the first that does not fit.
   """
-  path = config.train.init_from
-  try:
-    params, stored = load_weights(path)
-  except ValueError as error:
-    raise ValueError(f"config.train.init_from: {error}") from error
+  path, name = config.train.init_from, "config.train.init_from"
+  if path is None:
+    return None
+  if os.path.isdir(local_path(name, path)):
+    trained = load_run(path, name)
+    params, stored = trained.state.params, trained.config
+  else:
+    try:
+      params, stored = load_weights(path)
+    except ValueError as error:
+      raise ValueError(f"{name}: {error}") from error
   old, new = config_lib.flatten(stored), config_lib.flatten(config)
   must_agree = ["data.vocab_size"]
   if config.model.feature_map == "favor":

@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import ml_collections
 
@@ -53,12 +53,21 @@ def find_workdir(workdir: str) -> str:
   return workdir
 
 
-def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
+def check_workdir(
+  workdir: str,
+  config: ml_collections.ConfigDict,
+  allow_change: Sequence[str] = (),
+) -> list[str]:
   """Raises if a folder belongs to something else; writes nothing.
 
   Args:
     workdir: A folder, which need not exist.
     config: The settings of the run that will use it.
+    allow_change: Names of settings that may differ from those of the run in the
+      folder, though its numbers depend on them.
+
+  Returns:
+    Those of them that differ.
 
   Raises:
     ValueError: If the folder holds a run with other settings, results of an
@@ -79,19 +88,22 @@ def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
           f"--workdir {workdir} has {name} but no config.json, so its run is "
           "unknown: choose another --workdir"
         )
-    return
+    return []
   stored = read_config(workdir)
   old, new = config_lib.flatten(stored), config_lib.flatten(config)
   found = config_lib.differences(stored, config, ignored=_may_differ(config))
-  if found:
+  refused = [name for name in found if name not in allow_change]
+  if refused:
     listed = ", ".join(
       f"config.{name} ({old[name]!r} there, {new[name]!r} here)"
-      for name in found
+      for name in refused
     )
     raise ValueError(
       f"--workdir {workdir} belongs to another config; different: {listed}: "
-      "choose another --workdir, or the same settings to continue that run"
+      "choose another --workdir, or the same settings to continue that run, or "
+      f"--allow_change={','.join(refused)}"
     )
+  return found
 
 
 @contextlib.contextmanager
@@ -111,7 +123,10 @@ def lock_workdir(workdir: str) -> Iterator[None]:
   """
   with writing(workdir):
     os.makedirs(workdir, exist_ok=True)
-    file = open(os.path.join(workdir, ".lock"), "w")
+    path = os.path.join(workdir, ".lock")
+    # Without following a link, or changing what it leads to.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    file = os.fdopen(os.open(path, flags, 0o666), "r+b")
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -42,7 +42,33 @@ def test_other_settings_are_refused(tmp_path):
   message = str(error.value)
   assert "config.optimizer.beta1 (0.9 there, 0.8 here)" in message
   assert "config.seed (0 there, 3 here)" in message
+  assert message.endswith("or --allow_change=optimizer.beta1,seed")
   assert "\n" not in message
+
+
+def test_a_change_can_be_allowed(tmp_path):
+  """Fails if a run cannot continue with another rate, or more may change."""
+  config_json.write_config(str(tmp_path), make_config(), "data")
+  changed = make_config(optimizer__beta1=0.8, train__num_steps=7)
+  found = workdir.check_workdir(
+    str(tmp_path), changed, ("seed", "optimizer.beta1")
+  )
+  assert found == ["optimizer.beta1"]
+  with pytest.raises(ValueError, match="different: config.optimizer.beta1 "):
+    workdir.check_workdir(str(tmp_path), changed, ("seed",))
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+  """Fails if a file elsewhere is emptied or locked."""
+  other = tmp_path / "other"
+  other.write_text("precious")
+  folder = tmp_path / "run"
+  folder.mkdir()
+  (folder / ".lock").symlink_to(other)
+  with pytest.raises(ValueError, match="cannot write"):
+    with workdir.lock_workdir(str(folder)):
+      pass
+  assert other.read_text() == "precious"
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,27 @@ def test_a_longer_run_continues_a_finished_one(tmp_path, whole, half):
   assert last == [r for r in read(whole.folder) if r["step"] == 6]
 
 
+def test_a_change_is_allowed_and_said(tmp_path, half, caplog):
+  """Fails if a run cannot go on with another rate, or hides that it does."""
+  cut = half.copy(tmp_path / "cut")
+  changed = make(optimizer__learning_rate=0.5, train__batch_size=2)
+  with pytest.raises(ValueError, match="--allow_change=optimizer.learning_rat"):
+    train.train_and_evaluate(changed, str(cut))
+  with caplog.at_level(logging.INFO, "slim"):
+    state = train.train_and_evaluate(
+      changed, str(cut), ["optimizer.learning_rate", "train.batch_size"]
+    )
+  assert state.step == 6
+  assert (
+    "continuing from the checkpoint of step 3; changed since then: "
+    "config.optimizer.learning_rate, config.train.batch_size"
+  ) in caplog.messages
+  records = json.loads((cut / "config.json").read_text())
+  assert [x["start"] for x in records["processes"]] == [0, 3]
+  with pytest.raises(ValueError, match="--allow_change: config.x is no sett"):
+    train.train_and_evaluate(changed, str(cut), ["x"])
+
+
 def test_a_finished_run_is_left_alone(whole, caplog):
   """Fails if the same command again trains, or fails."""
   before = list_files(whole.folder)
@@ -116,8 +137,9 @@ def test_a_run_that_has_gone_on_meanwhile_is_not_turned_back(
   def compile_slowly(*args):
     half.copy(folder)
     before.update(list_files(folder))
+    return original(*args)
 
-  before = {}
+  before, original = {}, train.compile_steps
   monkeypatch.setattr(train, "compile_steps", compile_slowly)
   with pytest.raises(ValueError, match="has been trained by another process"):
     train.train_and_evaluate(make(), str(folder))
