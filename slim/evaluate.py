@@ -18,6 +18,7 @@ from slim.runs.checkpoints import is_checkpoint
 from slim.runs.config_json import read_config
 from slim.runs.fingerprints import check_data, fingerprint_data
 from slim.runs.restoring import restore_run
+from slim.runs.stages import stage
 from slim.settings import SettingError
 from slim.training import build
 from slim.training.evaluation import make_evaluation
@@ -87,7 +88,8 @@ def evaluate_workdir(
       chunk_size=build.evaluation_chunk(config),
       carry_state=carry_state,
     )
-    sums = evaluate(state.params)
+    with stage(f"evaluating the {split} split"):
+      sums = evaluate(state.params)
   return {
     "step": int(state.step),
     "data": dataset.name,

@@ -21,22 +21,23 @@ from slim.plan.fits import (
   check_steps_fit,
   explaining_allocations,
 )
-from slim.plan.from_config import fit_config
+from slim.plan.resolve import resolve_gradient
 from slim.runs import checkpoints, metrics, weights
-from slim.runs.config_json import is_run, read_config, write_config
+from slim.runs.config_json import write_config
 from slim.runs.fingerprints import fingerprint_data
 from slim.runs.interruptions import Interruptions
 from slim.runs.loop import Loop
 from slim.runs.profiler import Profiler
 from slim.runs.progress import Progress, log_start
 from slim.runs.resuming import resume
+from slim.runs.stages import stage
 from slim.runs.workdir import (
   check_workdir,
   find_workdir,
   lock_workdir,
 )
 from slim.training import build, steps
-from slim.training.compiled import CompiledSteps, compile_steps
+from slim.training.compiled import compile_steps
 from slim.training.evaluation import make_evaluation
 from slim.types import TrainState
 
@@ -77,35 +78,6 @@ def train_and_evaluate(
     return _train(config, workdir, allow_change)
 
 
-def resolve_gradient(
-  config: ml_collections.ConfigDict, workdir: str
-) -> tuple[ml_collections.ConfigDict, build.Experiment, CompiledSteps | None]:
-  """Replaces `gradient.memory_budget` by a gradient that fits it.
-
-  A run that is continued keeps the gradient that it has chosen before.
-
-  Args:
-    config: All settings.
-    workdir: Folder of the run.
-
-  Returns:
-    The settings without a budget, the experiment they describe, and its
-    compiled steps if the choice has compiled them.
-
-  Raises:
-    ValueError: If no gradient fits, or the workdir or `train.init_from` is not
-      usable. The latter are checked first, because a choice takes minutes.
-  """
-  if config.gradient.memory_budget is not None and not is_run(workdir):
-    check_workdir(workdir, config)
-    _load_initial_params(config, build.create_model(config))
-    return fit_config(config)
-  if config.gradient.memory_budget is not None:
-    config = config.copy_and_resolve_references()
-    config.gradient = read_config(workdir).gradient
-  return config, build.create_experiment(config), None
-
-
 def _train(config, workdir, allow_change):
   """Creates, restores and compiles everything, and only then writes."""
   batch_size = config.train.batch_size
@@ -135,7 +107,8 @@ def _train(config, workdir, allow_change):
     is_named=train_data.name == config.data.name,
   )
   if compiled is None:
-    compiled = compile_steps(config, experiment, abstract_state, start)
+    with stage("compiling"):
+      compiled = compile_steps(config, experiment, abstract_state, start)
   check_steps_fit(abstract_state, compiled)
   evaluate = make_evaluation(
     experiment.model,
@@ -171,6 +144,10 @@ def _train(config, workdir, allow_change):
         tokens_per_step=batch_size * config.data.sequence_length,
         flops_per_step=build.count_flops(config, experiment.model),
         learning_rate=build.create_schedule(config),
+        pauses={
+          "evaluation": config.train.eval_every,
+          "save": config.train.checkpoint_every,
+        },
         stored=stored,
       )
       with (
@@ -210,16 +187,10 @@ def _train(config, workdir, allow_change):
 
 def _first_state(config, experiment):
   """Computes the state before the first update."""
-  params = _load_initial_params(config, experiment.model)
+  params = weights.load_initial_params(config, experiment.model)
   if params is None:
     return jax.jit(lambda: build.init(experiment))()
   return steps.init_train_state(params, experiment.optimizer)
-
-
-def _load_initial_params(config, model):
-  """Loads the parameters in `train.init_from`, or returns None without one."""
-  abstract = jax.eval_shape(model.init, jax.random.key(0))
-  return weights.load_initial_params(config, abstract)
 
 
 def main(argv: list[str] | None = None) -> None:

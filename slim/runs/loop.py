@@ -13,6 +13,7 @@ from slim.runs.interruptions import Interruptions
 from slim.runs.metrics import MetricsWriter
 from slim.runs.profiler import Profiler
 from slim.runs.progress import Progress
+from slim.runs.stages import stage
 from slim.training import build
 from slim.training.compiled import CompiledSteps
 from slim.types import Params, Sums, TrainState
@@ -72,10 +73,12 @@ class Loop:
       saving |= save_wanted or ending
       if evaluating or saving:
         self.progress.flush()  # Raises before a bad state is saved.
-        with self.progress.paused():
-          if evaluating:
-            self.progress.report_evaluation(done, self.evaluate(state.params))
-          if saving:
+        if evaluating:
+          with self.progress.paused("evaluation"), stage("evaluating"):
+            sums = self.evaluate(state.params)
+          self.progress.report_evaluation(done, sums)
+        if saving:
+          with self.progress.paused("save"), stage("waiting for the disk"):
             self._save(state)
       if ending:
         break

@@ -53,6 +53,7 @@ class Progress:
     tokens_per_step: int,
     flops_per_step: int,
     learning_rate: Callable[[int], jax.typing.ArrayLike],
+    pauses: dict[str, int],
     stored: dict[str, Any] | None = None,
   ):
     """Starts the clock.
@@ -65,6 +66,7 @@ class Progress:
       tokens_per_step: B·T.
       flops_per_step: FLOPs of the model in one update.
       learning_rate: Of an update, counted from 0.
+      pauses: After how many updates each kind of pause occurs.
       stored: What `to_record` returned when the run was saved; None: it starts.
     """
     stored = stored or {"window": (0.0, 0.0, 0.0), "seconds": 0.0}
@@ -72,6 +74,8 @@ class Progress:
     self._seconds = stored["seconds"]
     self._began = time.monotonic()
     self._learning_rate = learning_rate
+    self._pauses = pauses
+    self._pause_seconds: dict[str, list[float]] = {}
     self._writer = writer
     self._num_steps = num_steps
     self._log_every = log_every
@@ -137,11 +141,20 @@ class Progress:
     )
 
   @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    """Excludes the time of this context from the reported speed."""
+  def paused(self, kind: str) -> Iterator[None]:
+    """Excludes the time of this context from the reported speed.
+
+    Args:
+      kind: What is done meanwhile. The time left counts those of `pauses`.
+
+    Yields:
+      Nothing.
+    """
     start = time.perf_counter()
     yield
-    self._started += time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    self._started += seconds
+    self._pause_seconds.setdefault(kind, []).append(seconds)
 
   def _elapsed(self):
     """Seconds of training, in this process and those before it."""
@@ -176,7 +189,7 @@ class Progress:
       "memory/activation_bytes": activation_bytes,
     }
     self._writer.write(step, values)
-    left = datetime.timedelta(seconds=round(seconds * (self._num_steps - step)))
+    left = datetime.timedelta(seconds=round(self._seconds_left(step, seconds)))
     _LOG.info(
       "step %d/%d  loss %.4f  bpc %.4f  %s tokens/s  activations %.1f MiB  "
       "left %s",
@@ -188,6 +201,17 @@ class Progress:
       activation_bytes / 2**20,
       left,
     )
+
+  def _seconds_left(self, step, seconds):
+    """Predicts how long the rest takes, from how long its parts took so far."""
+    left = seconds * (self._num_steps - step)
+    for kind, found in self._pause_seconds.items():
+      every = self._pauses.get(kind)
+      if every:
+        # The last step has all pauses, too.
+        count = -(-self._num_steps // every) - step // every
+        left += count * sum(found) / len(found)
+    return left
 
 
 def _check_finite(name: str, step: int, value: float) -> None:

@@ -19,7 +19,7 @@ from slim import config as config_lib
 from slim.files import check_new_file, local_path, write_file
 from slim.models import count_stacks, stacking
 from slim.runs.trained import load_run
-from slim.types import Params
+from slim.types import LanguageModel, Params
 
 # Settings of the model that do not change the meaning of a parameter.
 _MAY_DIFFER = ("model.dropout", "model.dtype", "model.stack_layers")
@@ -92,14 +92,14 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
 
 
 def load_initial_params(
-  config: ml_collections.ConfigDict, abstract_params: Params
+  config: ml_collections.ConfigDict, model: LanguageModel
 ) -> Params | None:
   """Reads the initial parameters of a run.
 
   Args:
     config: All settings of the new run. `train.init_from` is a file, or the
       folder of another run or of one checkpoint.
-    abstract_params: The shapes and dtypes to expect.
+    model: The model of these settings.
 
   Returns:
     The parameters, on the device; None without `train.init_from`.
@@ -119,6 +119,7 @@ def load_initial_params(
       params, stored = load_weights(path)
     except ValueError as error:
       raise ValueError(f"{name}: {error}") from error
+  abstract_params = jax.eval_shape(model.init, jax.random.key(0))
   old, new = config_lib.flatten(stored), config_lib.flatten(config)
   must_agree = ["data.vocab_size"]
   if config.model.feature_map == "favor":

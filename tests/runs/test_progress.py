@@ -32,6 +32,7 @@ def make(**settings):
     tokens_per_step=8,
     flops_per_step=100,
     learning_rate=lambda step: 0.5 * step,
+    pauses={"evaluation": 4, "save": 3},
   )
   return progress.Progress(writer, **defaults | settings), writer.records
 
@@ -105,7 +106,7 @@ def test_speed_leaves_pauses_out(monkeypatch):
   add(report, 1, 1.0)
   report.flush()
   now += 1.0
-  with report.paused():
+  with report.paused("evaluation"):
     now += 100.0
   add(report, 2, 1.0)
   now += 3.0
@@ -128,6 +129,29 @@ def test_the_line_says_how_long_it_takes(monkeypatch, caplog):
     "step 2/10  loss 1.0000  bpc 1.4427  0 tokens/s  activations 0.0 MiB  "
     "left 0:04:00"
   ]
+
+
+def test_the_time_left_counts_evaluations_and_saves(monkeypatch, caplog):
+  """Fails if a run of hours promises to end in minutes."""
+  now = 0.0
+  monkeypatch.setattr(time, "perf_counter", lambda: now)
+  report, _ = make()
+  add(report, 1, 4.0)
+  with report.paused("evaluation"):
+    now += 100.0
+  with report.paused("save"):
+    now += 7.0
+  with report.paused("save"):
+    now += 13.0
+  with report.paused("profile"):
+    now += 1000.0
+  now += 2.0
+  add(report, 2, 4.0)
+  with caplog.at_level(logging.INFO, "slim"):
+    report.flush()
+  # 8 steps of 1 s, evaluations after 4, 8 and 10, saves after 3, 6, 9 and 10.
+  seconds = 8 + 3 * 100 + 4 * 10
+  assert caplog.messages[0].endswith(f"left 0:0{seconds // 60}:{seconds % 60}")
 
 
 def test_an_evaluation_is_recorded_and_logged(caplog):
