@@ -6,6 +6,7 @@ One device is used.
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Sequence
 
@@ -23,14 +24,16 @@ from slim.plan.fits import (
 )
 from slim.plan.resolve import resolve_gradient
 from slim.runs import checkpoints, metrics, weights
+from slim.runs.best import Best
 from slim.runs.config_json import write_config
 from slim.runs.fingerprints import fingerprint_data
 from slim.runs.interruptions import Interruptions
 from slim.runs.loop import Loop
 from slim.runs.profiler import Profiler
-from slim.runs.progress import Progress, log_start
+from slim.runs.progress import Progress
 from slim.runs.resuming import resume
 from slim.runs.stages import stage
+from slim.runs.start_log import log_start
 from slim.runs.workdir import (
   check_workdir,
   find_workdir,
@@ -101,6 +104,15 @@ def _train(config, workdir, allow_change):
       _LOG.info("already finished at step %d: nothing to do", int(state.step))
       return state
   start = int(state.step)
+  best = Best(
+    config.train.keep_best or "eval/loss",
+    metrics.read_run(workdir, start, config.train.log_every),
+  )
+  if best.since >= (config.train.patience or math.inf):
+    _LOG.info(
+      "already ended at step %d by config.train.patience: nothing to do", start
+    )
+    return state
   log_start(
     state.params,
     train_data.description,
@@ -148,6 +160,8 @@ def _train(config, workdir, allow_change):
           "evaluation": config.train.eval_every,
           "save": config.train.checkpoint_every,
         },
+        skip_above=build.skip_above(config),
+        max_skipped=config.train.max_skipped,
         stored=stored,
       )
       with (
@@ -167,6 +181,7 @@ def _train(config, workdir, allow_change):
           checkpointer,
           record,
           interruptions,
+          best,
         )
         state = loop.run(state)
   if state.step < config.train.num_steps:

@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -60,12 +60,18 @@ class Checkpointer:
         if name.startswith(_UNDER_WAY):
           shutil.rmtree(os.path.join(self._folder, name))
 
-  def save(self, state: TrainState, record: dict[str, Any]) -> None:
+  def save(
+    self,
+    state: TrainState,
+    record: dict[str, Any],
+    keep_steps: Sequence[int | None] = (),
+  ) -> None:
     """Starts to save; the next `save`, or `close`, waits until it is done.
 
     Args:
       state: It is copied before this returns, so its buffers may be donated.
       record: Anything that JSON can hold.
+      keep_steps: Steps whose checkpoints are kept besides the newest.
 
     Raises:
       ValueError: If this or the last save cannot be written.
@@ -73,7 +79,9 @@ class Checkpointer:
     self._wait()
     # On CPUs, device_get returns the buffers themselves.
     state = jax.tree.map(np.array, jax.device_get(state))
-    self._saving = self._thread.submit(self._write, state, record)
+    self._saving = self._thread.submit(
+      self._write, state, record, set(keep_steps)
+    )
 
   def close(self) -> None:
     """Waits for the last save.
@@ -92,7 +100,7 @@ class Checkpointer:
       with self._name_folder():
         saving.result()
 
-  def _write(self, state, record):
+  def _write(self, state, record, keep_steps):
     """Writes a checkpoint, and then deletes those that are too many."""
     folder = os.path.join(self._folder, _UNDER_WAY + secrets.token_hex(8))
     try:
@@ -108,7 +116,7 @@ class Checkpointer:
     except BaseException:
       shutil.rmtree(folder, ignore_errors=True)
       raise
-    for step in list_steps(self._workdir)[: -self._keep]:
+    for step in set(list_steps(self._workdir)[: -self._keep]) - keep_steps:
       # A reader never sees a checkpoint without its first files.
       gone = os.path.join(self._folder, _UNDER_WAY + secrets.token_hex(8))
       os.rename(os.path.join(self._folder, str(step)), gone)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from slim.data import Dataset
+from slim.runs.best import Best
 from slim.runs.checkpoints import Checkpointer
 from slim.runs.interruptions import Interruptions
 from slim.runs.metrics import MetricsWriter
@@ -34,6 +35,7 @@ class Loop:
     checkpointer: Writes checkpoints.
     record: What each checkpoint says about the run.
     interruptions: Ask for a checkpoint, or for the end.
+    best: The best evaluation so far.
   """
 
   config: ml_collections.ConfigDict
@@ -46,6 +48,7 @@ class Loop:
   checkpointer: Checkpointer
   record: dict[str, Any]
   interruptions: Interruptions
+  best: Best
 
   def run(self, state: TrainState) -> TrainState:
     """Updates to the last step, or until an interruption asks for the end.
@@ -73,16 +76,24 @@ class Loop:
       saving |= save_wanted or ending
       if evaluating or saving:
         self.progress.flush()  # Raises before a bad state is saved.
-        if evaluating:
-          with self.progress.paused("evaluation"), stage("evaluating"):
-            sums = self.evaluate(state.params)
-          self.progress.report_evaluation(done, sums)
-        if saving:
-          with self.progress.paused("save"), stage("waiting for the disk"):
-            self._save(state)
+      if evaluating:
+        is_best = self._evaluate(state, done)
+        saving |= is_best and train.keep_best is not None
+        if train.patience is not None and self.best.since >= train.patience:
+          self.interruptions.reason = f"config.train.patience={train.patience}"
+          saving = ending = True
+      if saving:
+        with self.progress.paused("save"), stage("waiting for the disk"):
+          self._save(state)
       if ending:
         break
     return state
+
+  def _evaluate(self, state: TrainState, step: int) -> bool:
+    """Evaluates, and tells whether it was the best evaluation so far."""
+    with self.progress.paused("evaluation"), stage("evaluating"):
+      sums = self.evaluate(state.params)
+    return self.best.add(step, self.progress.report_evaluation(step, sums))
 
   def _update(self, state: TrainState, step: int) -> TrainState:
     """Computes an update; the device may still be at it."""
@@ -90,7 +101,7 @@ class Loop:
     with self.profiler.step(step + 1):
       batch = self.data.batch(step)
       sums, gradients = gradient.step(state.params, batch, jnp.int32(step))
-      state, norm = self.compiled.update(state, gradients, sums.weight)
+      state, norm = self.compiled.update(state, gradients, sums)
       del gradients  # Free it before the next one is computed.
       self.progress.add(step + 1, sums, norm, gradient.activation_bytes)
     return state
@@ -99,4 +110,5 @@ class Loop:
     """Starts to save; a resumed run has all records up to its step."""
     self.writer.sync()
     progress = self.progress.to_record()
-    self.checkpointer.save(state, self.record | {"progress": progress})
+    keep = [] if self.config.train.keep_best is None else [self.best.step]
+    self.checkpointer.save(state, self.record | {"progress": progress}, keep)

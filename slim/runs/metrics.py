@@ -1,15 +1,16 @@
 """What a run reports: means over tokens, one JSON line per record."""
 
 import json
+import logging
 import math
 import os
 import types
 from typing import Any
 
-import jax
-
 from slim.files import write_file, writing
-from slim.types import Params, Sums
+from slim.types import Sums
+
+_LOG = logging.getLogger("slim.runs.metrics")
 
 
 def means(prefix: str, sums: Sums) -> dict[str, float]:
@@ -141,6 +142,36 @@ def read_records(path: str) -> list[dict[str, Any]]:
   return records
 
 
+def read_run(
+  workdir: str, last_step: int, log_every: int
+) -> list[dict[str, Any]]:
+  """Reads the records of a run up to a step; logs if some are missing.
+
+  Args:
+    workdir: The folder of the run, which need not exist.
+    last_step: The step of the checkpoint that is continued.
+    log_every: Updates per report.
+
+  Returns:
+    The records; none if there is no file.
+
+  Raises:
+    ValueError: If a line is damaged.
+  """
+  path = os.path.join(workdir, "metrics.jsonl")
+  records = read_records(path) if os.path.exists(path) else []
+  found = [record for record in records if record["step"] <= last_step]
+  end = max((record["step"] for record in found), default=0)
+  if end < last_step // log_every * log_every:
+    _LOG.warning(
+      "%s ends at step %d, before the checkpoint of step %d: records are lost",
+      path,
+      end,
+      last_step,
+    )
+  return found
+
+
 def append_record(path: str, record: dict[str, Any]) -> None:
   """Appends a record to a file of JSON lines, and waits for the disk.
 
@@ -175,21 +206,3 @@ def _from_line(line):
 def _refuse(name):
   """Refuses NaN and Infinity, which are no JSON."""
   raise ValueError(f"{name} is no JSON")
-
-
-def parameter_table(params: Params) -> str:
-  """Counts the parameters, in total and of each top-level module.
-
-  Args:
-    params: The parameters as nested dictionaries.
-
-  Returns:
-    Lines of text, the total last.
-  """
-  rows = {
-    name: sum(x.size for x in jax.tree.leaves(module))
-    for name, module in params.items()
-  }
-  rows["total"] = sum(rows.values())
-  width = max(map(len, rows))
-  return "\n".join(f"  {k:<{width}}  {n:>13,}" for k, n in rows.items())

@@ -11,29 +11,10 @@ from typing import Any
 import jax
 
 from slim.runs import metrics
-from slim.types import Params, Sums
+from slim.runs.skips import Skips, check_finite
+from slim.types import Sums
 
 _LOG = logging.getLogger("slim.train")
-
-
-def log_start(params: Params, data: str, is_named: bool) -> None:
-  """Logs the device, the data and the parameters of a run.
-
-  Args:
-    params: The parameters.
-    data: The description of the training data.
-    is_named: Whether the data is the whole corpus that `config.data.name`
-      names. If not, the description is logged as a warning.
-  """
-  device = jax.devices()[0]
-  _LOG.info(
-    "training on one of %d devices: %s, jax %s",
-    jax.device_count(),
-    device.device_kind,
-    jax.__version__,
-  )
-  _LOG.log(logging.INFO if is_named else logging.WARNING, "data: %s", data)
-  _LOG.info("parameters:\n%s", metrics.parameter_table(params))
 
 
 class Progress:
@@ -54,6 +35,8 @@ class Progress:
     flops_per_step: int,
     learning_rate: Callable[[int], jax.typing.ArrayLike],
     pauses: dict[str, int],
+    skip_above: float | None = None,
+    max_skipped: int = 0,
     stored: dict[str, Any] | None = None,
   ):
     """Starts the clock.
@@ -67,14 +50,17 @@ class Progress:
       flops_per_step: FLOPs of the model in one update.
       learning_rate: Of an update, counted from 0.
       pauses: After how many updates each kind of pause occurs.
+      skip_above: As for `make_update_step`.
+      max_skipped: Updates that may be skipped in the whole run.
       stored: What `to_record` returned when the run was saved; None: it starts.
     """
-    stored = stored or {"window": (0.0, 0.0, 0.0), "seconds": 0.0}
+    stored = stored or {"window": (0.0, 0.0, 0.0), "seconds": 0.0, "skipped": 0}
     self._report_sums = Sums(*stored["window"])
     self._seconds = stored["seconds"]
     self._began = time.monotonic()
     self._learning_rate = learning_rate
     self._pauses = pauses
+    self._skips = Skips(skip_above, max_skipped, stored["skipped"])
     self._pause_seconds: dict[str, list[float]] = {}
     self._writer = writer
     self._num_steps = num_steps
@@ -106,7 +92,11 @@ class Progress:
 
   def to_record(self) -> dict[str, Any]:
     """Returns what a resumed run needs to make the same reports, as JSON."""
-    return {"window": list(self._report_sums), "seconds": self._elapsed()}
+    return {
+      "window": list(self._report_sums),
+      "seconds": self._elapsed(),
+      "skipped": self._skips.count,
+    }
 
   def flush(self) -> None:
     """Waits for the results of the last step, and reads them.
@@ -118,18 +108,21 @@ class Progress:
     if previous:
       self._read(*previous)
 
-  def report_evaluation(self, step: int, sums: Sums) -> None:
+  def report_evaluation(self, step: int, sums: Sums) -> dict[str, float]:
     """Writes a record of an evaluation, and logs a line.
 
     Args:
       step: Updates done.
       sums: Totals over the split.
 
+    Returns:
+      The values of the record.
+
     Raises:
       FloatingPointError: If the loss is not finite.
     """
     values = metrics.means("eval", sums)
-    _check_finite("validation loss", step, values["eval/loss"])
+    check_finite("validation loss", step, values["eval/loss"])
     self._writer.write(step, values)
     _LOG.info(
       "step %d/%d  validation loss %.4f  bpc %.4f  accuracy %.2f %%",
@@ -139,6 +132,7 @@ class Progress:
       values["eval/bpc"],
       100 * values["eval/accuracy"],
     )
+    return values
 
   @contextlib.contextmanager
   def paused(self, kind: str) -> Iterator[None]:
@@ -163,11 +157,10 @@ class Progress:
   def _read(self, step, sums, norm, activation_bytes):
     """Adds the results of a step, and reports every `log_every` steps."""
     sums, norm = jax.device_get((sums, norm))
-    for name, value in (("loss", sums.nll), ("gradient norm", norm)):
-      _check_finite(name, step, value)
-    self._report_sums = Sums(
-      *(a + float(b) for a, b in zip(self._report_sums, sums, strict=True))
-    )
+    if not self._skips.note(step, sums, float(norm)):
+      self._report_sums = Sums(
+        *(a + float(b) for a, b in zip(self._report_sums, sums, strict=True))
+      )
     on_time = step % self._log_every == 0
     if on_time or step == self._num_steps:
       self._report(step, float(norm), activation_bytes)
@@ -175,14 +168,18 @@ class Progress:
       self._report_sums = Sums(0.0, 0.0, 0.0)
 
   def _report(self, step, norm, activation_bytes):
-    """Writes a record and logs a line."""
+    """Writes a record and logs a line, unless all updates were skipped."""
+    if not self._report_sums.weight:
+      return
     now = time.perf_counter()
     seconds = (now - self._started) / (step - self._timed_from)
     self._started, self._timed_from = now, step
     values = metrics.means("train", self._report_sums) | {
-      "train/gradient_norm": norm,
+      # JSON has no NaN; the last update may have been skipped.
+      **({"train/gradient_norm": norm} if math.isfinite(norm) else {}),
       "train/learning_rate": float(self._learning_rate(step - 1)),
       "train/tokens": step * self._tokens_per_step,
+      "train/skipped": self._skips.count,
       "time/seconds": self._elapsed(),
       "time/tokens_per_second": self._tokens_per_step / seconds,
       "time/model_flops_per_second": self._flops_per_step / seconds,
@@ -212,14 +209,3 @@ class Progress:
         count = -(-self._num_steps // every) - step // every
         left += count * sum(found) / len(found)
     return left
-
-
-def _check_finite(name: str, step: int, value: float) -> None:
-  """Raises FloatingPointError if a number is not finite."""
-  if not math.isfinite(value):
-    raise FloatingPointError(
-      f"the {name} of step {step} is {value}: lower "
-      "config.optimizer.learning_rate or set config.optimizer.clip_norm, and "
-      "train into another --workdir; the last checkpoint of this one is from "
-      "before"
-    )

@@ -4,6 +4,7 @@ Everything below takes ordinary arguments. Training, evaluation and the tools
 all build their experiment here, so they agree about it.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -199,6 +200,13 @@ def count_flops(config: ml_collections.ConfigDict, model: LanguageModel) -> int:
   tokens = abstract_batch(config).inputs
   state = jax.eval_shape(lambda: model.init_state(tokens.shape[0]))
   return 3 * count_matmul_flops(model.apply, params, tokens, state)
+
+
+def skip_above(config: ml_collections.ConfigDict) -> float | None:
+  """Returns the `skip_above` of `make_update_step`: None if none is skipped."""
+  if not config.train.max_skipped:
+    return None
+  return config.train.skip_norm or math.inf
 
 
 def method_at(config: ml_collections.ConfigDict, step: int) -> str:

@@ -16,6 +16,7 @@ from slim.models import stacking
 from slim.runs import checkpoints, restoring
 from slim.training import steps
 from slim.training.compiled import compile_update_step
+from slim.types import Sums
 from tests.commands import assert_refused, limit_files, run_command
 from tests.models import small
 
@@ -86,10 +87,11 @@ def test_saving_copies_before_it_returns(tmp_path):
   state = init()
   expected = jax.tree.map(np.array, state)
   gradients = {"layer": {"w": jnp.ones((64, 64))}}
+  sums = Sums(*map(jnp.float32, (1, 1, 1)))
   checkpointer = checkpoints.Checkpointer(str(tmp_path), 3)
   checkpointer.save(state, {})
   for _ in range(50):
-    state, _ = update(state, gradients, jnp.float32(1))
+    state, _ = update(state, gradients, sums)
   checkpointer.close()
   restored, _ = restoring.restore_newest(str(tmp_path), ABSTRACT)
   chex.assert_trees_all_equal(restored, expected)
