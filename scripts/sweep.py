@@ -8,8 +8,10 @@ Unknown arguments are passed on to `slim.train`.
 """
 
 import pathlib
+import signal
 import subprocess
 import sys
+from typing import NamedTuple
 
 from absl import flags
 
@@ -19,6 +21,7 @@ from slim.config import setting_flags
 from slim.runs.metrics import read_records
 from slim.runs.workdir import find_workdir
 
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
 _COLUMNS = {
   "eval/bpc": ("eval bpc", 1.0),
   "eval/accuracy": ("accuracy", 1.0),
@@ -57,14 +60,46 @@ def sweep(
   for value, line in lines.items():
     folder = pathlib.Path(workdir) / f"{setting}={value}"
     command = [sys.executable, "-m", "slim.train", *line]
-    if subprocess.run([*command, f"--workdir={folder}"]).returncode:
+    done = _run([*command, f"--workdir={folder}"])
+    if done.code or done.ended_by:
       _print_table(setting, rows)
+    if done.code:
       raise ValueError(
         f"--values: {setting}={value} did not train, see above: correct it, "
         "and the same command continues from there"
       )
+    if done.ended_by:
+      print(f"{done.ended_by}: the same command continues with {value}")
+      return
     rows.append((value, _last_values(folder / "metrics.jsonl")))
   _print_table(setting, rows)
+
+
+class _Done(NamedTuple):
+  """The end of a process."""
+
+  code: int
+  ended_by: str | None  # The signal that has ended it, if one has.
+
+
+def _run(command):
+  """Runs a command, and passes signals on to it."""
+  # In a session of its own, or a Ctrl-C would reach it twice.
+  process = subprocess.Popen(command, start_new_session=True)
+  ended_by = []
+
+  def pass_on(number, _):
+    if number != signal.SIGUSR1:  # It asks for a checkpoint only.
+      ended_by.append(signal.Signals(number).name)
+    process.send_signal(number)
+
+  before = {x: signal.signal(x, pass_on) for x in _SIGNALS}
+  try:
+    code = process.wait()
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+  return _Done(code, ended_by[0] if ended_by else None)
 
 
 def _check(arguments):

@@ -13,8 +13,9 @@ from absl import flags
 
 from slim import command_line
 from slim.files import local_path
-from slim.runs import metrics
+from slim.runs import choosing, metrics
 from slim.runs.checkpoints import is_checkpoint
+from slim.runs.compilation_cache import define_cache, use_cache
 from slim.runs.config_json import read_config
 from slim.runs.fingerprints import check_data, fingerprint_data
 from slim.runs.restoring import restore_run
@@ -25,9 +26,13 @@ from slim.training.evaluation import make_evaluation
 
 
 def evaluate_workdir(
-  workdir: str, split: str, carry_state: bool, data_path: str | None = None
+  workdir: str,
+  split: str,
+  carry_state: bool,
+  data_path: str | None = None,
+  step: str = "latest",
 ) -> dict[str, Any]:
-  """Evaluates the newest checkpoint of a run.
+  """Evaluates a checkpoint of a run.
 
   Args:
     workdir: The folder of the run, or of one checkpoint.
@@ -35,6 +40,7 @@ def evaluate_workdir(
     carry_state: Carry one state through the whole split, instead of starting
       each window of T tokens from the initial state.
     data_path: The new location of the data, if it has moved since training.
+    step: "latest", the newest checkpoint that is readable; "best"; or a step.
 
   Returns:
     The record, with "eval/loss" (nats per token) and others.
@@ -71,7 +77,9 @@ def evaluate_workdir(
       f"config.data.name={config.data.name!r}"
     )
   state, stored = restore_run(
-    workdir, jax.eval_shape(lambda: build.init(experiment))
+    workdir,
+    jax.eval_shape(lambda: build.init(experiment)),
+    step=choosing.choose_step(workdir, config, step),
   )
   check_data(
     config,
@@ -156,10 +164,18 @@ def main(argv: list[str] | None = None) -> None:
   data_path = flags.DEFINE_string(
     "data_path", None, "New location of the data; replaces config.data.path."
   )
+  step = flags.DEFINE_string("step", "latest", choosing.HELP)
+
+  cache = define_cache()
 
   def evaluate():
+    use_cache(cache.value)
     record = evaluate_workdir(
-      workdir.value, split.value, carry_state.value, data_path.value
+      workdir.value,
+      split.value,
+      carry_state.value,
+      data_path.value,
+      step.value,
     )
     print(describe(record), flush=True)  # A full disk cannot lose it.
     save_record(workdir.value, record)

@@ -17,6 +17,7 @@ from absl import flags
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
+from slim.files import writing
 from slim.plan.fits import (
   check_state_fits,
   check_steps_fit,
@@ -25,9 +26,11 @@ from slim.plan.fits import (
 from slim.plan.resolve import resolve_gradient
 from slim.runs import checkpoints, metrics, weights
 from slim.runs.best import Best
+from slim.runs.compilation_cache import define_cache, use_cache
 from slim.runs.config_json import write_config
 from slim.runs.fingerprints import fingerprint_data
 from slim.runs.interruptions import Interruptions
+from slim.runs.log_file import LogFile
 from slim.runs.loop import Loop
 from slim.runs.profiler import Profiler
 from slim.runs.progress import Progress
@@ -77,11 +80,12 @@ def train_and_evaluate(
   with (
     jax.default_matmul_precision(config.matmul_precision),
     explaining_allocations(),
+    LogFile() as log_file,
   ):
-    return _train(config, workdir, allow_change)
+    return _train(config, workdir, allow_change, log_file)
 
 
-def _train(config, workdir, allow_change):
+def _train(config, workdir, allow_change, log_file):
   """Creates, restores and compiles everything, and only then writes."""
   batch_size = config.train.batch_size
   train_data = build.create_split(config, "train", batch_size)
@@ -104,16 +108,13 @@ def _train(config, workdir, allow_change):
       _LOG.info("already finished at step %d: nothing to do", int(state.step))
       return state
   start = int(state.step)
-  best = Best(
-    config.train.keep_best or "eval/loss",
-    metrics.read_run(workdir, start, config.train.log_every),
-  )
+  records = metrics.read_run(workdir, start, config.train.log_every)
+  best = Best(config.train.keep_best or "eval/loss", records)
   if best.since >= (config.train.patience or math.inf):
-    _LOG.info(
-      "already ended at step %d by config.train.patience: nothing to do", start
-    )
+    _LOG.info("already ended by config.train.patience: nothing to do")
     return state
   log_start(
+    config,
     state.params,
     train_data.description,
     is_named=train_data.name == config.data.name,
@@ -136,6 +137,8 @@ def _train(config, workdir, allow_change):
         f"--workdir {workdir} has been trained by another process just now: "
         "the same command again continues from there"
       )
+    with writing(os.path.join(workdir, "log.txt")):
+      log_file.open(os.path.join(workdir, "log.txt"))
     record = write_config(workdir, config, train_data.description, start)
     record["fingerprints"] = fingerprints
     if restored is not None:
@@ -225,8 +228,20 @@ def main(argv: list[str] | None = None) -> None:
     "optimizer.learning_rate,train.num_steps.",
   )
 
+  print_config = flags.DEFINE_bool(
+    "print_config", False, "Print all settings and end."
+  )
+
+  cache = define_cache()
+
   def train():
-    train_and_evaluate(config.value, workdir.value, allow_change.value)
+    use_cache(cache.value)
+    if print_config.value:
+      config_lib.validate(config.value)
+      for name, value in config_lib.list_flags(config.value).items():
+        print(f"--{name}={value}")
+    else:
+      train_and_evaluate(config.value, workdir.value, allow_change.value)
 
   command_line.run(train, argv)
 

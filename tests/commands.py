@@ -15,6 +15,9 @@ from absl import app
 from absl import logging as absl_logging
 from absl.testing import flagsaver
 
+from slim import evaluate, train
+from slim.generate import __main__ as generate_main
+
 
 class Done(NamedTuple):
   """The result of a command."""
@@ -49,6 +52,9 @@ def run_command(main, *arguments):
     patch.setattr(
       app, "run", lambda main, argv, flags_parser: main(flags_parser(argv))
     )
+    # All later tests would use it.
+    for module in (train, evaluate, generate_main):
+      patch.setattr(module, "use_cache", lambda folder: None)
     for owner, names in (
       (logger, ("handlers", "level", "propagate")),
       (absl_logger, ("filters", "handlers", "level")),

@@ -1,6 +1,7 @@
 """Weights exported from a run, and used by another."""
 
 import pathlib
+import shutil
 
 import chex
 import jax
@@ -62,6 +63,28 @@ def test_the_newest_weights_are_exported(run):
   assert config.flatten(settings) == config.flatten(make())
   with safetensors.safe_open(path, framework="numpy") as file:
     assert file.metadata()["step"] == "2"
+
+
+def test_any_checkpoint_can_be_exported(run, tmp_path):
+  """Fails if only the newest weights can be had."""
+  losses = evaluations(run[0])
+  best = min(losses, key=losses.get)
+  for step, expected in (("1", 1), ("2", 2), ("best", best)):
+    output = str(tmp_path / f"{step}.safetensors")
+    assert export.export_workdir(run[0], output, step) == expected
+  for step, message in (
+    ("3", "a step with a checkpoint, of which there are 1, 2, got '3'"),
+    ("last", "must be 'latest', 'best' or a step"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      export.export_workdir(run[0], str(tmp_path / "x"), step)
+  with pytest.raises(ValueError, match="must be 'latest' for one checkpoint"):
+    export.export_workdir(f"{run[0]}/checkpoints/1", str(tmp_path / "x"), "1")
+  (tmp_path / "run").mkdir()
+  shutil.copytree(f"{run[0]}/checkpoints", tmp_path / "run" / "checkpoints")
+  shutil.copy(f"{run[0]}/config.json", tmp_path / "run")
+  with pytest.raises(ValueError, match="--step=best needs a checkpoint of a"):
+    export.export_workdir(str(tmp_path / "run"), str(tmp_path / "x"), "best")
 
 
 def test_the_exported_weights_can_be_used_inside_jit(run):

@@ -37,6 +37,7 @@ PACKAGES = {
   "config": {"absl", "jax", "ml_collections"},
   "runs": JAX
   | {
+    "absl",
     "ml_collections",
     "orbax",
     "safetensors",

@@ -17,6 +17,8 @@ from slim.generate.from_run import (
   vocabulary_of,
 )
 from slim.generate.sampling import Sampling
+from slim.runs import choosing
+from slim.runs.compilation_cache import define_cache, use_cache
 from slim.runs.trained import load_run
 
 
@@ -55,8 +57,13 @@ def main(argv: list[str] | None = None) -> None:
     "score", None, "File whose log-likelihood is computed instead."
   )
 
+  step = flags.DEFINE_string("step", "latest", choosing.HELP)
+
+  cache = define_cache()
+
   def run() -> None:
-    trained = load_run(workdir.value)
+    use_cache(cache.value)
+    trained = load_run(workdir.value, step.value)
     with jax.default_matmul_precision(trained.config.matmul_precision):
       if scored.value is not None:
         print(describe_score(trained, scored.value))

@@ -28,13 +28,18 @@ _LOG = logging.getLogger("slim.runs.restoring")
 
 
 def restore_run(
-  workdir: str, abstract_state: TrainState, name: str = "--workdir"
+  workdir: str,
+  abstract_state: TrainState,
+  *,
+  step: int | None = None,
+  name: str = "--workdir",
 ) -> tuple[TrainState, dict[str, Any]]:
-  """Restores the newest readable checkpoint of a run that has one.
+  """Restores a checkpoint of a run that has one.
 
   Args:
     workdir: The folder of the run, or of one checkpoint alone.
     abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
+    step: Its step; None: the newest that is readable.
     name: The flag or setting that names the folder, for errors.
 
   Returns:
@@ -43,14 +48,17 @@ def restore_run(
   Raises:
     ValueError: If there is no checkpoint, or none can be read.
   """
-  if is_checkpoint(workdir):
+  folder = workdir
+  if step is not None:
+    folder = os.path.join(checkpoints_folder(workdir), str(step))
+  if step is not None or is_checkpoint(workdir):
     try:
-      verify_checksums(workdir)
+      verify_checksums(folder)
     except ValueError as error:
       raise ValueError(
-        f"{name} {workdir} is a damaged checkpoint: {error}: choose another"
+        f"{name}: {folder} is a damaged checkpoint: {error}: choose another"
       ) from error
-    return _restore(workdir, abstract_state)
+    return _restore(folder, abstract_state)
   restored = restore_newest(workdir, abstract_state)
   if restored is None:
     raise ValueError(

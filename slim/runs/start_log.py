@@ -3,21 +3,32 @@
 import logging
 
 import jax
+import ml_collections
 
+from slim import config as config_lib
 from slim.types import Params
 
 _LOG = logging.getLogger("slim.train")
 
 
-def log_start(params: Params, data: str, is_named: bool) -> None:
-  """Logs the device, the data and the parameters of a run.
+def log_start(
+  config: ml_collections.ConfigDict, params: Params, data: str, is_named: bool
+) -> None:
+  """Logs the settings, the device, the data and the parameters of a run.
 
   Args:
+    config: All settings.
     params: The parameters.
     data: The description of the training data.
     is_named: Whether the data is the whole corpus that `config.data.name`
       names. If not, the description is logged as a warning.
   """
+  groups: dict[str, list[str]] = {}
+  for name, value in config_lib.list_flags(config).items():
+    group, _, last = name.rpartition(".")
+    groups.setdefault(group, []).append(f"{last}={value}")
+  for group, values in groups.items():
+    _LOG.info("%s: %s", group, "  ".join(values))
   device = jax.devices()[0]
   _LOG.info(
     "training on one of %d devices: %s, jax %s",

@@ -6,6 +6,7 @@ import jax
 import ml_collections
 
 from slim.files import local_path
+from slim.runs.choosing import choose_step
 from slim.runs.config_json import read_config
 from slim.runs.restoring import restore_run
 from slim.training import build
@@ -28,11 +29,14 @@ class Trained(NamedTuple):
   record: dict[str, Any]
 
 
-def load_run(workdir: str, name: str = "--workdir") -> Trained:
-  """Loads the newest readable checkpoint of a run.
+def load_run(
+  workdir: str, step: str = "latest", name: str = "--workdir"
+) -> Trained:
+  """Loads a checkpoint of a run.
 
   Args:
     workdir: The folder of the run, or of one checkpoint alone.
+    step: "latest", the newest that is readable; "best"; or a step.
     name: The flag or setting that names it, for errors.
 
   Returns:
@@ -45,5 +49,10 @@ def load_run(workdir: str, name: str = "--workdir") -> Trained:
   config = read_config(workdir, name)
   experiment = build.create_experiment(config)
   abstract_state = jax.eval_shape(lambda: build.init(experiment))
-  state, record = restore_run(workdir, abstract_state, name)
+  state, record = restore_run(
+    workdir,
+    abstract_state,
+    step=choose_step(workdir, config, step),
+    name=name,
+  )
   return Trained(config, experiment, state, record)

@@ -112,7 +112,7 @@ def load_initial_params(
   if path is None:
     return None
   if os.path.isdir(local_path(name, path)):
-    trained = load_run(path, name)
+    trained = load_run(path, name=name)
     params, stored = trained.state.params, trained.config
   else:
     try:

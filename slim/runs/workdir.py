@@ -32,7 +32,7 @@ _MAY_DIFFER = (
   "train.tensorboard",
 )
 
-_FILES = (".lock", "config.json", "metrics.jsonl")
+_FILES = (".lock", "config.json", "log.txt", "metrics.jsonl")
 _FOLDERS = ("checkpoints", "damaged_checkpoints", "profile")
 
 

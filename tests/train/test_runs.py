@@ -3,14 +3,17 @@
 import gzip
 import json
 import logging
+import pathlib
 
 import chex
 import pytest
 
 from slim import config, evaluate, train
-from slim.runs import checkpoints, config_json, metrics, workdir
-from slim.types import Sums
+from slim.runs import config_json, metrics, workdir
+from tests.commands import run_command
 from tests.train.cases import assert_same, make, read, run
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 # Most runs differ only in their data.
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -171,7 +174,8 @@ def test_looking_at_a_run_changes_no_number(tmp_path, whole, caplog):
   assert_same(whole.state, watched)
   assert read(whole.folder) == read(tmp_path / "x")
   names = {path.name for path in whole.folder.iterdir()}
-  assert names == {".lock", "checkpoints", "config.json", "metrics.jsonl"}
+  files = {".lock", "config.json", "log.txt", "metrics.jsonl"}
+  assert names == files | {"checkpoints"}
   assert list((tmp_path / "x").glob("events.out.tfevents.*"))
   assert f"trace of training steps: {tmp_path}/x/profile" in caplog.messages
   [path] = (tmp_path / "x" / "profile").rglob("*.trace.json.gz")
@@ -183,51 +187,18 @@ def test_looking_at_a_run_changes_no_number(tmp_path, whole, caplog):
   assert traced == [4, 5, 6]
 
 
-@pytest.fixture
-def losses(monkeypatch):
-  """Sets the validation losses of a run, one for each evaluation."""
-
-  def set_losses(*values):
-    left = list(values)
-    monkeypatch.setattr(
-      train,
-      "make_evaluation",
-      lambda *args, **kwargs: lambda params: Sums(left.pop(0), 0.5, 1.0),
-    )
-
-  return set_losses
-
-
-def test_the_best_checkpoint_is_kept(tmp_path, losses):
-  """Fails if newer checkpoints push it out, also after a resume."""
-  settings = dict(
-    train__eval_every=1,
-    train__checkpoint_every=100,
-    train__keep_checkpoints=1,
-    train__keep_best="eval/loss",
-  )
-  losses(3.0, 1.0, 2.0)
-  train.train_and_evaluate(
-    make(train__num_steps=3, **settings), str(tmp_path / "run")
-  )
-  assert checkpoints.list_steps(str(tmp_path / "run")) == [2, 3]
-  losses(2.0, 1.5, 1.2)
-  train.train_and_evaluate(make(**settings), str(tmp_path / "run"))
-  assert checkpoints.list_steps(str(tmp_path / "run")) == [2, 6]
-
-
-def test_a_run_ends_when_nothing_gets_better(tmp_path, losses, caplog):
-  """Fails if patience is not counted from the best, or a resume goes on."""
-  settings = make(train__eval_every=1, train__patience=2)
-  losses(2.0, 1.0, 1.5, 1.0)
-  with caplog.at_level(logging.INFO, "slim"):
-    state = train.train_and_evaluate(settings, str(tmp_path))
-    again = train.train_and_evaluate(settings, str(tmp_path))
-  assert state.step == again.step == 4
-  assert any(
-    message.startswith("config.train.patience=2: saved after step 4")
-    for message in caplog.messages
-  )
-  assert caplog.messages[-1] == (
-    "already ended at step 4 by config.train.patience: nothing to do"
-  )
+def test_settings_can_be_printed(tmp_path):
+  """Fails if a user cannot see what a command would train."""
+  line = [
+    f"--config={ROOT}/configs/quickstart.py",
+    f"--workdir={tmp_path}/run",
+    "--config.seed=3",
+    "--print_config",
+  ]
+  done = run_command(train.main, *line)
+  assert (done.code, done.errors) == (0, "")
+  printed = done.output.splitlines()
+  assert "--config.seed=3" in printed
+  assert not list(tmp_path.iterdir())
+  again = run_command(train.main, *line[:2], *printed, "--print_config")
+  assert again.output == done.output
