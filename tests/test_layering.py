@@ -60,9 +60,13 @@ LAZY = {
   "slim.data.builders": {"slim/data/registry.py"},
   "matplotlib": {"slim/memory/rendering.py"},
   "tensorboardX": {"slim/runs/metrics.py"},
+  "tokenizers": {"slim/data/tokenizer.py"},
 }
-# The only file that needs TensorFlow Datasets.
-EXTRA_PACKAGES = {"slim/data/builders.py": {"tensorflow_datasets"}}
+# The only files that need these packages.
+EXTRA_PACKAGES = {
+  "slim/data/builders.py": {"tensorflow_datasets"},
+  "slim/data/tokenizer.py": {"tokenizers"},
+}
 
 
 def list_files(*folders):

@@ -13,13 +13,17 @@ from slim.generate.decoding import stream
 from slim.generate.sampling import Sampling
 from slim.generate.scoring import score
 from slim.runs.trained import Trained
+from slim.settings import prefix_setting_errors
 from slim.training import build
 
 
 def vocabulary_of(trained: Trained) -> Vocabulary:
   """Returns what the tokens of a run stand for."""
   data = trained.config.data
-  return create_vocabulary(data.name, vocab_size=data.vocab_size)
+  with prefix_setting_errors("config.data."):
+    return create_vocabulary(
+      data.name, vocab_size=data.vocab_size, tokenizer=data.tokenizer
+    )
 
 
 def encode(vocabulary: Vocabulary, flag: str, text: bytes) -> np.ndarray:
