@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from slim import config as config_lib
+from slim.config.config_file import first_line
 from slim.files import check_new_file, local_path, write_file
 from slim.models import count_stacks, stacking
 from slim.runs.trained import load_run
@@ -65,30 +66,36 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
   """
   path = local_path("path", path)
   try:
+    # A pipe would wait for somebody who writes.
+    if os.path.exists(path) and not os.path.isfile(path):
+      raise OSError("it is no file")
     with safetensors.safe_open(path, framework="numpy") as file:
       metadata = file.metadata()
       tensors = {name: file.get_tensor(name) for name in file.keys()}
-  except (OSError, safetensors.SafetensorError) as error:
+  # A type that numpy has not is a TypeError or an AttributeError.
+  except Exception as error:
     raise ValueError(
-      f"{path} must be a safetensors file, but cannot be read: {error}"
+      f"{path} must be a safetensors file, but cannot be read: "
+      f"{first_line(error)}"
     ) from error
   config = config_lib.base()
   try:
     config.update(json.loads(metadata["config"]))
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  # Deep JSON is a RecursionError, missing metadata a TypeError, and so on.
+  except Exception as error:
     raise ValueError(
       f"{path} must have the settings of a run in its metadata, but has none: "
       "write it with `python -m slim.export`"
     ) from error
   config_lib.validate(config)
-  params: dict[str, Any] = {}
-  for name, tensor in tensors.items():
-    *modules, last = name.split(".")
-    module = params
-    for part in modules:
-      module = module.setdefault(part, {})
-    module[last] = jnp.asarray(tensor)
-  return stacking.to_form(params, count_stacks(**config.model)), config.lock()
+  try:
+    params = stacking.to_form(_nest(tensors), count_stacks(**config.model))
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"{path} must have the parameters of its settings, but their names or "
+      "shapes are others: write it with `python -m slim.export`"
+    ) from error
+  return params, config.lock()
 
 
 def load_initial_params(
@@ -139,6 +146,26 @@ def load_initial_params(
         f"{_describe(expected.get(name))}, is {_describe(found.get(name))} in "
         f"{path}: use the version of slim that wrote it"
       )
+  return params
+
+
+def _nest(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+  """Undoes `_flatten`.
+
+  Raises:
+    ValueError: If a name is that of a tensor and of a module.
+  """
+  params: dict[str, Any] = {}
+  for name, tensor in tensors.items():
+    *modules, last = name.split(".")
+    module = params
+    for part in modules:
+      module = module.setdefault(part, {})
+      if not isinstance(module, dict):
+        raise ValueError(f"{part} is a tensor and a module")
+    if last in module:
+      raise ValueError(f"{last} is a tensor and a module")
+    module[last] = jnp.asarray(tensor)
   return params
 
 
