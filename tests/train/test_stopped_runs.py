@@ -1,6 +1,5 @@
 """Runs that are stopped or killed continue; processes end in one line."""
 
-import functools
 import logging
 import os
 import pathlib
@@ -10,11 +9,13 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 
 from slim import train
 from slim.data import Copying
-from slim.runs import checkpoints, config_json, restoring
+from slim.runs import checkpoints, restoring
+from slim.runs.trained import load_run
 from slim.training import build
 from tests.train.cases import assert_same, make, read
 
@@ -131,23 +132,39 @@ def start(tmp_path, *arguments, program=("-m", "slim.train")):
   )
 
 
-@pytest.mark.slow
-def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
-  """Fails if only runs that end politely can be resumed."""
+@pytest.mark.parametrize(
+  ("kills", "ends"),
+  [
+    pytest.param(1, 1, marks=pytest.mark.slow),
+    pytest.param(20, 8, marks=pytest.mark.full),
+  ],
+)
+def test_a_killed_process_continues_to_the_same_numbers(tmp_path, kills, ends):
+  """Fails if only runs that end politely can be resumed, or lose a step."""
   arguments = [
     "--config.train.log_every=5",
     "--config.train.checkpoint_every=10",
+    "--config.train.eval_every=1000",
+    f"--compilation_cache={tmp_path}/cache",
   ]
   cut, whole = tmp_path / "cut", tmp_path / "whole"
-  process = start(cut, *arguments, "--config.train.num_steps=100000")
-  deadline = time.monotonic() + 120
-  while time.monotonic() < deadline and process.poll() is None:
-    if len(checkpoints.list_steps(str(cut / "run"))) >= 2:
-      break
-    time.sleep(0.01)
-  process.send_signal(signal.SIGKILL)
-  _, errors = process.communicate()
-  assert process.returncode == -signal.SIGKILL, errors
+  random = np.random.default_rng(0)
+  signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * ends
+  for number in random.permutation(signals):
+    before = checkpoints.list_steps(str(cut / "run"))
+    process = start(cut, *arguments, "--config.train.num_steps=100000")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+      if checkpoints.list_steps(str(cut / "run")) != before:
+        break
+      time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.3))  # In a save, or between two.
+    process.send_signal(number)
+    _, errors = process.communicate()
+    ended = 0 if number == signal.SIGTERM else -signal.SIGKILL
+    assert process.returncode == ended, errors
+    if ended == 0:
+      assert "SIGTERM: saved after step " in errors.splitlines()[-1]
 
   steps_done = checkpoints.list_steps(str(cut / "run"))[-1] + 25
   states = []
@@ -156,19 +173,11 @@ def test_a_killed_process_continues_to_the_same_numbers(tmp_path):
     process = start(
       folder, *arguments, f"--config.train.num_steps={steps_done}"
     )
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
-    settings = config_json.read_config(str(folder / "run"))
-    experiment = build.create_experiment(settings)
-    abstract_state = jax.eval_shape(functools.partial(build.init, experiment))
-    run_folder = str(folder / "run")
-    states.append(restoring.restore_run(run_folder, abstract_state)[0])
+    states.append(load_run(str(folder / "run")).state)
   assert_same(*states)
-  reports = [
-    [r for r in read(folder / "run") if "train/loss" in r]
-    for folder in (cut, whole)
-  ]
-  assert reports[0] == reports[1]
+  assert read(cut / "run") == read(whole / "run")
 
 
 @pytest.mark.slow
