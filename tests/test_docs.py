@@ -152,8 +152,9 @@ def test_a_command_is_understood(path, words, monkeypatch):
     parsed.append(main)
 
   monkeypatch.setattr(command_line, "run_main", check)
-  text = str(ROOT / "LICENSE")  # Where the user has to name some text.
-  arguments = [x.replace("=FILE", f"={text}") for x in arguments]
+  # Where the user has to name some text, or a folder with texts.
+  for name, path in (("FILE", ROOT / "LICENSE"), ("FOLDER", ROOT)):
+    arguments = [x.replace(f"={name}", f"={path}") for x in arguments]
   done = run_command(main, *arguments)
   assert parsed, done.errors
   for argument in arguments:
