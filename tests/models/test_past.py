@@ -103,6 +103,27 @@ def test_pieces_are_the_whole(x64, settings):
   assert_pieces_are_the_whole(settings, [1] * 4 + [66])
 
 
+@pytest.mark.parametrize(
+  "settings",
+  [
+    WITH_A_STATE[0],
+    *(pytest.param(x, marks=pytest.mark.slow) for x in WITH_A_STATE[1:]),
+  ],
+  ids=name_of,
+)
+def test_pieces_are_the_whole_in_float32(settings):
+  """Fails if a state is kept in fewer digits than it is computed."""
+  model = create(**settings | {"dtype": "float32"})
+  params, tokens = params_of(model), tokens_of(1, T)
+  state = model.init_state(1, max_tokens=T)
+  whole, _ = apply_of(model)(params, tokens, state)
+  pieces = []
+  for piece in np.split(tokens, [1, 2, 3], axis=1):
+    logits, state = apply_of(model)(params, piece, state)
+    pieces.append(logits)
+  assert_gradients_close(np.concatenate(pieces, 1), whole, 5e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[1] * T, [5, 64, 1]], ids=["ones", "cut"])
 @pytest.mark.parametrize("settings", WITH_A_STATE, ids=name_of)

@@ -141,6 +141,10 @@ def test_compiled_programs_train(params, batch):
     batch,
   )
   update_step = compile_update_step(steps.make_update_step(optimizer), state)
+  # The new state is written over the old one: there is no second copy.
+  state_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
+  memory = update_step.memory_analysis()
+  assert memory.alias_size_in_bytes == state_bytes
   state = jax.tree.map(jnp.copy, state)
   losses = []
   for step in range(5):
