@@ -139,7 +139,7 @@ def run_main(main: Callable[[], None]) -> None:
   Raises:
     SystemExit: With a one-line message, if `main` raises a ValueError, an
       OSError (a folder that cannot be written) or a FloatingPointError (the
-      loss is not finite).
+      loss is not finite), or if JAX has no memory left.
   """
   _log_to_stderr()
   try:
@@ -154,6 +154,14 @@ def run_main(main: Callable[[], None]) -> None:
         "JAX_DEBUG_NANS or JAX_DEBUG_INFS is set"
       )
     sys.exit(f"error: {line}")
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    absl_logging.debug("The error in full:", exc_info=True)
+    sys.exit(
+      f"error: there is no memory left: {first_line(error)}: find a gradient "
+      "that fits by `python -m slim.plan`, or lower config.train.batch_size"
+    )
 
 
 def _read_flag_files(arguments, flag_values):

@@ -18,11 +18,7 @@ from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
 from slim.files import writing
-from slim.plan.fits import (
-  check_state_fits,
-  check_steps_fit,
-  explaining_allocations,
-)
+from slim.plan.fits import check_state_fits, check_steps_fit
 from slim.plan.resolve import resolve_gradient
 from slim.runs import checkpoints, metrics, weights
 from slim.runs.best import Best
@@ -79,7 +75,6 @@ def train_and_evaluate(
   workdir = find_workdir(workdir)
   with (
     jax.default_matmul_precision(config.matmul_precision),
-    explaining_allocations(),
     LogFile() as log_file,
   ):
     return _train(config, workdir, allow_change, log_file)

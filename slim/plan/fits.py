@@ -1,8 +1,6 @@
 """Whether a run fits into the memory that is left, before it starts."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 
 import jax
 
@@ -78,27 +76,6 @@ def check_steps_fit(state: TrainState, compiled: CompiledSteps) -> None:
     "find a gradient that fits by `python -m slim.plan --config=… "
     f"--budget={budget}`",
   )
-
-
-@contextlib.contextmanager
-def explaining_allocations() -> Iterator[None]:
-  """Turns a failed allocation into one line.
-
-  Yields:
-    Nothing.
-
-  Raises:
-    ValueError: If JAX could not allocate memory inside.
-  """
-  try:
-    yield
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    raise ValueError(
-      f"{_place()} has no memory left, {str(error).splitlines()[0]}: find a "
-      "gradient that fits by `python -m slim.plan --config=… --budget=…`"
-    ) from error
 
 
 def free_bytes() -> int | None:

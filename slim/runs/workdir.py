@@ -22,13 +22,16 @@ _LOG = logging.getLogger("slim.runs.workdir")
 # fingerprint in the checkpoint ensures that the bytes are the same.
 _MAY_DIFFER = (
   "data.path",
+  "data.tokenizer",
   "model.stack_layers",
   "profile.steps",
   "train.checkpoint_every",
   "train.eval_every",
+  "train.keep_best",
   "train.keep_checkpoints",
   "train.log_every",
   "train.max_minutes",
+  "train.patience",
   "train.tensorboard",
 )
 

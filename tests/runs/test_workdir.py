@@ -78,9 +78,12 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
     dict(profile__steps=(1, 2)),
     dict(train__checkpoint_every=7),
     dict(train__eval_every=7),
+    dict(train__keep_best="eval/loss"),
     dict(train__keep_checkpoints=7),
     dict(train__log_every=7),
+    dict(train__max_minutes=7.0),
     dict(train__num_steps=7),
+    dict(train__patience=7),
     dict(train__tensorboard=True),
   ],
 )
