@@ -82,6 +82,7 @@ def train_and_evaluate(
 
 def _train(config, workdir, allow_change, log_file):
   """Creates, restores and compiles everything, and only then writes."""
+  interruptions = Interruptions(config.train.max_minutes)
   batch_size = config.train.batch_size
   train_data = build.create_split(config, "train", batch_size)
   validation_data = build.create_split(config, "validation", batch_size)
@@ -166,7 +167,7 @@ def _train(config, workdir, allow_change, log_file):
         contextlib.closing(
           Profiler(workdir, config.profile.steps, start, progress)
         ) as profiler,
-        Interruptions(config.train.max_minutes) as interruptions,
+        interruptions,
       ):
         loop = Loop(
           config,
@@ -222,11 +223,9 @@ def main(argv: list[str] | None = None) -> None:
     "Settings that may change when a run is continued, as in "
     "optimizer.learning_rate,train.num_steps.",
   )
-
   print_config = flags.DEFINE_bool(
     "print_config", False, "Print all settings and end."
   )
-
   cache = define_cache()
 
   def train():

@@ -25,7 +25,7 @@ class Interruptions:
     """Starts the clock.
 
     Args:
-      max_minutes: When to end; None: never.
+      max_minutes: When to end, counted from here; None: never.
     """
     self.reason: str | None = None  # Why to end.
     self._save_wanted = False
@@ -57,7 +57,8 @@ class Interruptions:
     return wanted
 
   def __enter__(self) -> "Interruptions":
-    """Starts to note signals."""
+    """Starts to note signals, and to measure steps."""
+    self._last = time.monotonic()
     if threading.current_thread() is not threading.main_thread():
       return self
     self._reading, self._writing = os.pipe()

@@ -79,10 +79,12 @@ def test_the_time_ends_before_the_longest_step_does_not_fit(monkeypatch):
   """Fails if a time limit is passed, or a minute of it is left."""
   now = 0.0
   monkeypatch.setattr(time, "monotonic", lambda: now)
-  noted = Interruptions(max_minutes=1.0)
+  noted = Interruptions(max_minutes=2.0)
+  now += 60  # Compiling counts, but is no step.
   ended = []
-  for seconds in (20, 10, 10, 5):
-    now += seconds
-    ended.append(noted.should_end())
+  with noted:
+    for seconds in (20, 10, 10, 5):
+      now += seconds
+      ended.append(noted.should_end())
   assert ended == [False, False, False, True]  # 20 s would not fit into 15.
-  assert noted.reason == "config.train.max_minutes=1"
+  assert noted.reason == "config.train.max_minutes=2"
