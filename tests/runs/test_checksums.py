@@ -28,11 +28,14 @@ def saved(tmp_path_factory):
   return folder, files
 
 
-def test_no_flipped_bit_is_overlooked(saved):
+@pytest.mark.parametrize(
+  "count", [150, pytest.param(1000, marks=pytest.mark.slow)]
+)
+def test_no_flipped_bit_is_overlooked(saved, count):
   """Fails if one bit of a checkpoint can change what is restored."""
   folder, files = saved
   random = np.random.default_rng(0)
-  for i in range(600):
+  for i in range(count):
     file = files[i % len(files)]  # Small ones as often as large ones.
     good = file.read_bytes()
     bit = int(random.integers(8 * len(good)))
