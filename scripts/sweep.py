@@ -18,10 +18,11 @@ from absl import flags
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
+from slim.runs.checkpoints import list_steps
+from slim.runs.interruptions import ENDING, SAVING
 from slim.runs.metrics import read_records
 from slim.runs.workdir import find_workdir
 
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
 _COLUMNS = {
   "eval/bpc": ("eval bpc", 1.0),
   "eval/accuracy": ("accuracy", 1.0),
@@ -55,7 +56,7 @@ def sweep(
     value: [*arguments, f"--config.{setting}={value}"] for value in values
   }
   for line in lines.values():
-    _check(line)
+    _read_settings(line)
   rows = []
   for value, line in lines.items():
     folder = pathlib.Path(workdir) / f"{setting}={value}"
@@ -68,14 +69,17 @@ def sweep(
         f"--values: {setting}={value} did not train, see above: correct it, "
         "and the same command continues from there"
       )
-    if done.ended_by:
-      print(f"{done.ended_by}: the same command continues with {value}")
+    ended_by = done.ended_by or _ended_early(line, folder)
+    if ended_by:
+      if not done.ended_by:
+        _print_table(setting, rows)
+      print(f"{ended_by}: the same command continues with {value}")
       return
     rows.append((value, _last_values(folder / "metrics.jsonl")))
   _print_table(setting, rows)
 
 
-class _Done(NamedTuple):
+class _Exit(NamedTuple):
   """The end of a process."""
 
   code: int
@@ -84,30 +88,50 @@ class _Done(NamedTuple):
 
 def _run(command):
   """Runs a command, and passes signals on to it."""
-  # In a session of its own, or a Ctrl-C would reach it twice.
-  process = subprocess.Popen(command, start_new_session=True)
-  ended_by = []
+  processes, signals = [], []
 
   def pass_on(number, _):
-    if number != signal.SIGUSR1:  # It asks for a checkpoint only.
-      ended_by.append(signal.Signals(number).name)
-    process.send_signal(number)
+    signals.append(number)
+    for process in processes:
+      process.send_signal(number)
 
-  before = {x: signal.signal(x, pass_on) for x in _SIGNALS}
+  before = {
+    number: signal.signal(number, pass_on)
+    for number in (*ENDING, SAVING)
+    if signal.getsignal(number) is not signal.SIG_IGN
+  }
   try:
-    code = process.wait()
+    # In a session of its own, or a Ctrl-C would reach it twice.
+    processes.append(subprocess.Popen(command, start_new_session=True))
+    for number in list(signals):  # Those that came before it was there.
+      processes[0].send_signal(number)
+    code = processes[0].wait()
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-  return _Done(code, ended_by[0] if ended_by else None)
+  ending = [signal.Signals(x).name for x in signals if x != SAVING]
+  return _Exit(code, ending[0] if ending else None)
 
 
-def _check(arguments):
-  """Raises if `slim.train` would refuse the settings."""
+def _ended_early(line, folder):
+  """Returns why a run has not done all its steps, or None."""
+  config = _read_settings(line)
+  steps = list_steps(str(folder))
+  if steps and steps[-1] >= config.train.num_steps:
+    return None
+  # Ending by `patience` is as good as finishing.
+  if config.train.patience is not None and config.train.max_minutes is None:
+    return None
+  return "ended before its last step"
+
+
+def _read_settings(arguments):
+  """Reads the settings as `slim.train` does; raises if it would refuse them."""
   flag_values = flags.FlagValues()
   config = setting_flags.define_config(flag_values)
   command_line.parse_flags(["train", *arguments], flag_values)
   config_lib.validate(config.value)
+  return config.value
 
 
 def _print_table(setting, rows):
@@ -116,7 +140,8 @@ def _print_table(setting, rows):
   print(setting.rjust(width), *(f"{x:>16}" for x, _ in _COLUMNS.values()))
   for value, found in rows:
     cells = (
-      f"{found[key] * unit:16,.4f}" for key, (_, unit) in _COLUMNS.items()
+      f"{found[key] * unit:16,.4f}" if key in found else " " * 16
+      for key, (_, unit) in _COLUMNS.items()
     )
     print(value.rjust(width), *cells)
 

@@ -154,8 +154,9 @@ def run_main(main: Callable[[], None]) -> None:
         "JAX_DEBUG_NANS or JAX_DEBUG_INFS is set"
       )
     sys.exit(f"error: {line}")
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    is_memory = isinstance(error, MemoryError)
+    if not is_memory and "RESOURCE_EXHAUSTED" not in str(error):
       raise
     absl_logging.debug("The error in full:", exc_info=True)
     sys.exit(
@@ -193,7 +194,8 @@ def _end_at_once_by_ctrl_c():
   Python would raise it only after a program on the device, or a compilation,
   has ended, and print a traceback. Files are written whole or not at all.
   """
-  if threading.current_thread() is threading.main_thread():
+  is_main = threading.current_thread() is threading.main_thread()
+  if is_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -123,8 +123,8 @@ def save_record(workdir: str, record: dict[str, Any]) -> None:
   for name, value in record.items():
     if isinstance(value, float) and not math.isfinite(value):
       raise ValueError(
-        f"{name} is {value}, and not recorded: the weights of step "
-        f"{record['step']} are of no use"
+        f"{name} is {value}, and not recorded: choose another --step than "
+        f"{record['step']}"
       )
   workdir = local_path("--workdir", workdir)
   if not is_checkpoint(workdir):

@@ -152,8 +152,27 @@ def write_file(path: str, data: bytes, name: str | None = None) -> None:
       os.remove(temporary)
 
 
+def open_to_append(path: str) -> IO[bytes]:
+  """Opens a file to append to it, creating it if needed; follows no link.
+
+  Args:
+    path: The file.
+
+  Returns:
+    The open file.
+
+  Raises:
+    ValueError: If it cannot be written, or a link is in its place.
+  """
+  flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+  with writing(path):
+    if os.path.islink(path):
+      raise OSError(errno.ELOOP, "a link is in its place")
+    return os.fdopen(os.open(path, flags, 0o666), "ab")
+
+
 def open_regular(path: str) -> IO[bytes]:
-  """Opens a file to read; no link, device or pipe, which may never end.
+  """Opens a file to read; no device or pipe, which may never end.
 
   Args:
     path: The file.
@@ -164,7 +183,7 @@ def open_regular(path: str) -> IO[bytes]:
   Raises:
     OSError: If it cannot be read, or is something else.
   """
-  number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+  number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
   if not stat.S_ISREG(os.fstat(number).st_mode):
     os.close(number)
     raise OSError(errno.EINVAL, "it is no regular file", path)
@@ -201,6 +220,10 @@ def sync(paths: list[str]) -> None:
     number = os.open(path, os.O_RDONLY)
     try:
       os.fsync(number)
+    except OSError as error:
+      # Some file systems cannot do it for folders.
+      if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+        raise
     finally:
       os.close(number)
 

@@ -17,7 +17,6 @@ from absl import flags
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
-from slim.files import writing
 from slim.plan.fits import check_state_fits, check_steps_fit
 from slim.plan.resolve import resolve_gradient
 from slim.runs import checkpoints, metrics, weights
@@ -60,8 +59,9 @@ def train_and_evaluate(
       that is continued may differ from what it was.
 
   Returns:
-    The state after the last step, or after the one at which a signal or
-    `train.max_minutes` ended the run.
+    The state after the last step, or after the one at which a signal,
+    `train.max_minutes` or `train.patience` ended the run. The same call
+    continues from there, except after `train.patience`.
 
   Raises:
     ValueError: If a setting, the data or the workdir does not fit. Nothing has
@@ -76,13 +76,13 @@ def train_and_evaluate(
   with (
     jax.default_matmul_precision(config.matmul_precision),
     LogFile() as log_file,
+    Interruptions(config.train.max_minutes) as interruptions,
   ):
-    return _train(config, workdir, allow_change, log_file)
+    return _train(config, workdir, allow_change, log_file, interruptions)
 
 
-def _train(config, workdir, allow_change, log_file):
+def _train(config, workdir, allow_change, log_file, interruptions):
   """Creates, restores and compiles everything, and only then writes."""
-  interruptions = Interruptions(config.train.max_minutes)
   batch_size = config.train.batch_size
   train_data = build.create_split(config, "train", batch_size)
   validation_data = build.create_split(config, "validation", batch_size)
@@ -104,7 +104,8 @@ def _train(config, workdir, allow_change, log_file):
       _LOG.info("already finished at step %d: nothing to do", int(state.step))
       return state
   start = int(state.step)
-  records = metrics.read_run(workdir, start, config.train.log_every)
+  last_record = stored["last_record"] if stored else 0
+  records = metrics.read_run(workdir, start, last_record)
   best = Best(config.train.keep_best or "eval/loss", records)
   if best.since >= (config.train.patience or math.inf):
     _LOG.info("already ended by config.train.patience: nothing to do")
@@ -127,14 +128,17 @@ def _train(config, workdir, allow_change, log_file):
     num_batches=config.train.eval_batches,
   )
 
+  if interruptions.reason is not None:
+    _LOG.info("%s: ended before the first step", interruptions.reason)
+    return state
+
   with lock_workdir(workdir):
     if checkpoints.list_steps(workdir) != saved:
       raise ValueError(
         f"--workdir {workdir} has been trained by another process just now: "
         "the same command again continues from there"
       )
-    with writing(os.path.join(workdir, "log.txt")):
-      log_file.open(os.path.join(workdir, "log.txt"))
+    log_file.open(os.path.join(workdir, "log.txt"))
     record = write_config(workdir, config, train_data.description, start)
     record["fingerprints"] = fingerprints
     if restored is not None:
@@ -163,12 +167,9 @@ def _train(config, workdir, allow_change, log_file):
         max_skipped=config.train.max_skipped,
         stored=stored,
       )
-      with (
-        contextlib.closing(
-          Profiler(workdir, config.profile.steps, start, progress)
-        ) as profiler,
-        interruptions,
-      ):
+      with contextlib.closing(
+        Profiler(workdir, config.profile.steps, start, progress)
+      ) as profiler:
         loop = Loop(
           config,
           train_data,
@@ -181,14 +182,11 @@ def _train(config, workdir, allow_change, log_file):
           record,
           interruptions,
           best,
+          evaluates_first=stored is not None and stored["evaluates_first"],
         )
         state = loop.run(state)
   if state.step < config.train.num_steps:
-    _LOG.info(
-      "%s: saved after step %d, the same command continues from there",
-      interruptions.reason,
-      int(state.step),
-    )
+    _LOG.info("%s: saved after step %d", interruptions.reason, state.step)
     return state
   _LOG.info(
     "finished: checkpoint %s, metrics %s, config %s",
@@ -214,9 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     argv: The program and its arguments; None: those of this process.
   """
   config = setting_flags.define_config()
-  workdir = flags.DEFINE_string(
-    "workdir", None, "Folder of the run.", required=True
-  )
+  workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
   allow_change = flags.DEFINE_list(
     "allow_change",
     [],
@@ -234,6 +230,8 @@ def main(argv: list[str] | None = None) -> None:
       config_lib.validate(config.value)
       for name, value in config_lib.list_flags(config.value).items():
         print(f"--{name}={value}")
+    elif workdir.value is None:
+      raise ValueError("--workdir is missing: Folder of the run.")
     else:
       train_and_evaluate(config.value, workdir.value, allow_change.value)
 

@@ -43,9 +43,9 @@ def test_a_value_that_fails_costs_no_other(
     seed = command[-2].removeprefix("--config.seed=")
     assert folder == tmp_path / f"seed={seed}"
     if seed == failing:
-      return module._Done(1, None)
+      return module._Exit(1, None)
     if seed == ended:
-      return module._Done(0, "SIGTERM")
+      return module._Exit(0, "SIGTERM")
     folder.mkdir()
     record = {
       "step": 1,
@@ -56,7 +56,8 @@ def test_a_value_that_fails_costs_no_other(
     }
     lines = json.dumps({"step": 0, "eval/bpc": 9.0}), json.dumps(record)
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    return module._Done(0, None)
+    (folder / "checkpoints" / "4").mkdir(parents=True)  # The last step.
+    return module._Exit(0, None)
 
   monkeypatch.setattr(module, "_run", train)
   flags = ["--setting=seed", "--values=1,2,3", f"--workdir={tmp_path}"]

@@ -56,7 +56,10 @@ class Tokenizer:
 
   def encode(self, text: bytes) -> np.ndarray:
     """Returns the tokens of a text in UTF-8."""
-    found = self._tokenizer.encode(text.decode(errors="replace"))
+    found = self._tokenizer.encode(
+      text.decode(errors="replace"),
+      add_special_tokens=False,  # A prompt must not end with its last token.
+    )
     return np.array(found.ids, np.int32)
 
   def start(self) -> Decoder:

@@ -11,6 +11,7 @@ from absl import flags
 
 from slim import command_line
 from slim.generate.from_run import (
+  check_weights,
   describe_score,
   encode,
   print_samples,
@@ -34,12 +35,20 @@ def main(argv: list[str] | None = None) -> None:
   prompt = flags.DEFINE_string(
     "prompt", "\n", "Text to continue; -: read it from standard input."
   )
-  length = flags.DEFINE_integer("length", 256, "Tokens to draw.")
+  length = flags.DEFINE_integer(
+    "length",
+    256,
+    "Tokens to draw.",
+    upper_bound=2**31 - 1,
+  )
   temperature = flags.DEFINE_float(
     "temperature", 1.0, "Divides the logits; 0: the most probable token."
   )
   top_k = flags.DEFINE_integer(
-    "top_k", 0, "Draw one of so many most probable tokens; 0: of all."
+    "top_k",
+    0,
+    "Draw one of so many most probable tokens; 0: of all.",
+    upper_bound=2**31 - 1,
   )
   top_p = flags.DEFINE_float(
     "top_p", 1.0, "Draw one of the most probable tokens with this share."
@@ -64,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
   def run() -> None:
     use_cache(cache.value)
     trained = load_run(workdir.value, step.value)
+    check_weights(trained)
     with jax.default_matmul_precision(trained.config.matmul_precision):
       if scored.value is not None:
         print(describe_score(trained, scored.value))

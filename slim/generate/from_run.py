@@ -5,6 +5,7 @@ import os
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from slim.data import Vocabulary, create_vocabulary
@@ -23,6 +24,25 @@ def vocabulary_of(trained: Trained) -> Vocabulary:
   with prefix_setting_errors("config.data."):
     return create_vocabulary(
       data.name, vocab_size=data.vocab_size, tokenizer=data.tokenizer
+    )
+
+
+def check_weights(trained: Trained) -> None:
+  """Raises if a weight is not finite, which no sampling would show.
+
+  Args:
+    trained: The run.
+
+  Raises:
+    ValueError: It names the step.
+  """
+  is_finite = [
+    jnp.isfinite(x).all() for x in jax.tree.leaves(trained.state.params)
+  ]
+  if not all(jax.device_get(is_finite)):
+    raise ValueError(
+      f"--workdir: the weights of step {trained.state.step} are not finite: "
+      "choose another --step"
     )
 
 

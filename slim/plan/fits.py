@@ -6,19 +6,15 @@ import jax
 
 from slim.config.byte_sizes import format_size
 from slim.plan.memory_estimate import tree_bytes
-from slim.training.compiled import CompiledSteps
+from slim.training.compiled import CompiledSteps, temporary_bytes
 from slim.types import Batch, TrainState
 
 # Limit and use of a group of processes, and the statistics with the memory that
 # the system can take back; for both versions of cgroups.
-_GROUPS = (
-  ("memory.max", "memory.current", "memory.stat"),
-  (
-    "memory/memory.limit_in_bytes",
-    "memory/memory.usage_in_bytes",
-    "memory/memory.stat",
-  ),
-)
+_FILES = {
+  "": ("memory.max", "memory.current", "memory.stat"),
+  "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"),
+}
 
 
 def list_resident_bytes(state: TrainState, batch: Batch) -> dict[str, int]:
@@ -65,9 +61,12 @@ def check_steps_fit(state: TrainState, compiled: CompiledSteps) -> None:
   Raises:
     ValueError: It says what is needed and what is left.
   """
+  update_bytes = temporary_bytes(compiled.update)  # type: ignore[arg-type]
   sizes = {
     "gradients": tree_bytes(state.params),
-    "activations": max(x.activation_bytes for x in compiled.gradients.values()),
+    "activations": max(
+      update_bytes, *(x.activation_bytes for x in compiled.gradients.values())
+    ),
   }
   budget = format_size(free_bytes() or 0).replace(" ", "")
   _check(
@@ -88,7 +87,7 @@ def free_bytes() -> int | None:
   stats = jax.devices()[0].memory_stats()
   if stats and "bytes_limit" in stats:
     return stats["bytes_limit"] - stats["bytes_in_use"]
-  found = [_free_of_machine(), *map(_free_of_group, _GROUPS)]
+  found = [_free_of_machine(), *map(_free_of_group, _list_groups())]
   return min((x for x in found if x is not None), default=None)
 
 
@@ -117,17 +116,32 @@ def _free_of_machine():
   return None
 
 
-def _free_of_group(names):
-  """What the group of processes may still use; None if there is no limit."""
+def _list_groups():
+  """Lists (version, path) of the groups that this process belongs to."""
+  groups = {("", "/"), ("memory", "/")}
+  for line in _read("/proc/self/cgroup").splitlines():
+    _, controllers, path = line.split(":", 2)
+    if controllers == "" or "memory" in controllers.split(","):
+      version = "memory" if controllers else ""
+      while path != "/":  # A limit of a group above counts, too.
+        groups.add((version, path))
+        path = os.path.dirname(path)
+  return sorted(groups)
+
+
+def _free_of_group(group):
+  """What a group of processes may still use; None if there is no limit."""
+  version, path = group
+  folder = os.path.join("/sys/fs/cgroup", version, path.lstrip("/"))
   limit, used, stat = (
-    _read(os.path.join("/sys/fs/cgroup", name)) for name in names
+    _read(os.path.join(folder, name)) for name in _FILES[version]
   )
   if not (limit.strip().isdecimal() and used.strip().isdecimal()):
     return None
   can_be_dropped = [
     int(line.split()[1])
     for line in stat.splitlines()
-    if line.startswith("inactive_file ")
+    if line.startswith(("inactive_file ", "active_file "))
   ]
   return int(limit) - int(used) + sum(can_be_dropped)
 

@@ -180,7 +180,10 @@ def _search(
   resident_bytes = list_resident_bytes(state, batch)
   with jax.default_matmul_precision(config.matmul_precision):
     update = compile_update_step(
-      steps.make_update_step(models[0].experiment.optimizer), state
+      steps.make_update_step(
+        models[0].experiment.optimizer, build.skip_above(config)
+      ),
+      state,
     )
     update_bytes = temporary_bytes(update)
     plan = search(candidates, budget, resident_bytes, compile_gradient)

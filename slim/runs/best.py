@@ -37,10 +37,18 @@ class Best:
 
     Returns:
       Whether it is better than all before.
+
+    Raises:
+      ValueError: If the metric is no number.
     """
     if self._metric not in record:
       return False
     value = record[self._metric]
+    if not isinstance(value, int | float):
+      raise ValueError(
+        f"metrics.jsonl: {self._metric} of step {step} must be a number, got "
+        f"{value!r}: repair or remove the line"
+      )
     if not METRICS[self._metric]:
       value = -value
     better = self.step is None or value > self._value

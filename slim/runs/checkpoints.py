@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,6 +41,9 @@ class Checkpointer:
 
   A thread writes them while training goes on. A run that is killed while it
   saves keeps its earlier checkpoints.
+
+  Attributes:
+    longest_seconds: How long the longest save so far has taken.
   """
 
   def __init__(self, workdir: str, keep: int):
@@ -54,11 +58,13 @@ class Checkpointer:
     self._keep = keep
     self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
     self._saving: concurrent.futures.Future[None] | None = None
+    self.longest_seconds = 0.0
     with self._name_folder():
       os.makedirs(self._folder, exist_ok=True)
       for name in os.listdir(self._folder):
         if name.startswith(_UNDER_WAY):
-          shutil.rmtree(os.path.join(self._folder, name))
+          # A file that somebody still reads stays on some file systems.
+          shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
 
   def save(
     self,
@@ -102,6 +108,7 @@ class Checkpointer:
 
   def _write(self, state, record, keep_steps):
     """Writes a checkpoint, and then deletes those that are too many."""
+    started = time.monotonic()
     folder = os.path.join(self._folder, _UNDER_WAY + secrets.token_hex(8))
     try:
       os.mkdir(folder)
@@ -116,11 +123,13 @@ class Checkpointer:
     except BaseException:
       shutil.rmtree(folder, ignore_errors=True)
       raise
+    seconds = time.monotonic() - started
+    self.longest_seconds = max(self.longest_seconds, seconds)
     for step in set(list_steps(self._workdir)[: -self._keep]) - keep_steps:
       # A reader never sees a checkpoint without its first files.
       gone = os.path.join(self._folder, _UNDER_WAY + secrets.token_hex(8))
       os.rename(os.path.join(self._folder, str(step)), gone)
-      shutil.rmtree(gone)
+      shutil.rmtree(gone, ignore_errors=True)
 
   @contextlib.contextmanager
   def _name_folder(self) -> Iterator[None]:

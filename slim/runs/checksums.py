@@ -48,7 +48,9 @@ def verify_checksums(folder: str) -> None:
     with open_regular(os.path.join(folder, _NAME)) as file:
       text = file.read(_LONGEST).decode()
   except FileNotFoundError as error:
-    raise ValueError(f"there is no {_NAME}") from error
+    raise ValueError(
+      f"there is no {_NAME}, it is damaged or of an older version"
+    ) from error
   except (OSError, ValueError) as error:
     raise ValueError(f"{_NAME} cannot be read") from error
   expected = {}

@@ -1,6 +1,7 @@
 """Compiled programs are kept for the next run, in the user's cache folder."""
 
 import hashlib
+import logging
 import os
 import pathlib
 import platform
@@ -8,8 +9,9 @@ import platform
 import jax
 from absl import flags
 
-from slim.files import local_path
+from slim.files import check_folder, local_path
 
+_LOG = logging.getLogger("slim.runs.compilation_cache")
 _NAME = "jax_compilation_cache_dir"
 
 
@@ -55,4 +57,9 @@ def use_cache(folder: str | None) -> None:
   is_set = jax.config.values[_NAME] is not None
   if folder not in (None, "none") and not is_set:
     path = local_path("--compilation_cache", folder or "")
-    jax.config.update(_NAME, path)
+    try:
+      check_folder("--compilation_cache", path)
+    except ValueError as error:  # JAX would warn for each program.
+      _LOG.info("compiled programs are not kept: %s", error)
+    else:
+      jax.config.update(_NAME, path)

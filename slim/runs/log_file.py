@@ -1,7 +1,9 @@
 """The log of a run, as a file beside its metrics."""
 
 import logging
-import os
+from typing import IO
+
+from slim.files import open_to_append, writing
 
 
 class LogFile(logging.Handler):
@@ -10,12 +12,12 @@ class LogFile(logging.Handler):
   A run logs before it may write to its folder: it could be refused.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     """Starts to keep lines."""
     super().__init__(logging.INFO)
     self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     self._lines: list[str] = []
-    self._file = None
+    self._file: IO[bytes] | None = None
 
   def open(self, path: str) -> None:
     """Appends what has been kept to a file, and writes there from now on.
@@ -24,12 +26,12 @@ class LogFile(logging.Handler):
       path: The file; a link in its place is not followed.
 
     Raises:
-      OSError: If it cannot be written.
+      ValueError: If it cannot be written.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    self._file = os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
-    self._file.writelines(self._lines)
-    self._file.flush()
+    self._file = open_to_append(path)
+    with writing(path):
+      self._file.write("".join(self._lines).encode())
+      self._file.flush()
 
   def emit(self, record: logging.LogRecord) -> None:
     """Writes a line; a full disk is reported by what matters more."""
@@ -38,7 +40,7 @@ class LogFile(logging.Handler):
       self._lines.append(line)
       return
     try:
-      self._file.write(line)
+      self._file.write(line.encode())
       self._file.flush()
     except OSError:
       self.handleError(record)

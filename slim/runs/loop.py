@@ -36,6 +36,8 @@ class Loop:
     record: What each checkpoint says about the run.
     interruptions: Ask for a checkpoint, or for the end.
     best: The best evaluation so far.
+    evaluates_first: Whether the first step is still to be evaluated, because a
+      signal has ended the run there.
   """
 
   config: ml_collections.ConfigDict
@@ -49,6 +51,7 @@ class Loop:
   record: dict[str, Any]
   interruptions: Interruptions
   best: Best
+  evaluates_first: bool
 
   def run(self, state: TrainState) -> TrainState:
     """Updates to the last step, or until an interruption asks for the end.
@@ -64,30 +67,37 @@ class Loop:
       ValueError: If a file cannot be written.
     """
     train = self.config.train
-    for step in range(int(state.step), train.num_steps):
+    start = int(state.step)
+    self.interruptions.start_steps()
+    if self.evaluates_first:
+      self._evaluate(state, start)
+    for step in range(start, train.num_steps):
       state = self._update(state, step)
       done = step + 1
       is_last = done == train.num_steps
-      # Ask for both, as a signal that asks for a save is taken by asking.
-      save_wanted = self.interruptions.take_save_wanted()
-      ending = self.interruptions.should_end() and not is_last
       evaluating = is_last or done % train.eval_every == 0
-      saving = is_last or done % train.checkpoint_every == 0
-      saving |= save_wanted or ending
-      if evaluating or saving:
+      # Ask, in any case: a wish for a checkpoint is taken by asking.
+      saving = self.interruptions.take_save_wanted()
+      saving |= is_last or done % train.checkpoint_every == 0
+      ending = self._should_end() and not is_last
+      if evaluating and not ending:  # An evaluation may take minutes.
         self.progress.flush()  # Raises before a bad state is saved.
-      if evaluating:
-        is_best = self._evaluate(state, done)
-        saving |= is_best and train.keep_best is not None
-        if train.patience is not None and self.best.since >= train.patience:
-          self.interruptions.reason = f"config.train.patience={train.patience}"
-          saving = ending = True
-      if saving:
-        with self.progress.paused("save"), stage("waiting for the disk"):
-          self._save(state)
+        saving |= self._evaluate(state, done) and train.keep_best is not None
+        ending = self._should_end() and not is_last
+        evaluating = False
+      if saving or ending:
+        self.progress.flush()
+        self._save(state, evaluates_first=evaluating)
       if ending:
         break
     return state
+
+  def _should_end(self) -> bool:
+    """Tells whether to end: by a signal, the time or the evaluations."""
+    patience = self.config.train.patience
+    if patience is not None and self.best.since >= patience:
+      self.interruptions.reason = f"config.train.patience={patience}"
+    return self.interruptions.should_end(self.checkpointer.longest_seconds)
 
   def _evaluate(self, state: TrainState, step: int) -> bool:
     """Evaluates, and tells whether it was the best evaluation so far."""
@@ -106,9 +116,12 @@ class Loop:
       self.progress.add(step + 1, sums, norm, gradient.activation_bytes)
     return state
 
-  def _save(self, state: TrainState) -> None:
+  def _save(self, state: TrainState, evaluates_first: bool) -> None:
     """Starts to save; a resumed run has all records up to its step."""
-    self.writer.sync()
-    progress = self.progress.to_record()
-    keep = [] if self.config.train.keep_best is None else [self.best.step]
-    self.checkpointer.save(state, self.record | {"progress": progress}, keep)
+    with self.progress.paused("save"), stage("waiting for the disk"):
+      self.writer.sync()
+      progress = self.progress.to_record()
+      progress["evaluates_first"] = evaluates_first
+      keep = [] if self.config.train.keep_best is None else [self.best.step]
+      record = self.record | {"progress": progress}
+      self.checkpointer.save(state, record, keep)

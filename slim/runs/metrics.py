@@ -7,7 +7,7 @@ import os
 import types
 from typing import Any
 
-from slim.files import write_file, writing
+from slim.files import open_to_append, write_file, writing
 from slim.types import Sums
 
 _LOG = logging.getLogger("slim.runs.metrics")
@@ -53,12 +53,13 @@ class MetricsWriter:
       ValueError: If a record is damaged, or tensorboardX is missing.
     """
     path = os.path.join(workdir, "metrics.jsonl")
+    kept: list[dict[str, Any]] = []
     if os.path.exists(path):
       kept = [r for r in read_records(path) if r["step"] <= last_step]
       write_file(path, b"".join(map(_to_line, kept)))
     self._path = path
-    with writing(path):
-      self._file = open(path, "ab")
+    self._file = open_to_append(path)
+    self.last_step = kept[-1]["step"] if kept else 0  # Of the last record.
     self._events = None
     if tensorboard:
       self._events = import_tensorboardx().SummaryWriter(
@@ -79,6 +80,7 @@ class MetricsWriter:
     with writing(self._path):
       self._file.write(_to_line({"step": step} | values))
       self._file.flush()
+    self.last_step = step
     if self._events:
       for name, value in values.items():
         self._events.add_scalar(name, value, step)
@@ -125,7 +127,7 @@ def read_records(path: str) -> list[dict[str, Any]]:
     The records, in the order of the file.
 
   Raises:
-    ValueError: If a line other than the last is damaged.
+    ValueError: If a line is damaged, other than a last one without its end.
   """
   with open(path, "rb") as file:
     lines = file.readlines()
@@ -134,7 +136,7 @@ def read_records(path: str) -> list[dict[str, Any]]:
     record = _from_line(line)
     if record is not None:
       records.append(record)
-    elif number < len(lines):
+    elif number < len(lines) or line.endswith(b"\n"):
       raise ValueError(
         f"{path}: line {number} is not a JSON record with a step: repair or "
         "remove it"
@@ -143,14 +145,14 @@ def read_records(path: str) -> list[dict[str, Any]]:
 
 
 def read_run(
-  workdir: str, last_step: int, log_every: int
+  workdir: str, last_step: int, last_record: int
 ) -> list[dict[str, Any]]:
   """Reads the records of a run up to a step; logs if some are missing.
 
   Args:
     workdir: The folder of the run, which need not exist.
     last_step: The step of the checkpoint that is continued.
-    log_every: Updates per report.
+    last_record: The step of the last record when it was saved; 0: none.
 
   Returns:
     The records; none if there is no file.
@@ -162,12 +164,12 @@ def read_run(
   records = read_records(path) if os.path.exists(path) else []
   found = [record for record in records if record["step"] <= last_step]
   end = max((record["step"] for record in found), default=0)
-  if end < last_step // log_every * log_every:
+  if end < last_record:
     _LOG.warning(
-      "%s ends at step %d, before the checkpoint of step %d: records are lost",
+      "%s ends at step %d, and had a record of step %d: records are lost",
       path,
       end,
-      last_step,
+      last_record,
     )
   return found
 
@@ -182,7 +184,7 @@ def append_record(path: str, record: dict[str, Any]) -> None:
   Raises:
     ValueError: If it cannot be written.
   """
-  with writing(path), open(path, "ab") as file:
+  with writing(path), open_to_append(path) as file:
     file.write(_to_line(record))
     file.flush()
     os.fsync(file.fileno())

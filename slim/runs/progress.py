@@ -54,7 +54,15 @@ class Progress:
       max_skipped: Updates that may be skipped in the whole run.
       stored: What `to_record` returned when the run was saved; None: it starts.
     """
-    stored = stored or {"window": (0.0, 0.0, 0.0), "seconds": 0.0, "skipped": 0}
+    stored = stored or {
+      "window": (0.0, 0.0, 0.0),
+      "seconds": 0.0,
+      "skipped": 0,
+      "tokens": 0,
+      "gradient_norm": None,
+    }
+    self._tokens = stored["tokens"]
+    self._norm: float | None = stored["gradient_norm"]
     self._report_sums = Sums(*stored["window"])
     self._seconds = stored["seconds"]
     self._began = time.monotonic()
@@ -96,6 +104,9 @@ class Progress:
       "window": list(self._report_sums),
       "seconds": self._elapsed(),
       "skipped": self._skips.count,
+      "tokens": self._tokens,
+      "gradient_norm": self._norm,
+      "last_record": self._writer.last_step,
     }
 
   def flush(self) -> None:
@@ -123,7 +134,7 @@ class Progress:
     """
     values = metrics.means("eval", sums)
     check_finite("validation loss", step, values["eval/loss"])
-    self._writer.write(step, values)
+    self._writer.write(step, values | self._status(step))
     _LOG.info(
       "step %d/%d  validation loss %.4f  bpc %.4f  accuracy %.2f %%",
       step,
@@ -150,6 +161,22 @@ class Progress:
     self._started += seconds
     self._pause_seconds.setdefault(kind, []).append(seconds)
 
+  def _status(self, step):
+    """What every record has."""
+    # A skipped update leaves the schedule where it was. On the host, as a
+    # device would compute it after the step that it is at.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+      rate = float(self._learning_rate(max(0, step - 1 - self._skips.count)))
+    status = {
+      "train/learning_rate": rate,
+      "train/tokens": self._tokens,
+      "train/skipped": self._skips.count,
+      "time/seconds": self._elapsed(),
+    }
+    if self._norm is not None:
+      status["train/gradient_norm"] = self._norm
+    return status
+
   def _elapsed(self):
     """Seconds of training, in this process and those before it."""
     return self._seconds + time.monotonic() - self._began
@@ -157,17 +184,20 @@ class Progress:
   def _read(self, step, sums, norm, activation_bytes):
     """Adds the results of a step, and reports every `log_every` steps."""
     sums, norm = jax.device_get((sums, norm))
+    self._tokens += self._tokens_per_step
+    # JSON has no NaN; the update may have been skipped.
+    self._norm = float(norm) if math.isfinite(norm) else None
     if not self._skips.note(step, sums, float(norm)):
       self._report_sums = Sums(
         *(a + float(b) for a, b in zip(self._report_sums, sums, strict=True))
       )
     on_time = step % self._log_every == 0
     if on_time or step == self._num_steps:
-      self._report(step, float(norm), activation_bytes)
+      self._report(step, activation_bytes)
     if on_time:
       self._report_sums = Sums(0.0, 0.0, 0.0)
 
-  def _report(self, step, norm, activation_bytes):
+  def _report(self, step, activation_bytes):
     """Writes a record and logs a line, unless all updates were skipped."""
     if not self._report_sums.weight:
       return
@@ -175,12 +205,7 @@ class Progress:
     seconds = (now - self._started) / (step - self._timed_from)
     self._started, self._timed_from = now, step
     values = metrics.means("train", self._report_sums) | {
-      # JSON has no NaN; the last update may have been skipped.
-      **({"train/gradient_norm": norm} if math.isfinite(norm) else {}),
-      "train/learning_rate": float(self._learning_rate(step - 1)),
-      "train/tokens": step * self._tokens_per_step,
-      "train/skipped": self._skips.count,
-      "time/seconds": self._elapsed(),
+      **self._status(step),
       "time/tokens_per_second": self._tokens_per_step / seconds,
       "time/model_flops_per_second": self._flops_per_step / seconds,
       "memory/activation_bytes": activation_bytes,

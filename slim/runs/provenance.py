@@ -1,6 +1,7 @@
 """What made a result: versions, code, device and date."""
 
 import datetime
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -9,6 +10,9 @@ from typing import Any
 import jax
 
 import slim
+
+# What the numbers of a run may depend on.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 
 def describe_process() -> dict[str, Any]:
@@ -21,8 +25,8 @@ def describe_process() -> dict[str, Any]:
   return {
     "versions": {
       "slim": slim.__version__,
-      "jax": jax.__version__,
       "python": platform.python_version(),
+      **{name: importlib.metadata.version(name) for name in _PACKAGES},
     },
     "git_commit": git_commit(),
     "device": jax.devices()[0].device_kind,

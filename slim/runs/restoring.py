@@ -98,6 +98,8 @@ def restore_newest(
       )
       continue
     return _restore(folder, abstract_state)
+  if steps != list_steps(workdir)[::-1]:  # A run has saved meanwhile.
+    return restore_newest(workdir, abstract_state)
   if steps:
     raise ValueError(
       f"no readable checkpoint in {checkpoints_folder(workdir)}: all of the "
@@ -120,8 +122,8 @@ def _restore(
   )
   if shapes != name_shapes(stored):
     raise ValueError(
-      f"the checkpoint {folder} has other parameters than this version of "
-      f"slim: continue with the version in its {RECORD}"
+      f"the checkpoint {folder} has other parameters than its settings make "
+      f"here: continue with the settings and the version in its {RECORD}"
     )
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   target = jax.tree.map(

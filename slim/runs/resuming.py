@@ -6,7 +6,8 @@ from typing import Any
 
 import ml_collections
 
-from slim.runs.fingerprints import check_data
+from slim.runs.config_json import read_config
+from slim.runs.fingerprints import check_data, fingerprint_data
 from slim.runs.provenance import describe_process, list_changes
 from slim.runs.restoring import restore_newest
 from slim.types import TrainState
@@ -41,7 +42,12 @@ def resume(
   if restored is None:
     return None
   state, record = restored
-  if _needs_same_data(changed):
+  if not any(name.startswith("data.") for name in changed):
+    if changed:  # A fingerprint depends on the seed, for instance.
+      settings = read_config(workdir)
+      with settings.unlocked():
+        settings.data.path = config.data.path
+      fingerprints = fingerprint_data(settings)
     check_data(
       config,
       workdir,
@@ -58,11 +64,3 @@ def resume(
       f"; changed since then: {', '.join(changes)}" if changes else "",
     )
   return state, record["progress"]
-
-
-def _needs_same_data(changed: Sequence[str]) -> bool:
-  """Tells whether a continued run has to see the same batches."""
-  return not any(
-    name.startswith("data.") or name in ("seed", "train.batch_size")
-    for name in changed
-  )

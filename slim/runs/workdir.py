@@ -14,6 +14,7 @@ import ml_collections
 
 from slim import config as config_lib
 from slim.files import check_folder, local_path, writing
+from slim.runs.checkpoints import is_checkpoint
 from slim.runs.config_json import is_run, read_config
 
 _LOG = logging.getLogger("slim.runs.workdir")
@@ -76,6 +77,11 @@ def check_workdir(
     ValueError: If the folder holds a run with other settings, results of an
       unknown run, or a file where a folder is needed.
   """
+  if is_checkpoint(workdir):
+    raise ValueError(
+      f"--workdir {workdir} is a checkpoint: choose another, and pass this one "
+      "as --config.train.init_from to start from its weights"
+    )
   for name in (*_FILES, *_FOLDERS):
     path = os.path.join(workdir, name)
     if os.path.exists(path) and os.path.isdir(path) != (name in _FOLDERS):

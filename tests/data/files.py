@@ -49,5 +49,9 @@ def make_tokenizer(path):
     initial_alphabet=byte_level.alphabet(),
   )
   tokenizer.train_from_iterator(["the house of the mouse"] * 9, trainer)
+  # Not of the text itself, so no prompt may have it.
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+    single="[BOS] $A", special_tokens=[("[BOS]", 0)]
+  )
   tokenizer.save(str(path))
   return path

@@ -47,15 +47,26 @@ def test_what_is_left_is_that_of_the_smallest_limit(monkeypatch):
   """Fails if a container is promised the memory of its host."""
   files = {
     "/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:  4096 kB\n",
+    "/proc/self/cgroup": "4:cpu,memory:/job/step\n1:cpuset:/x\n0::/job\n",
     "/sys/fs/cgroup/memory.max": "max\n",
     "/sys/fs/cgroup/memory.current": "7\n",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes": "3000\n",
-    "/sys/fs/cgroup/memory/memory.usage_in_bytes": "2000\n",
-    "/sys/fs/cgroup/memory/memory.stat": "cache 9\ninactive_file 500\n",
+    "/sys/fs/cgroup/memory/job/memory.limit_in_bytes": "3000\n",
+    "/sys/fs/cgroup/memory/job/memory.usage_in_bytes": "2000\n",
+    "/sys/fs/cgroup/memory/job/memory.stat": (
+      "cache 9\ninactive_file 300\nactive_file 200\n"
+    ),
+    "/sys/fs/cgroup/memory/job/step/memory.limit_in_bytes": "9000\n",
+    "/sys/fs/cgroup/memory/job/step/memory.usage_in_bytes": "1\n",
+    "/sys/fs/cgroup/job/memory.max": "5000\n",
+    "/sys/fs/cgroup/job/memory.current": "3800\n",
   }
   monkeypatch.setattr(fits, "_read", lambda path: files.get(path, ""))
+  assert fits.free_bytes() == 1200
+  del files["/sys/fs/cgroup/job/memory.max"]
   assert fits.free_bytes() == 1500
-  del files["/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+  del files["/sys/fs/cgroup/memory/job/memory.limit_in_bytes"]
+  assert fits.free_bytes() == 8999
+  del files["/proc/self/cgroup"]
   assert fits.free_bytes() == 4096 * 1024
   files.clear()  # Not Linux.
   assert fits.free_bytes() is None

@@ -1,5 +1,7 @@
 """The best evaluation, and how many have not been better since."""
 
+import pytest
+
 from slim.runs.best import Best
 
 
@@ -22,3 +24,9 @@ def test_only_evaluations_count():
   assert best.add(1, {"eval/loss": 2.0})
   assert not best.add(2, {"train/loss": 1.0})
   assert (best.step, best.since) == (1, 0)
+
+
+def test_a_damaged_value_is_named():
+  """Fails if a word in the place of a number ends in a traceback."""
+  with pytest.raises(ValueError, match="eval/loss of step 3 must be a number"):
+    Best("eval/loss", [{"step": 3, "eval/loss": "low"}])

@@ -27,12 +27,15 @@ def test_the_folder_is_that_of_the_user_and_the_machine(monkeypatch):
   assert compilation_cache.default_folder().startswith("~/.cache/slim/jax-")
 
 
-def test_a_folder_is_used_unless_there_is_one():
+def test_a_folder_is_used_unless_there_is_one(tmp_path):
   """Fails if the user's own setting is replaced, or "none" is a folder."""
   compilation_cache.use_cache("none")
   assert jax.config.values[NAME] is None
   with pytest.raises(ValueError, match="--compilation_cache must be a path on"):
     compilation_cache.use_cache("gs://bucket")
-  for folder in ("/mine", "/other"):
-    compilation_cache.use_cache(folder)
-    assert jax.config.values[NAME] == "/mine"
+  (tmp_path / "file").write_text("")
+  compilation_cache.use_cache(str(tmp_path / "file"))  # It is no folder.
+  assert jax.config.values[NAME] is None
+  for folder in ("mine", "other"):
+    compilation_cache.use_cache(str(tmp_path / folder))
+    assert jax.config.values[NAME] == str(tmp_path / "mine")

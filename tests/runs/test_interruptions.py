@@ -36,10 +36,42 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch):
   """Fails if a user has to wait for a step of minutes."""
   codes = []
   monkeypatch.setattr(interruptions.os, "_exit", codes.append)
-  with Interruptions() as noted:
-    send(signal.SIGTERM, noted.should_end)
-    send(signal.SIGINT, lambda: codes)
+  before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # As commands do.
+  try:
+    with Interruptions() as noted:
+      send(signal.SIGTERM, noted.should_end)
+      send(signal.SIGINT, lambda: noted._num_ctrl_c == 1)
+      assert not codes
+      send(signal.SIGINT, lambda: codes)
+  finally:
+    signal.signal(signal.SIGINT, before)
   assert codes == [130]
+
+
+def test_a_second_ctrl_c_interrupts_a_notebook():
+  """Fails if it ends a process that is not ours, or is ignored there."""
+  with pytest.raises(KeyboardInterrupt), Interruptions() as noted:
+    send(signal.SIGINT, noted.should_end)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+
+
+def test_ignored_and_other_signals_mean_nothing():
+  """Fails if nohup does not protect a run, or a resized window ends it."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  came = []
+  other = signal.signal(signal.SIGWINCH, lambda *_: came.append(1))
+  try:
+    with Interruptions() as noted:
+      os.kill(os.getpid(), signal.SIGHUP)
+      send(signal.SIGWINCH, lambda: came)
+      time.sleep(0.05)
+      assert not noted.should_end()
+      send(signal.SIGTERM, noted.should_end)  # It still listens.
+    assert noted.reason == "SIGTERM"
+  finally:
+    signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGWINCH, other)
 
 
 def test_a_signal_can_ask_for_a_checkpoint():
@@ -81,10 +113,10 @@ def test_the_time_ends_before_the_longest_step_does_not_fit(monkeypatch):
   monkeypatch.setattr(time, "monotonic", lambda: now)
   noted = Interruptions(max_minutes=2.0)
   now += 60  # Compiling counts, but is no step.
+  noted.start_steps()
   ended = []
-  with noted:
-    for seconds in (20, 10, 10, 5):
-      now += seconds
-      ended.append(noted.should_end())
-  assert ended == [False, False, False, True]  # 20 s would not fit into 15.
+  for seconds in (10, 10, 10):
+    now += seconds
+    ended.append(noted.should_end(save_seconds=11))
+  assert ended == [False, False, True]  # Two steps and a save take 31 of 30.
   assert noted.reason == "config.train.max_minutes=2"

@@ -39,7 +39,7 @@ def test_a_link_is_not_followed(tmp_path):
   """Fails if another file is written to."""
   (tmp_path / "other").write_text("precious")
   (tmp_path / "log.txt").symlink_to(tmp_path / "other")
-  with pytest.raises(OSError), LogFile() as log_file:
+  with pytest.raises(ValueError, match="a link is in"), LogFile() as log_file:
     log_file.open(str(tmp_path / "log.txt"))
   assert (tmp_path / "other").read_text() == "precious"
 

@@ -145,16 +145,19 @@ def test_lost_records_are_noticed(tmp_path, caplog):
   """Fails if a curve ends before its checkpoint without a word."""
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 5}\n{"step": 10}\n')
-  for last_step, expected in ((12, [5, 10]), (7, [5]), (15, [5, 10])):
+  for last_step, last_record, expected in (
+    (12, 10, [5, 10]),
+    (7, 5, [5]),
+    (15, 15, [5, 10]),
+  ):
     assert not caplog.messages
     with caplog.at_level(logging.WARNING, "slim"):
-      found = metrics.read_run(str(tmp_path), last_step, 5)
+      found = metrics.read_run(str(tmp_path), last_step, last_record)
     assert [record["step"] for record in found] == expected
   assert caplog.messages == [
-    f"{path} ends at step 10, before the checkpoint of step 15: records are "
-    "lost"
+    f"{path} ends at step 10, and had a record of step 15: records are lost"
   ]
-  assert metrics.read_run(str(tmp_path / "none"), 0, 5) == []
+  assert metrics.read_run(str(tmp_path / "none"), 0, 0) == []
 
 
 def test_records_are_json(tmp_path):

@@ -46,6 +46,13 @@ def test_other_settings_are_refused(tmp_path):
   assert "\n" not in message
 
 
+def test_a_checkpoint_is_no_place_to_train(tmp_path):
+  """Fails if training in it would damage it."""
+  (tmp_path / "run.json").write_text("{}")
+  with pytest.raises(ValueError, match="is a checkpoint: .* --config.train."):
+    workdir.check_workdir(str(tmp_path), make_config())
+
+
 def test_a_change_can_be_allowed(tmp_path):
   """Fails if a run cannot continue with another rate, or more may change."""
   config_json.write_config(str(tmp_path), make_config(), "data")

@@ -54,7 +54,7 @@ def test_a_run_ends_when_nothing_gets_better(tmp_path, losses, caplog):
     again = train.train_and_evaluate(settings, str(tmp_path))
   assert state.step == again.step == 4
   assert any(
-    message.startswith("config.train.patience=2: saved after step 4")
+    message == "config.train.patience=2: saved after step 4"
     for message in caplog.messages
   )
   assert caplog.messages[-1] == (
