@@ -1,4 +1,4 @@
-"""What tokens stand for: from the text of people to tokens, and back."""
+"""Convert between text and tokens."""
 
 import codecs
 from collections.abc import Iterable
@@ -18,7 +18,8 @@ class Vocabulary(Protocol):
     """Returns the tokens of a text, [T], int32.
 
     Raises:
-      ValueError: If the text has no tokens; to be read after its name.
+      ValueError: If the text has no tokens. The message begins after the name
+        of what was encoded.
     """
 
   def start(self) -> "Decoder":

@@ -32,7 +32,7 @@ from slim.types import LanguageModel, Params, State
 _CACHE_BLOCK = 256
 
 
-class _Decoding(NamedTuple):
+class _DecodingState(NamedTuple):
   """A generation under way.
 
   Attributes:
@@ -169,20 +169,20 @@ def _stream(model, params, prompt, stop, key, sampling, chunk_size, block_size):
       chunk = tokens[:, position : position + chunk_size]
       state = _read(model, params, chunk, state)
       position += chunk_size
-  now = _Decoding(jnp.asarray(tokens), state, jnp.int32(position))
+  decoding = _DecodingState(jnp.asarray(tokens), state, jnp.int32(position))
   keys = fold_in(key, jnp.arange(batch_size))
   for start in range(prompt_length, stop, block_size):
     end = min(start + block_size, stop)
-    now = _draw(
+    decoding = _draw(
       model,
       params,
-      now,
+      decoding,
       jnp.int32(end),
       jnp.int32(prompt_length),
       keys,
       sampling,
     )
-    yield np.asarray(now.tokens[:, start:end])
+    yield np.asarray(decoding.tokens[:, start:end])
 
 
 @partial(jax.jit, static_argnames="model", donate_argnames="state")
@@ -191,27 +191,33 @@ def _read(model, params, tokens, state):
   return model.apply(params, tokens, state)[1]
 
 
-@partial(jax.jit, static_argnames="model", donate_argnames="now")
-def _draw(model, params, now, stop, prompt_length, keys, sampling):
+@partial(jax.jit, static_argnames="model", donate_argnames="decoding")
+def _draw(model, params, decoding, stop, prompt_length, keys, sampling):
   """Reads tokens, and draws those after the prompt, until there are `stop`."""
 
-  def step(now):
-    if now.state is None:
-      logits, state = model.apply(params, now.tokens, None)
+  def step(decoding):
+    if decoding.state is None:
+      logits, state = model.apply(params, decoding.tokens, None)
       logits = jax.lax.dynamic_index_in_dim(
-        logits, now.position, 1, keepdims=False
+        logits, decoding.position, 1, keepdims=False
       )
     else:
-      token = jax.lax.dynamic_slice_in_dim(now.tokens, now.position, 1, 1)
-      logits, state = model.apply(params, token, now.state)
+      token = jax.lax.dynamic_slice_in_dim(
+        decoding.tokens, decoding.position, 1, 1
+      )
+      logits, state = model.apply(params, token, decoding.state)
       logits = logits[:, 0]
-    position = now.position + 1
+    position = decoding.position + 1
     drawn = sample(fold_in(keys, position), logits, sampling)
     given = jax.lax.dynamic_index_in_dim(
-      now.tokens, position, 1, keepdims=False
+      decoding.tokens, position, 1, keepdims=False
     )
     token = jnp.where(position < prompt_length, given, drawn)
-    tokens = jax.lax.dynamic_update_index_in_dim(now.tokens, token, position, 1)
-    return _Decoding(tokens, state, position)
+    tokens = jax.lax.dynamic_update_index_in_dim(
+      decoding.tokens, token, position, 1
+    )
+    return _DecodingState(tokens, state, position)
 
-  return jax.lax.while_loop(lambda now: now.position < stop - 1, step, now)
+  return jax.lax.while_loop(
+    lambda decoding: decoding.position < stop - 1, step, decoding
+  )

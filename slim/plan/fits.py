@@ -36,7 +36,7 @@ def list_resident_bytes(state: TrainState, batch: Batch) -> dict[str, int]:
 
 
 def check_state_fits(state: TrainState) -> None:
-  """Raises if a state does not fit; to be asked before it is made.
+  """Raises if a state does not fit. Call it before the state is allocated.
 
   Args:
     state: Its shapes.
@@ -52,7 +52,7 @@ def check_state_fits(state: TrainState) -> None:
 
 
 def check_steps_fit(state: TrainState, compiled: CompiledSteps) -> None:
-  """Raises if an update does not fit; to be asked when the state is there.
+  """Raises if an update does not fit. Call it when the state is allocated.
 
   Args:
     state: The state, or its shapes.

@@ -29,7 +29,7 @@ class Best:
       self.add(record["step"], record)
 
   def add(self, step: int, record: dict[str, Any]) -> bool:
-    """Adds a record; others than evaluations change nothing.
+    """Adds a record; records without the metric are ignored.
 
     Args:
       step: Its step.

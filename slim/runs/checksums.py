@@ -35,8 +35,9 @@ def write_checksums(folder: str) -> None:
 def verify_checksums(folder: str) -> None:
   """Raises unless all files in a folder are as they were written.
 
-  A damaged CHECKSUMS is found, too: some line is then none, or wrong, or a file
-  has no line. Hidden files, which some systems add, are not looked at.
+  A damaged CHECKSUMS is found, too. If a line is changed, the checksum or the
+  file of that name is wrong. If a line is lost, its file is not listed. Hidden
+  files, which some systems add, are ignored.
 
   Args:
     folder: The folder.

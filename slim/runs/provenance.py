@@ -42,7 +42,7 @@ def list_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     now: As it returns it now.
 
   Returns:
-    One text for each change, "jax 0.10.2 -> 0.11.0"; the date is none.
+    One text for each change, "jax 0.10.2 -> 0.11.0". Dates are not compared.
   """
 
   def flat(process):

@@ -1,4 +1,4 @@
-"""Updates that are not made: losses and gradients that are no use."""
+"""Skip updates whose loss or gradient is not finite or too large."""
 
 import logging
 import math

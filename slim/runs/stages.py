@@ -1,4 +1,4 @@
-"""What a command is at, if it takes long."""
+"""Log the progress of slow stages."""
 
 import contextlib
 import logging
