@@ -95,7 +95,10 @@ import os, signal, time
 count = []
 signal.signal({number:d}, lambda *_: count.append(1))
 os.kill(os.getppid(), {number:d})
-time.sleep(0.2)
+deadline = time.monotonic() + 30
+while not count and time.monotonic() < deadline:
+  time.sleep(0.01)
+time.sleep(0.1)
 raise SystemExit(10 + len(count))
 """
   done = module._run([sys.executable, "-c", program])

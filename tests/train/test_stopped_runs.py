@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -15,6 +16,7 @@ import pytest
 from slim import train
 from slim.data import Copying
 from slim.runs import checkpoints, restoring
+from slim.runs.interruptions import Interruptions
 from slim.runs.trained import load_run
 from slim.training import build
 from tests.train.cases import assert_same, make, read
@@ -92,16 +94,22 @@ def test_a_signal_loses_nothing(tmp_path, monkeypatch, caplog, name, at):
   settings = make(train__log_every=4, train__checkpoint_every=100)
   whole = train.train_and_evaluate(settings, str(tmp_path / "whole"))
   cut = str(tmp_path / "cut")
-  original = Copying.batch
+  original, note = Copying.batch, Interruptions._note
+  noted = threading.Event()
 
   def batch(self, step):
     if step == at:  # Step 4 is evaluated, after the run has continued.
       os.kill(os.getpid(), getattr(signal, name))
-      time.sleep(0.1)  # The thread that notes it needs a moment.
+      assert noted.wait(30)
     return original(self, step)
+
+  def noting(self, number):
+    note(self, number)
+    noted.set()
 
   with monkeypatch.context() as context:
     context.setattr(Copying, "batch", batch)
+    context.setattr(Interruptions, "_note", noting)
     with caplog.at_level(logging.INFO, "slim"):
       state = train.train_and_evaluate(settings, cut)
   assert checkpoints.list_steps(cut)[0] == at + 1
