@@ -19,6 +19,12 @@ from slim.training.compiled import compile_update_step
 from tests.commands import assert_refused, limit_files, run_command
 from tests.models import small
 
+# A save that fails leaves work of tensorstore behind, which Python reports in
+# whatever test runs next.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 OPTIMIZER = optax.adam(0.1)
 
 
@@ -177,7 +183,6 @@ def test_a_save_under_way_is_left_alone_by_readers(tmp_path):
   assert under_way.is_dir()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_one_line(tmp_path):
   """Fails if tracebacks hide that the disk is full."""
 
