@@ -20,6 +20,12 @@ from slim.types import Sums
 from tests.commands import assert_refused, limit_files, run_command
 from tests.models import small
 
+# A save that fails leaves work of tensorstore behind, which Python reports in
+# whatever test runs next.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 OPTIMIZER = optax.adam(0.1)
 
 
@@ -173,7 +179,6 @@ def test_a_checkpoint_can_be_opened_alone(tmp_path):
     restoring.restore_run(str(alone), ABSTRACT)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_one_line(tmp_path):
   """Fails if tracebacks hide that the disk is full."""
 
