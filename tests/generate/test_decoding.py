@@ -16,9 +16,8 @@ GREEDY = Sampling(temperature=0.0)
 MODELS = {
   "linear": {"num_layers": 2},
   "softmax": {"attention": "softmax", "positions": "learned"},
-  "chunked": {"attention": "chunked_softmax", "positions": "rotary"},
   "local": {"attention": "local", "positions": "rotary"},
-  "hybrid": {"attention": "linear,local,softmax", "num_layers": 3},
+  "hybrid": {"attention": "linear,local,chunked_softmax", "num_layers": 3},
   # One bucket, as the tokens to come change which keys others meet.
   "lsh": {"attention": "lsh", "positions": "axial", "bucket_size": 400},
 }
@@ -44,7 +43,7 @@ def one_by_one(name, prompt_length, length):
   return tokens[:, prompt_length:]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["linear", "local", "hybrid", "lsh"])
 def test_tokens_are_those_of_the_whole_sequence(x64, name):
   """Fails if a state forgets, a position is off or a key is used twice."""
   model = create(**MODELS[name])

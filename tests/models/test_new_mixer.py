@@ -47,6 +47,7 @@ def test_it_trains_and_evaluates(tmp_path, method, policy):
   assert np.isfinite(record["eval/loss"])
 
 
+@pytest.mark.slow
 def test_it_is_certified():
   """Fails if certify does not take a new mixer, or it is not exact."""
   config = make_config(

@@ -19,7 +19,7 @@ from slim.runs import checkpoints, restoring
 from slim.runs.interruptions import Interruptions
 from slim.runs.trained import load_run
 from slim.training import build
-from tests.train.cases import assert_same, make, read
+from tests.train.cases import assert_same, make, read, run
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Most runs differ only in their data.
@@ -86,13 +86,21 @@ def test_a_stopped_run_continues_to_the_same_numbers(
   assert read(cut) == read(tmp_path / "whole")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, compilation_cache):
+  """A run that gets no signal."""
+  settings = make(train__log_every=4, train__checkpoint_every=100)
+  return run(settings, tmp_path_factory.mktemp("undisturbed"))
+
+
 @pytest.mark.parametrize(
   ("name", "at"), [("SIGTERM", 2), ("SIGTERM", 3), ("SIGUSR1", 2)]
 )
-def test_a_signal_loses_nothing(tmp_path, monkeypatch, caplog, name, at):
+def test_a_signal_loses_nothing(
+  tmp_path, monkeypatch, caplog, undisturbed, name, at
+):
   """Fails if a signal of a cluster costs a step, or changes a number."""
-  settings = make(train__log_every=4, train__checkpoint_every=100)
-  whole = train.train_and_evaluate(settings, str(tmp_path / "whole"))
+  settings = undisturbed.settings
   cut = str(tmp_path / "cut")
   original, note = Copying.batch, Interruptions._note
   noted = threading.Event()
@@ -117,8 +125,8 @@ def test_a_signal_loses_nothing(tmp_path, monkeypatch, caplog, name, at):
     assert state.step == at + 1
     assert caplog.messages[-1] == f"SIGTERM: saved after step {at + 1}"
     state = train.train_and_evaluate(settings, cut)
-  assert_same(state, whole)
-  assert read(cut) == read(tmp_path / "whole")
+  assert_same(state, undisturbed.state)
+  assert read(cut) == read(undisturbed.folder)
 
 
 def start(tmp_path, *arguments, program=("-m", "slim.train")):
