@@ -67,16 +67,19 @@ def main(argv: list[str] | None = None) -> None:
   )
 
   step = flags.DEFINE_string("step", "latest", choosing.HELP)
-
+  tokenizer = flags.DEFINE_string(
+    "tokenizer", None, "File of the tokenizer, if the run is elsewhere now."
+  )
   cache = define_cache()
 
   def run() -> None:
     use_cache(cache.value)
     trained = load_run(workdir.value, step.value)
     check_weights(trained)
+    vocabulary = vocabulary_of(trained, tokenizer.value)
     with jax.default_matmul_precision(trained.config.matmul_precision):
       if scored.value is not None:
-        print(describe_score(trained, scored.value))
+        print(describe_score(trained, vocabulary, scored.value))
         return
       text = (
         sys.stdin.buffer.read()
@@ -85,7 +88,8 @@ def main(argv: list[str] | None = None) -> None:
       )
       print_samples(
         trained,
-        encode(vocabulary_of(trained), "--prompt", text),
+        vocabulary,
+        encode(vocabulary, "--prompt", text),
         length=length.value,
         sampling=Sampling(
           temperature.value, top_k.value, top_p.value, min_p.value

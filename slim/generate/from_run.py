@@ -18,12 +18,22 @@ from slim.settings import prefix_setting_errors
 from slim.training import build
 
 
-def vocabulary_of(trained: Trained) -> Vocabulary:
-  """Returns what the tokens of a run stand for."""
+def vocabulary_of(trained: Trained, tokenizer: str | None) -> Vocabulary:
+  """Returns what the tokens of a run stand for.
+
+  Args:
+    trained: The run.
+    tokenizer: Where its tokenizer is now; None: where it was in training.
+
+  Raises:
+    ValueError: If the tokenizer cannot be read, or knows more tokens.
+  """
   data = trained.config.data
   with prefix_setting_errors("config.data."):
     return create_vocabulary(
-      data.name, vocab_size=data.vocab_size, tokenizer=data.tokenizer
+      data.name,
+      vocab_size=data.vocab_size,
+      tokenizer=tokenizer or data.tokenizer,
     )
 
 
@@ -70,6 +80,7 @@ def encode(vocabulary: Vocabulary, flag: str, text: bytes) -> np.ndarray:
 
 def print_samples(
   trained: Trained,
+  vocabulary: Vocabulary,
   prompt: np.ndarray,
   *,
   length: int,
@@ -81,6 +92,7 @@ def print_samples(
 
   Args:
     trained: The model.
+    vocabulary: What its tokens stand for.
     prompt: [P], int32.
     length: Tokens to draw.
     sampling: How tokens are drawn.
@@ -101,7 +113,6 @@ def print_samples(
     )
   except ValueError as error:
     raise ValueError(f"--{error}") from error
-  vocabulary = vocabulary_of(trained)
   if num_samples == 1:
     decoder = vocabulary.start()
     _print(decoder.decode(prompt))
@@ -116,11 +127,12 @@ def print_samples(
     _print(f"--- sample {number} of {num_samples}\n{text}\n")
 
 
-def describe_score(trained: Trained, path: str) -> str:
+def describe_score(trained: Trained, vocabulary: Vocabulary, path: str) -> str:
   """Scores a file, and says so in one line.
 
   Args:
     trained: The model.
+    vocabulary: What its tokens stand for.
     path: The file.
 
   Returns:
@@ -137,7 +149,6 @@ def describe_score(trained: Trained, path: str) -> str:
     raise ValueError(
       f"--score must be a file, cannot read {path}: {error.strerror}"
     ) from error
-  vocabulary = vocabulary_of(trained)
   tokens = encode(vocabulary, "--score", text)
   if tokens.size < 2:
     raise ValueError(

@@ -130,6 +130,7 @@ def test_a_file_is_scored(runs, tmp_path):
     ("lsh", ["--length=99"], "--length must be at most 15, as the model has"),
     ("numbers", ["--prompt=1 8"], "--prompt must be numbers from 0 to 7"),
     ("numbers", ["--prompt=1 x"], "with spaces or commas between, got 'x'"),
+    ("numbers", ["--tokenizer=no.json"], "config.data.tokenizer: cannot read"),
   ],
 )
 def test_mistakes_end_in_one_line(runs, name, arguments, message):
