@@ -1,5 +1,6 @@
 """Weights exported from a run, and used by another."""
 
+import os
 import pathlib
 import shutil
 
@@ -80,11 +81,13 @@ def test_any_checkpoint_can_be_exported(run, tmp_path):
       export.export_workdir(run[0], str(tmp_path / "x"), step)
   with pytest.raises(ValueError, match="must be 'latest' for one checkpoint"):
     export.export_workdir(f"{run[0]}/checkpoints/1", str(tmp_path / "x"), "1")
-  (tmp_path / "run").mkdir()
-  shutil.copytree(f"{run[0]}/checkpoints", tmp_path / "run" / "checkpoints")
-  shutil.copy(f"{run[0]}/config.json", tmp_path / "run")
+  copy = str(tmp_path / "run")
+  shutil.copytree(run[0], copy)
+  shutil.rmtree(f"{copy}/checkpoints/{best}")
+  assert export.export_workdir(copy, str(tmp_path / "x"), "best") == 3 - best
+  os.remove(f"{copy}/metrics.jsonl")
   with pytest.raises(ValueError, match="--step=best needs a checkpoint of a"):
-    export.export_workdir(str(tmp_path / "run"), str(tmp_path / "x"), "best")
+    export.export_workdir(copy, str(tmp_path / "y"), "best")
 
 
 def test_the_exported_weights_can_be_used_inside_jit(run):

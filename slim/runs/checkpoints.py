@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from slim.files import list_tree, sync, write_file
@@ -83,8 +82,8 @@ class Checkpointer:
       ValueError: If this or the last save cannot be written.
     """
     self._wait()
-    # On CPUs, device_get returns the buffers themselves.
-    state = jax.tree.map(np.array, jax.device_get(state))
+    # On CPUs this is a view, and JAX donates no buffer that has one.
+    state = jax.device_get(state)
     self._saving = self._thread.submit(
       self._write, state, record, set(keep_steps)
     )

@@ -54,7 +54,7 @@ def test_equal_logits_count_in_their_order(x64):
   """Fails if top-k keeps more tokens than k, or none."""
   filtered = filter_logits(jnp.zeros(4), Sampling(top_k=2, min_p=1.0))
   np.testing.assert_array_equal(filtered, [0, 0, -np.inf, -np.inf])
-  filtered = filter_logits(jnp.zeros(4), Sampling(top_p=1e-9))
+  filtered = filter_logits(jnp.zeros(4, jnp.float32), Sampling(top_p=1e-50))
   np.testing.assert_array_equal(filtered, [0, -np.inf, -np.inf, -np.inf])
 
 

@@ -49,7 +49,7 @@ MUTATIONS = [
     "models/mixers/local.py",
     "j >= num_before - site.position",
     "j >= 0",
-    "models/test_past.py",
+    "models/reformer/test_gradients.py",
   ),
   Mutation(
     "models/mixers/local.py",

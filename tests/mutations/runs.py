@@ -17,13 +17,7 @@ MUTATIONS = [
   ),
   Mutation(
     "runs/checksums.py",
-    "if name not in expected:",
-    "if False:",
-    "runs/test_checksums.py",
-  ),
-  Mutation(
-    "runs/checksums.py",
-    "if name not in found:",
+    "if name not in expected and name != _NAME:",
     "if False:",
     "runs/test_checksums.py",
   ),
@@ -35,8 +29,8 @@ MUTATIONS = [
   ),
   Mutation(
     "runs/checkpoints.py",
-    "jax.tree.map(np.array, jax.device_get(state))",
-    "jax.tree.map(np.asarray, jax.device_get(state))",
+    "state = jax.device_get(state)",
+    "pass",
     "runs/test_checkpoints.py",
   ),
   Mutation(
@@ -71,13 +65,13 @@ MUTATIONS = [
   ),
   Mutation(
     "runs/interruptions.py",
-    "if number == _SAVING:",
+    "if number == SAVING:",
     "if False:",
     "runs/test_interruptions.py train/test_stopped_runs.py",
   ),
   Mutation(
     "runs/interruptions.py",
-    "if left < self._longest:",
+    "if left < 2 * self._longest + save_seconds:",
     "if left < 0:",
     "runs/test_interruptions.py",
   ),
@@ -89,8 +83,8 @@ MUTATIONS = [
   ),
   Mutation(
     "runs/loop.py",
-    "saving |= save_wanted or ending",
-    "saving |= save_wanted",
+    "if saving or ending:",
+    "if saving:",
     "train/test_stopped_runs.py",
   ),
   Mutation(
@@ -119,8 +113,8 @@ MUTATIONS = [
   ),
   Mutation(
     "runs/log_file.py",
-    " | os.O_NOFOLLOW",
-    "",
+    'self._file.write("".join(self._lines).encode())',
+    "pass",
     "runs/test_log_file.py",
   ),
   Mutation(

@@ -133,7 +133,7 @@ def test_damage_within_the_file_is_not_dropped_silently(tmp_path, line):
   assert path.read_text() == text
 
 
-@pytest.mark.parametrize("line", ['{"st', "{}", "3"])
+@pytest.mark.parametrize("line", ['{"st', "{}", "3", '{"step": 10}'])
 def test_a_last_line_that_is_no_record_is_left_out(tmp_path, line):
   """Fails if a run that stopped while writing cannot be resumed."""
   path = tmp_path / "metrics.jsonl"
