@@ -67,12 +67,6 @@ def list_commands():
   return found
 
 
-@pytest.fixture(scope="module")
-def forget_programs():
-  """Frees the programs of other tests: `plan` counts what a process holds."""
-  jax.clear_caches()
-
-
 @pytest.fixture
 def restore_registries():
   """Removes what an example adds to a registry."""
@@ -110,7 +104,7 @@ def load_main(script, monkeypatch):
   return main
 
 
-@pytest.mark.usefixtures("forget_programs", "restore_registries")
+@pytest.mark.usefixtures("restore_registries")
 @pytest.mark.parametrize(
   ("path", "number", "text"), blocks("python"), ids=name_block
 )

@@ -73,6 +73,7 @@ def test_one_slow_case(case):
   """Stands for a test that takes long, for the test below."""
 
 
+@pytest.mark.slow
 def test_tiers_choose_the_cases():
   """Without it a tier would run nothing, or everything."""
   program = """
