@@ -2,8 +2,9 @@
 
 Prints arguments, outputs and activations of the gradient of a config, and the
 largest buffers at the peak with the source lines that allocate them.
-`--output=memory.svg` draws the activations over the program. Nothing is run,
-and no data is read.
+`--output=memory.svg` draws the activations over the program.
+`--target=cuda:h100` compiles for that device, which need not be there. Nothing
+is run, and no data is read.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from absl import flags
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
+from slim.config.byte_sizes import format_size
 from slim.files import local_path, writing
 from slim.memory.rendering import (
   check_output,
@@ -25,17 +27,20 @@ from slim.memory.rendering import (
 )
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline, analyze
+from slim.targets import HERE, Target
+from slim.targets.target_flags import define_target
 from slim.training import build
 from slim.training.gradients import COMPILER_OPTIONS
 
 
 def analyze_config(
-  config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict, target: Target = HERE
 ) -> Iterator[tuple[str, MemoryReport, MemoryTimeline]]:
   """Compiles the gradients of a config as training does, and analyzes them.
 
   Args:
     config: All settings.
+    target: What to compile for.
 
   Yields:
     For each gradient method: its name, report and timeline.
@@ -51,7 +56,12 @@ def analyze_config(
   for method, gradient_step in experiment.gradient_steps.items():
     with jax.default_matmul_precision(config.matmul_precision):
       found = analyze(
-        gradient_step, params, batch, step, compiler_options=COMPILER_OPTIONS
+        gradient_step,
+        params,
+        batch,
+        step,
+        compiler_options=COMPILER_OPTIONS,
+        target=target,
       )
     yield method, *found
 
@@ -76,6 +86,34 @@ def describe(
   )
 
 
+def describe_fit(
+  config: ml_collections.ConfigDict, report: MemoryReport, target: Target
+) -> str:
+  """Says whether training fits a target.
+
+  Args:
+    config: All settings.
+    report: That of a gradient, compiled for the target.
+    target: A target whose memory is known.
+
+  Returns:
+    A line.
+  """
+  experiment = build.create_experiment(config)
+  state = jax.eval_shape(lambda: build.init(experiment)).opt_state
+  optimizer = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  needed, memory = report.total_bytes + optimizer, target.memory_bytes
+  fits = "fits" if needed <= memory else "does not fit"
+  effort = (
+    f", compiled with effort {target.effort}" if "tpu" in target.name else ""
+  )
+  return (
+    f"{fits} {target.name}: needs {format_size(needed)} of "
+    f"{format_size(memory)}, with {format_size(optimizer)} for the optimizer"
+    f"{effort}"
+  )
+
+
 def main(argv: list[str] | None = None) -> None:
   """Runs the command line.
 
@@ -83,6 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     argv: Program name and arguments. Default: `sys.argv`.
   """
   config = setting_flags.define_config()
+  target = define_target()
   output = flags.DEFINE_string(
     "output", None, "Draw the figure to this new file."
   )
@@ -93,15 +132,17 @@ def main(argv: list[str] | None = None) -> None:
       path = local_path("--output", path)
       with _name_flag():
         check_output(path)
-    timelines = {}
-    for method, report, timeline in analyze_config(config.value):
+    timelines, chosen = {}, target()
+    for method, report, timeline in analyze_config(config.value, chosen):
       print(describe(method, report, timeline), flush=True)
+      if chosen.memory_bytes is not None:
+        print(describe_fit(config.value, report, chosen), flush=True)
       timelines[f"activations of {method}"] = timeline
     if path is not None:
       with writing(path, "--output"), _name_flag():
         plot_timelines(timelines, path)
 
-  command_line.run(show, argv)
+  command_line.run(show, argv, choose_device=target)
 
 
 @contextlib.contextmanager

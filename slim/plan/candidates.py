@@ -17,6 +17,7 @@ from slim.plan.memory_estimate import (
 )
 from slim.plan.results import Candidate
 from slim.plan.time_estimate import estimate_time
+from slim.targets import Target
 from slim.training import build
 from slim.training.flops import count_matmul_flops
 from slim.training.losses import cross_entropy_sums
@@ -78,11 +79,12 @@ def create_planned_model(config: ml_collections.ConfigDict) -> PlannedModel:
   return PlannedModel(config, experiment, state)
 
 
-def list_candidates(planned: PlannedModel) -> list[Candidate]:
+def list_candidates(planned: PlannedModel, target: Target) -> list[Candidate]:
   """Lists the ways to differentiate a model, the fastest first.
 
   Args:
     planned: The model.
+    target: What computes its gradient.
 
   Returns:
     Candidates with predicted times.
@@ -113,6 +115,7 @@ def list_candidates(planned: PlannedModel) -> list[Candidate]:
       num_chunks=num_chunks * config.train.accumulation_steps,
       weight_bytes=tree_bytes(planned.state.params),
       flops=flops,
+      target=target,
     )
     candidates.append(Candidate(choice, time))
   return sorted(candidates, key=lambda x: x.relative_time)

@@ -4,11 +4,11 @@ from typing import Any
 
 import jax
 
-from slim.config.byte_sizes import parse_size
 from slim.kernels import scan
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.cotangents import inexact_leaves
+from slim.plan.budget import parse_budget
 from slim.plan.gradient_choice import GradientChoice, list_choices
 from slim.plan.memory_estimate import (
   count_residuals,
@@ -18,7 +18,7 @@ from slim.plan.memory_estimate import (
 from slim.plan.results import Candidate, Plan
 from slim.plan.search import CompiledSize, search
 from slim.plan.time_estimate import estimate_time
-from slim.training.compiled import temporary_bytes
+from slim.targets import HERE, Target
 from slim.training.flops import count_matmul_flops
 from slim.training.gradients import COMPILER_OPTIONS
 
@@ -29,7 +29,8 @@ def plan(
   state: Any,
   xs: Any,
   *,
-  budget: str,
+  budget: str | None = None,
+  target: Target = HERE,
   axis: int = 1,
   rewind: RewindFn | None = None,
   others: Any = (),
@@ -46,6 +47,9 @@ def plan(
     state: Likewise, the state before the first token.
     xs: Likewise, with T ≥ 1 tokens along `axis`.
     budget: Memory of the device or, on CPUs, of the process, such as "2GiB".
+      Default: the memory of the target.
+    target: What to compile for, such as `Target("cuda:h100")`; this machine
+      need not have it.
     axis: The axis of time.
     rewind: `rewind(params, state_after, chunk) -> (state_before, out,
       state_after)`. Pass it to include the policy "rewind".
@@ -83,7 +87,11 @@ def plan(
     return Candidate(
       choice,
       estimate_time(
-        choice, num_chunks=num_chunks, weight_bytes=weight_bytes, flops=flops
+        choice,
+        num_chunks=num_chunks,
+        weight_bytes=weight_bytes,
+        flops=flops,
+        target=target,
       ),
       estimate_activations(
         choice,
@@ -104,8 +112,10 @@ def plan(
       return sum((x.real.sum() for x in inexact_leaves(outs)), 0.0)
 
     gradient = jax.grad(total, allow_int=True)
-    lowered = jax.jit(gradient).lower(params, state, xs)
-    activation_bytes = temporary_bytes(lowered.compile(COMPILER_OPTIONS))
+    compiled = target.compile(
+      gradient, params, state, xs, options=COMPILER_OPTIONS
+    )
+    activation_bytes = target.temporary_bytes(compiled)
     return CompiledSize(activation_bytes, peak_bytes=activation_bytes)
 
   policies = ("rewind", "store", "sqrt") if rewind else ("store", "sqrt")
@@ -122,5 +132,5 @@ def plan(
     "gradients": tree_bytes(inexact_leaves(params)),
     "others": tree_bytes(others),
   }
-  size = parse_size("budget", budget)
-  return search(candidates, size, resident_bytes, compile_gradient)
+  size = parse_budget("budget", budget, target)
+  return search(candidates, size, resident_bytes, compile_gradient, target)

@@ -9,9 +9,8 @@ F is the work of a forward pass. Devices that compute much faster than they read
 need longer chunks.
 """
 
-import jax
-
 from slim.plan.gradient_choice import GradientChoice
+from slim.targets import Target
 
 # Work in forward passes, by method and, for "slim", by policy.
 _METHOD_WORK = {"full": 3, "remat": 4}
@@ -22,12 +21,18 @@ _PASSES = 6
 
 # Operations of matrix products in the time that a byte takes, in float32. The
 # number for two x86 cores is fitted to `experiments/plan_accuracy.py` and
-# `experiments/step_time.py`. The others come from data sheets.
-_OPERATIONS_PER_BYTE = {"cpu": 3, "gpu": 20, "tpu": 50}
+# `experiments/step_time.py`. The others are those of an H100 and a v5e, for
+# devices that are none of `ACCELERATORS`.
+_OPERATIONS_PER_BYTE = {"cpu": 3, "gpu": 20, "tpu": 40}
 
 
 def estimate_time(
-  choice: GradientChoice, *, num_chunks: int, weight_bytes: int, flops: int
+  choice: GradientChoice,
+  *,
+  num_chunks: int,
+  weight_bytes: int,
+  flops: int,
+  target: Target,
 ) -> float:
   """Predicts time relative to "full" without reversible layers.
 
@@ -36,13 +41,14 @@ def estimate_time(
     num_chunks: Number of chunks that a batch is cut into.
     weight_bytes: Bytes of all parameters.
     flops: F, floating-point operations of one forward pass over the batch.
+    target: What computes it.
 
   Returns:
     The relative time.
   """
   if choice.method == "slim" and choice.policy is not None:
     work = _POLICY_WORK[choice.policy]
-    operations_per_byte = _OPERATIONS_PER_BYTE.get(jax.default_backend(), 20)
+    operations_per_byte = _operations_per_byte(target)
     num_bytes = num_chunks * _PASSES * weight_bytes
     traffic = num_bytes * operations_per_byte / (3 * flops)
   else:
@@ -50,3 +56,11 @@ def estimate_time(
     traffic = 0.0
   work += choice.reversible
   return work / 3 + traffic
+
+
+def _operations_per_byte(target):
+  """Returns how many operations take the time of a byte, in float32."""
+  device = target.accelerator
+  if device is None:
+    return _OPERATIONS_PER_BYTE.get(target.platform, 20)
+  return device.rates["float32"] / device.bandwidth
