@@ -15,7 +15,7 @@ from slim.models.mixers.mixer import (
   multi_head_arguments,
 )
 from slim.models.settings import ModelSettings
-from slim.types import StateKind
+from slim.types import StateKind, exportable
 
 ATTENTIONS = {
   "softmax": softmax_attention,
@@ -31,6 +31,7 @@ class SoftmaxSettings:
     """Raises SettingError if a setting cannot work."""
 
 
+@exportable
 class KVCache(NamedTuple):
   """What a layer of softmax attention remembers: everything.
 
