@@ -36,9 +36,9 @@ from training_runs import train
 
 from slim import command_line
 from slim.memory.report import report_of
-from slim.runs.checkpoints import restore_run
+from slim.runs.config_json import read_config
 from slim.runs.metrics import read_records
-from slim.runs.workdir import read_config
+from slim.runs.restoring import restore_run
 from slim.training import build
 from slim.training.evaluation import make_evaluation_step
 from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad

@@ -192,7 +192,7 @@ def record(name: str, folders: dict[str, pathlib.Path]) -> None:
       row["distance_to_full"] = abs(evaluations[run][step] - right)
       first, first_of_full = curves[run][0][1], curves["full"][0][1]
       row["first_distance_to_full"] = abs(first - first_of_full)
-    rows.append(row | {"commit": settings["git_commit"]})
+    rows.append(row | {"commit": settings["processes"][-1]["git_commit"]})
   print_table(rows)
   spread = [x["distance_to_full"] for x in rows if x["run"] == "full-seed"]
   save(

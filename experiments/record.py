@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from slim.runs.workdir import git_commit
+from slim.runs.provenance import git_commit
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 

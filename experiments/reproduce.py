@@ -116,6 +116,8 @@ EXPERIMENTS = (
     (f"--run={_CURVES}/enwik8-full", "--sequences=500"),
     "finetune_enwik8",
   ),
+  Experiment("generation_speed"),
+  Experiment("run_costs", ("--text={shakespeare}",)),
   Experiment("model_curves", ("--text={shakespeare}", "--steps=400")),
   Experiment("peers"),
   Experiment("peers_libraries"),

@@ -8,14 +8,18 @@ Unknown arguments are passed on to `slim.train`.
 """
 
 import pathlib
+import signal
 import subprocess
 import sys
+from typing import NamedTuple
 
 from absl import flags
 
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
+from slim.runs.checkpoints import list_steps
+from slim.runs.interruptions import ENDING, SAVING
 from slim.runs.metrics import read_records
 from slim.runs.workdir import find_workdir
 
@@ -52,27 +56,82 @@ def sweep(
     value: [*arguments, f"--config.{setting}={value}"] for value in values
   }
   for line in lines.values():
-    _check(line)
+    _read_settings(line)
   rows = []
   for value, line in lines.items():
     folder = pathlib.Path(workdir) / f"{setting}={value}"
     command = [sys.executable, "-m", "slim.train", *line]
-    if subprocess.run([*command, f"--workdir={folder}"]).returncode:
+    done = _run([*command, f"--workdir={folder}"])
+    if done.code or done.ended_by:
       _print_table(setting, rows)
+    if done.code:
       raise ValueError(
         f"--values: {setting}={value} did not train, see above: correct it, "
         "and the same command continues from there"
       )
+    ended_by = done.ended_by or _ended_early(line, folder)
+    if ended_by:
+      if not done.ended_by:
+        _print_table(setting, rows)
+      print(f"{ended_by}: the same command continues with {value}")
+      return
     rows.append((value, _last_values(folder / "metrics.jsonl")))
   _print_table(setting, rows)
 
 
-def _check(arguments):
-  """Raises if `slim.train` would refuse the settings."""
+class _Exit(NamedTuple):
+  """The end of a process."""
+
+  code: int
+  ended_by: str | None  # The signal that has ended it, if one has.
+
+
+def _run(command):
+  """Runs a command, and passes signals on to it."""
+  processes, signals = [], []
+
+  def pass_on(number, _):
+    signals.append(number)
+    for process in processes:
+      process.send_signal(number)
+
+  before = {
+    number: signal.signal(number, pass_on)
+    for number in (*ENDING, SAVING)
+    if signal.getsignal(number) is not signal.SIG_IGN
+  }
+  try:
+    # In a session of its own, or a Ctrl-C would reach it twice.
+    processes.append(subprocess.Popen(command, start_new_session=True))
+    for number in list(signals):  # Those that came before it was there.
+      processes[0].send_signal(number)
+    code = processes[0].wait()
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+  ending = [signal.Signals(x).name for x in signals if x != SAVING]
+  return _Exit(code, ending[0] if ending else None)
+
+
+def _ended_early(line, folder):
+  """Returns why a run has not done all its steps, or None."""
+  config = _read_settings(line)
+  steps = list_steps(str(folder))
+  if steps and steps[-1] >= config.train.num_steps:
+    return None
+  # Ending by `patience` is as good as finishing.
+  if config.train.patience is not None and config.train.max_minutes is None:
+    return None
+  return "ended before its last step"
+
+
+def _read_settings(arguments):
+  """Reads the settings as `slim.train` does; raises if it would refuse them."""
   flag_values = flags.FlagValues()
   config = setting_flags.define_config(flag_values)
   command_line.parse_flags(["train", *arguments], flag_values)
   config_lib.validate(config.value)
+  return config.value
 
 
 def _print_table(setting, rows):
@@ -81,7 +140,8 @@ def _print_table(setting, rows):
   print(setting.rjust(width), *(f"{x:>16}" for x, _ in _COLUMNS.values()))
   for value, found in rows:
     cells = (
-      f"{found[key] * unit:16,.4f}" for key, (_, unit) in _COLUMNS.items()
+      f"{found[key] * unit:16,.4f}" if key in found else " " * 16
+      for key, (_, unit) in _COLUMNS.items()
     )
     print(value.rjust(width), *cells)
 

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -106,6 +107,7 @@ def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
   """
 
   def start():
+    _end_at_once_by_ctrl_c()
     _check_device()
     main()
 
@@ -137,7 +139,7 @@ def run_main(main: Callable[[], None]) -> None:
   Raises:
     SystemExit: With a one-line message, if `main` raises a ValueError, an
       OSError (a folder that cannot be written) or a FloatingPointError (the
-      loss is not finite).
+      loss is not finite), or if JAX has no memory left.
   """
   _log_to_stderr()
   try:
@@ -152,6 +154,15 @@ def run_main(main: Callable[[], None]) -> None:
         "JAX_DEBUG_NANS or JAX_DEBUG_INFS is set"
       )
     sys.exit(f"error: {line}")
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    is_memory = isinstance(error, MemoryError)
+    if not is_memory and "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    absl_logging.debug("The error in full:", exc_info=True)
+    sys.exit(
+      f"error: there is no memory left: {first_line(error)}: find a gradient "
+      "that fits by `python -m slim.plan`, or lower config.train.batch_size"
+    )
 
 
 def _read_flag_files(arguments, flag_values):
@@ -175,6 +186,17 @@ def _explain(line, flag_values):
   if reason.startswith("already defined as "):
     return f"{flag} is given twice: leave one out"
   return line.removeprefix("flag ")
+
+
+def _end_at_once_by_ctrl_c():
+  """Lets Ctrl-C end the process, and not raise a KeyboardInterrupt.
+
+  Python would raise it only after a program on the device, or a compilation,
+  has ended, and print a traceback. Files are written whole or not at all.
+  """
+  is_main = threading.current_thread() is threading.main_thread()
+  if is_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _check_device():

@@ -4,7 +4,7 @@ Either each window of T tokens starts from the initial state, as in training, or
 one state is carried from the first token of the split to the last.
 """
 
-import json
+import math
 import os
 from typing import Any
 
@@ -12,29 +12,38 @@ import jax
 from absl import flags
 
 from slim import command_line
-from slim.files import local_path, writing
-from slim.runs import metrics
-from slim.runs.checkpoints import restore_run
-from slim.runs.workdir import read_config
+from slim.files import local_path
+from slim.runs import choosing, metrics
+from slim.runs.checkpoints import is_checkpoint
+from slim.runs.compilation_cache import define_cache, use_cache
+from slim.runs.config_json import read_config
+from slim.runs.fingerprints import check_data, fingerprint_data
+from slim.runs.restoring import restore_run
+from slim.runs.stages import stage
 from slim.settings import SettingError
 from slim.training import build
 from slim.training.evaluation import make_evaluation
 
 
 def evaluate_workdir(
-  workdir: str, split: str, carry_state: bool, data_path: str | None = None
+  workdir: str,
+  split: str,
+  carry_state: bool,
+  data_path: str | None = None,
+  step: str = "latest",
 ) -> dict[str, Any]:
-  """Evaluates the newest checkpoint of a run, and appends a record of it.
+  """Evaluates a checkpoint of a run.
 
   Args:
-    workdir: The folder of the run.
+    workdir: The folder of the run, or of one checkpoint.
     split: "train", "validation" or "test".
     carry_state: Carry one state through the whole split, instead of starting
       each window of T tokens from the initial state.
     data_path: The new location of the data, if it has moved since training.
+    step: "latest", the newest checkpoint that is readable; "best"; or a step.
 
   Returns:
-    The record, as appended to `workdir/evaluations.jsonl`.
+    The record, with "eval/loss" (nats per token) and others.
 
   Raises:
     ValueError: If there is no checkpoint, or the data cannot be read or is not
@@ -55,7 +64,7 @@ def evaluate_workdir(
   batch_size = 1 if carry_state else config.train.batch_size
   try:
     dataset = build.create_split(config, split, batch_size)
-    trained_on = build.create_split(config, "train", config.train.batch_size)
+    fingerprints = fingerprint_data(config)
   except SettingError as error:
     if error.setting != "config.data.path":
       raise
@@ -67,15 +76,18 @@ def evaluate_workdir(
       "--carry_state needs a text, whose windows follow one another, got "
       f"config.data.name={config.data.name!r}"
     )
-  state, metadata = restore_run(
-    workdir, jax.eval_shape(lambda: build.init(experiment))
+  state, stored = restore_run(
+    workdir,
+    jax.eval_shape(lambda: build.init(experiment)),
+    step=choosing.choose_step(workdir, config, step),
   )
-  if metadata["data_fingerprint"] != trained_on.fingerprint:
-    raise ValueError(
-      f"config.data.path: {config.data.path or config.data.name} is no longer "
-      f"what the run in {workdir} was trained on: restore the file, or pass "
-      "its location with --data_path"
-    )
+  check_data(
+    config,
+    workdir,
+    stored["fingerprints"],
+    fingerprints,
+    advice="pass its location with --data_path",
+  )
   with jax.default_matmul_precision(config.matmul_precision):
     evaluate = make_evaluation(
       experiment.model,
@@ -84,8 +96,9 @@ def evaluate_workdir(
       chunk_size=build.evaluation_chunk(config),
       carry_state=carry_state,
     )
-    sums = evaluate(state.params)
-  record = {
+    with stage(f"evaluating the {split} split"):
+      sums = evaluate(state.params)
+  return {
     "step": int(state.step),
     "data": dataset.name,
     "split": split,
@@ -93,10 +106,30 @@ def evaluate_workdir(
     "sequence_length": config.data.sequence_length,
     "tokens": int(sums.weight),
   } | metrics.means("eval", sums)
-  path = os.path.join(workdir, "evaluations.jsonl")
-  with writing(path), open(path, "a") as file:
-    file.write(json.dumps(record) + "\n")
-  return record
+
+
+def save_record(workdir: str, record: dict[str, Any]) -> None:
+  """Appends a record to `workdir/evaluations.jsonl`.
+
+  A checkpoint that is evaluated alone stays as it is.
+
+  Args:
+    workdir: The folder of the run, or of one checkpoint.
+    record: The record, as from `evaluate_workdir`.
+
+  Raises:
+    ValueError: If a number is not finite, or the file cannot be written.
+  """
+  for name, value in record.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise ValueError(
+        f"{name} is {value}, and not recorded: choose another --step than "
+        f"{record['step']}"
+      )
+  workdir = local_path("--workdir", workdir)
+  if not is_checkpoint(workdir):
+    path = os.path.join(workdir, "evaluations.jsonl")
+    metrics.append_record(path, record)
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -131,16 +164,23 @@ def main(argv: list[str] | None = None) -> None:
   data_path = flags.DEFINE_string(
     "data_path", None, "New location of the data; replaces config.data.path."
   )
-  command_line.run(
-    lambda: print(
-      describe(
-        evaluate_workdir(
-          workdir.value, split.value, carry_state.value, data_path.value
-        )
-      )
-    ),
-    argv,
-  )
+  step = flags.DEFINE_string("step", "latest", choosing.HELP)
+
+  cache = define_cache()
+
+  def evaluate():
+    use_cache(cache.value)
+    record = evaluate_workdir(
+      workdir.value,
+      split.value,
+      carry_state.value,
+      data_path.value,
+      step.value,
+    )
+    print(describe(record), flush=True)  # A full disk cannot lose it.
+    save_record(workdir.value, record)
+
+  command_line.run(evaluate, argv)
 
 
 if __name__ == "__main__":

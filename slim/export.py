@@ -4,22 +4,21 @@
 `--config.train.init_from=model.safetensors`.
 """
 
-import jax
 from absl import flags
 
 from slim import command_line
-from slim.runs.checkpoints import restore_run
+from slim.runs import choosing
+from slim.runs.trained import load_run
 from slim.runs.weights import save_weights
-from slim.runs.workdir import read_config
-from slim.training import build
 
 
-def export_workdir(workdir: str, output: str) -> int:
-  """Writes the parameters of the newest checkpoint of a run.
+def export_workdir(workdir: str, output: str, step: str = "latest") -> int:
+  """Writes the parameters of a checkpoint of a run.
 
   Args:
-    workdir: The folder of the run.
+    workdir: The folder of the run, or of one checkpoint alone.
     output: The safetensors file, which must not exist.
+    step: "latest", the newest checkpoint that is readable; "best"; or a step.
 
   Returns:
     The number of updates behind these parameters.
@@ -28,18 +27,14 @@ def export_workdir(workdir: str, output: str) -> int:
     ValueError: If there is no checkpoint, or the file exists or cannot be
       written.
   """
-  workdir = command_line.local_path("--workdir", workdir)
   output = command_line.check_output(output)  # Before the arrays are read.
-  config = read_config(workdir)
-  experiment = build.create_experiment(config)
-  state, _ = restore_run(
-    workdir, jax.eval_shape(lambda: build.init(experiment))
-  )
+  trained = load_run(workdir, step)
+  done = int(trained.state.step)
   try:
-    save_weights(output, state.params, config, int(state.step))
+    save_weights(output, trained.state.params, trained.config, done)
   except ValueError as error:
     raise ValueError(f"--{error}") from error
-  return int(state.step)
+  return done
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,9 +50,11 @@ def main(argv: list[str] | None = None) -> None:
     "output", None, "The safetensors file to write.", required=True
   )
 
+  step = flags.DEFINE_string("step", "latest", choosing.HELP)
+
   def export():
-    step = export_workdir(workdir.value, output.value)
-    print(f"{output.value}: the weights of {workdir.value} after step {step}")
+    done = export_workdir(workdir.value, output.value, step.value)
+    print(f"{output.value}: the weights of {workdir.value} after step {done}")
 
   command_line.run(export, argv)
 

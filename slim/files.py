@@ -1,10 +1,20 @@
-"""Paths that the user gave: checked before long work starts."""
+"""Files: paths are checked before long work, and what is written stays.
 
+A file that is written here is complete and on the disk when the function
+returns, or it is as it was before. Temporary files have names that nobody can
+foresee, and a link in their place is not followed.
+"""
+
+import concurrent.futures
 import contextlib
+import errno
 import os
 import re
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -114,3 +124,109 @@ def writing(path: str, name: str | None = None) -> Iterator[None]:
     raise ValueError(
       f"{argument}cannot write {path}: {error.strerror or error}: {advice}"
     ) from error
+
+
+def write_file(path: str, data: bytes, name: str | None = None) -> None:
+  """Writes a file, or replaces it.
+
+  Args:
+    path: The file; its folder exists.
+    data: All that it shall hold.
+    name: The argument with the path, if the user can choose another.
+
+  Raises:
+    ValueError: If it cannot be written.
+  """
+  # tempfile would make the file unreadable for other users.
+  temporary = f"{path}.{secrets.token_hex(8)}.tmp"
+  try:
+    with writing(path, name):
+      with open(temporary, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+      sync([os.path.dirname(path) or "."])
+  finally:
+    with contextlib.suppress(OSError):
+      os.remove(temporary)
+
+
+def open_to_append(path: str) -> IO[bytes]:
+  """Opens a file to append to it, creating it if needed; follows no link.
+
+  Args:
+    path: The file.
+
+  Returns:
+    The open file.
+
+  Raises:
+    ValueError: If it cannot be written, or a link is in its place.
+  """
+  flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+  with writing(path):
+    if os.path.islink(path):
+      raise OSError(errno.ELOOP, "a link is in its place")
+    return os.fdopen(os.open(path, flags, 0o666), "ab")
+
+
+def open_regular(path: str) -> IO[bytes]:
+  """Opens a file to read; no device or pipe, which may never end.
+
+  Args:
+    path: The file.
+
+  Returns:
+    The open file.
+
+  Raises:
+    OSError: If it cannot be read, or is something else.
+  """
+  number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+  if not stat.S_ISREG(os.fstat(number).st_mode):
+    os.close(number)
+    raise OSError(errno.EINVAL, "it is no regular file", path)
+  return os.fdopen(number, "rb")
+
+
+def list_tree(folder: str) -> tuple[list[str], list[str]]:
+  """Lists what is in a folder and in those below; follows no link.
+
+  Args:
+    folder: The folder.
+
+  Returns:
+    The files and links, and the folders with the first one; both sorted.
+  """
+  files, folders = [], []
+  for parent, _, names in os.walk(folder):
+    folders.append(parent)
+    files += [os.path.join(parent, name) for name in names]
+  return sorted(files), sorted(folders)
+
+
+def sync(paths: list[str]) -> None:
+  """Waits until files and the names in folders are on the disk.
+
+  Args:
+    paths: Files and folders.
+
+  Raises:
+    OSError: If the disk fails.
+  """
+
+  def sync_one(path):
+    number = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(number)
+    except OSError as error:
+      # Some file systems cannot do it for folders.
+      if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+        raise
+    finally:
+      os.close(number)
+
+  # At once, as the disk can write them together.
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(sync_one, paths))

@@ -6,47 +6,62 @@ One device is used.
 
 import contextlib
 import logging
+import math
 import os
+from collections.abc import Sequence
 
 import jax
 import ml_collections
-import numpy as np
 from absl import flags
 
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
-from slim.plan.from_config import fit_config
+from slim.plan.fits import check_state_fits, check_steps_fit
+from slim.plan.resolve import resolve_gradient
 from slim.runs import checkpoints, metrics, weights
+from slim.runs.best import Best
+from slim.runs.compilation_cache import define_cache, use_cache
+from slim.runs.config_json import write_config
+from slim.runs.fingerprints import fingerprint_data
+from slim.runs.interruptions import Interruptions
+from slim.runs.log_file import LogFile
+from slim.runs.loop import Loop
 from slim.runs.profiler import Profiler
-from slim.runs.progress import Progress, log_start
+from slim.runs.progress import Progress
+from slim.runs.resuming import resume
+from slim.runs.stages import stage
+from slim.runs.start_log import log_start
 from slim.runs.workdir import (
   check_workdir,
   find_workdir,
-  is_run,
   lock_workdir,
-  read_config,
-  write_config,
 )
 from slim.training import build, steps
-from slim.training.compiled import CompiledSteps, compile_steps
+from slim.training.compiled import compile_steps
 from slim.training.evaluation import make_evaluation
-from slim.types import Sums, TrainState
+from slim.types import TrainState
 
 _LOG = logging.getLogger("slim.train")
 
 
 def train_and_evaluate(
-  config: ml_collections.ConfigDict, workdir: str
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  allow_change: Sequence[str] = (),
 ) -> TrainState:
   """Trains to the last step, from the newest checkpoint if there is one.
 
   Args:
     config: All settings, as from `slim.config.base`.
     workdir: Folder of the run: config.json, metrics.jsonl, checkpoints.
+    allow_change: Names of settings, as in "train.num_steps", in which a run
+      that is continued may differ from what it was.
 
   Returns:
-    The state after the last step.
+    The state after the last step, or after the one at which a signal,
+    `train.max_minutes` or `train.patience` ended the run. The same call
+    continues from there, except after `train.patience`.
 
   Raises:
     ValueError: If a setting, the data or the workdir does not fit. Nothing has
@@ -54,76 +69,57 @@ def train_and_evaluate(
     FloatingPointError: If the loss or the gradient is not finite.
   """
   config_lib.validate(config)
+  for name in allow_change:
+    if name not in config_lib.flatten(config):
+      raise ValueError(f"--allow_change: {config_lib.unknown_setting(name)}")
   workdir = find_workdir(workdir)
-  with jax.default_matmul_precision(config.matmul_precision):
-    return _train(config, workdir)
+  with (
+    jax.default_matmul_precision(config.matmul_precision),
+    LogFile() as log_file,
+    Interruptions(config.train.max_minutes) as interruptions,
+  ):
+    return _train(config, workdir, allow_change, log_file, interruptions)
 
 
-def resolve_gradient(
-  config: ml_collections.ConfigDict, workdir: str
-) -> tuple[ml_collections.ConfigDict, build.Experiment, CompiledSteps | None]:
-  """Replaces `gradient.memory_budget` by a gradient that fits it.
-
-  A run that is continued keeps the gradient that it has chosen before.
-
-  Args:
-    config: All settings.
-    workdir: Folder of the run.
-
-  Returns:
-    The settings without a budget, the experiment they describe, and its
-    compiled steps if the choice has compiled them.
-
-  Raises:
-    ValueError: If no gradient fits, or the workdir or `train.init_from` is not
-      usable. The latter are checked first, because a choice takes minutes.
-  """
-  if config.gradient.memory_budget is not None and not is_run(workdir):
-    check_workdir(workdir, config)
-    _load_initial_params(config, build.create_model(config))
-    return fit_config(config)
-  if config.gradient.memory_budget is not None:
-    config = config.copy_and_resolve_references()
-    config.gradient = read_config(workdir).gradient
-  return config, build.create_experiment(config), None
-
-
-def _train(config, workdir):
+def _train(config, workdir, allow_change, log_file, interruptions):
   """Creates, restores and compiles everything, and only then writes."""
   batch_size = config.train.batch_size
   train_data = build.create_split(config, "train", batch_size)
   validation_data = build.create_split(config, "validation", batch_size)
   if config.train.tensorboard:
     metrics.import_tensorboardx()  # If it is missing, nothing is written yet.
+  fingerprints = fingerprint_data(config)
   config, experiment, compiled = resolve_gradient(config, workdir)
-  check_workdir(workdir, config)
+  changed = check_workdir(workdir, config, allow_change)
   abstract_state = jax.eval_shape(lambda: build.init(experiment))
 
   saved = checkpoints.list_steps(workdir)
-  restored = checkpoints.restore_newest(workdir, abstract_state)
-  if restored:
-    state, metadata = restored
-    report_sums = Sums(*metadata["window"])
-    if metadata["data_fingerprint"] != train_data.fingerprint:
-      raise ValueError(
-        f"config.data.path: the data is not what the run in {workdir} was "
-        "trained on: restore the file or choose another --workdir"
-      )
+  check_state_fits(abstract_state)
+  restored = resume(config, workdir, abstract_state, fingerprints, changed)
+  if restored is None:
+    state, stored = _first_state(config, experiment), None
+  else:
+    state, stored = restored
     if state.step >= config.train.num_steps:
       _LOG.info("already finished at step %d: nothing to do", int(state.step))
       return state
-    _LOG.info("continuing from the checkpoint of step %d", int(state.step))
-  else:
-    state = _first_state(config, experiment)
-    report_sums = Sums(0.0, 0.0, 0.0)
   start = int(state.step)
+  last_record = stored["last_record"] if stored else 0
+  records = metrics.read_run(workdir, start, last_record)
+  best = Best(config.train.keep_best or "eval/loss", records)
+  if best.since >= (config.train.patience or math.inf):
+    _LOG.info("already ended by config.train.patience: nothing to do")
+    return state
   log_start(
+    config,
     state.params,
     train_data.description,
     is_named=train_data.name == config.data.name,
   )
   if compiled is None:
-    compiled = compile_steps(config, experiment, abstract_state, start)
+    with stage("compiling"):
+      compiled = compile_steps(config, experiment, abstract_state, start)
+  check_steps_fit(abstract_state, compiled)
   evaluate = make_evaluation(
     experiment.model,
     validation_data,
@@ -132,14 +128,20 @@ def _train(config, workdir):
     num_batches=config.train.eval_batches,
   )
 
+  if interruptions.reason is not None:
+    _LOG.info("%s: ended before the first step", interruptions.reason)
+    return state
+
   with lock_workdir(workdir):
     if checkpoints.list_steps(workdir) != saved:
       raise ValueError(
         f"--workdir {workdir} has been trained by another process just now: "
         "the same command again continues from there"
       )
-    write_config(workdir, config, train_data.description)
-    if restored:
+    log_file.open(os.path.join(workdir, "log.txt"))
+    record = write_config(workdir, config, train_data.description, start)
+    record["fingerprints"] = fingerprints
+    if restored is not None:
       checkpoints.set_aside_after(workdir, start)
     with (
       contextlib.closing(
@@ -156,21 +158,36 @@ def _train(config, workdir):
         log_every=config.train.log_every,
         tokens_per_step=batch_size * config.data.sequence_length,
         flops_per_step=build.count_flops(config, experiment.model),
-        report_sums=report_sums,
+        learning_rate=build.create_schedule(config),
+        pauses={
+          "evaluation": config.train.eval_every,
+          "save": config.train.checkpoint_every,
+        },
+        skip_above=build.skip_above(config),
+        max_skipped=config.train.max_skipped,
+        stored=stored,
       )
       with contextlib.closing(
         Profiler(workdir, config.profile.steps, start, progress)
       ) as profiler:
-        state = _loop(
+        loop = Loop(
           config,
-          state,
           train_data,
           compiled,
           evaluate,
           progress,
           profiler,
+          writer,
           checkpointer,
+          record,
+          interruptions,
+          best,
+          evaluates_first=stored is not None and stored["evaluates_first"],
         )
+        state = loop.run(state)
+  if state.step < config.train.num_steps:
+    _LOG.info("%s: saved after step %d", interruptions.reason, state.step)
+    return state
   _LOG.info(
     "finished: checkpoint %s, metrics %s, config %s",
     os.path.join(workdir, "checkpoints", str(config.train.num_steps)),
@@ -180,53 +197,12 @@ def _train(config, workdir):
   return state
 
 
-def _loop(
-  config, state, data, compiled, evaluate, progress, profiler, checkpointer
-):
-  """Updates to the last step; evaluates, reports and saves on the way."""
-  train = config.train
-  for step in range(int(state.step), train.num_steps):
-    gradient = compiled.gradients[build.method_at(config, step)]
-    done = step + 1
-    with profiler.step(done):
-      batch = data.batch(step)
-      sums, gradients = gradient.step(state.params, batch, np.int32(step))
-      state, norm = compiled.update(state, gradients, sums.weight)
-      del gradients  # Free it before the next one is computed.
-      progress.add(done, sums, norm, gradient.activation_bytes)
-
-    last = done == train.num_steps
-    evaluating = last or done % train.eval_every == 0
-    saving = last or done % train.checkpoint_every == 0
-    if not (evaluating or saving):
-      continue
-    progress.flush()  # Raises before a state that is not finite is saved.
-    with progress.paused():
-      if evaluating:
-        progress.report_evaluation(done, evaluate(state.params))
-      if saving:
-        metadata = {
-          "data_fingerprint": data.fingerprint,
-          "window": list(progress.report_sums),
-        }
-        checkpointer.save(state, metadata)
-  return state
-
-
 def _first_state(config, experiment):
   """Computes the state before the first update."""
-  params = _load_initial_params(config, experiment.model)
+  params = weights.load_initial_params(config, experiment.model)
   if params is None:
     return jax.jit(lambda: build.init(experiment))()
   return steps.init_train_state(params, experiment.optimizer)
-
-
-def _load_initial_params(config, model):
-  """Loads the parameters in `train.init_from`, or returns None without one."""
-  if config.train.init_from is None:
-    return None
-  abstract = jax.eval_shape(model.init, jax.random.key(0))
-  return weights.load_initial_params(config, abstract)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -236,12 +212,28 @@ def main(argv: list[str] | None = None) -> None:
     argv: The program and its arguments; None: those of this process.
   """
   config = setting_flags.define_config()
-  workdir = flags.DEFINE_string(
-    "workdir", None, "Folder of the run.", required=True
+  workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
+  allow_change = flags.DEFINE_list(
+    "allow_change",
+    [],
+    "Settings that may change when a run is continued, as in "
+    "optimizer.learning_rate,train.num_steps.",
   )
+  print_config = flags.DEFINE_bool(
+    "print_config", False, "Print all settings and end."
+  )
+  cache = define_cache()
 
   def train():
-    train_and_evaluate(config.value, workdir.value)
+    use_cache(cache.value)
+    if print_config.value:
+      config_lib.validate(config.value)
+      for name, value in config_lib.list_flags(config.value).items():
+        print(f"--{name}={value}")
+    elif workdir.value is None:
+      raise ValueError("--workdir is missing: Folder of the run.")
+    else:
+      train_and_evaluate(config.value, workdir.value, allow_change.value)
 
   command_line.run(train, argv)
 

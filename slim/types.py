@@ -112,6 +112,7 @@ class LanguageModel(NamedTuple):
     state_kind: "fixed", a state of one size whatever the number of tokens;
       "growing", a state with room for a number of tokens; "none", no state.
     is_random: Whether `keys` change anything.
+    max_tokens: Tokens that the model has positions for; None: any number.
   """
 
   init: InitFn
@@ -120,3 +121,4 @@ class LanguageModel(NamedTuple):
   rewind: RewindFn | None
   state_kind: StateKind
   is_random: bool
+  max_tokens: int | None = None

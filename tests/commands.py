@@ -5,6 +5,7 @@ import io
 import logging
 import pathlib
 import resource
+import signal
 import sys
 import threading
 from typing import NamedTuple
@@ -13,6 +14,9 @@ import pytest
 from absl import app
 from absl import logging as absl_logging
 from absl.testing import flagsaver
+
+from slim import evaluate, train
+from slim.generate import __main__ as generate_main
 
 
 class Done(NamedTuple):
@@ -36,6 +40,7 @@ def run_command(main, *arguments):
   output, errors = io.StringIO(), io.StringIO()
   logger = logging.getLogger("slim")
   absl_logger = absl_logging.get_absl_logger()
+  on_ctrl_c = signal.getsignal(signal.SIGINT)
   code = 0
   with (
     contextlib.redirect_stdout(output),
@@ -47,6 +52,9 @@ def run_command(main, *arguments):
     patch.setattr(
       app, "run", lambda main, argv, flags_parser: main(flags_parser(argv))
     )
+    # All later tests would use it.
+    for module in (train, evaluate, generate_main):
+      patch.setattr(module, "use_cache", lambda folder: None)
     for owner, names in (
       (logger, ("handlers", "level", "propagate")),
       (absl_logger, ("filters", "handlers", "level")),
@@ -66,6 +74,8 @@ def run_command(main, *arguments):
       if isinstance(code, str):
         print(code, file=sys.stderr)
         code = 1
+    finally:
+      signal.signal(signal.SIGINT, on_ctrl_c)
   return Done(code, output.getvalue(), errors.getvalue())
 
 

@@ -1,8 +1,8 @@
 """Evaluation of a run, in windows and with a carried state."""
 
-import itertools
 import json
 import pathlib
+import shutil
 
 import chex
 import jax
@@ -14,14 +14,13 @@ from slim import (
   config,
   evaluate,
 )
-from slim.runs.checkpoints import (
-  Checkpointer,
-  restore_newest,
-)
-from slim.runs.workdir import write_config
+from slim.runs.checkpoints import Checkpointer
+from slim.runs.config_json import write_config
+from slim.runs.fingerprints import fingerprint_data
+from slim.runs.restoring import restore_newest
 from slim.training import build
 from slim.training.losses import cross_entropy_sums
-from tests.commands import assert_refused, run_command
+from tests.commands import assert_refused, list_files, run_command
 
 # There are few programs, and rounding does not matter.
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -48,13 +47,12 @@ def run(tmp_path_factory, compilation_cache):
   path = folder / "text.txt"
   path.write_bytes(np.random.default_rng(0).bytes(4000))
   configuration, workdir = settings(path), str(folder / "run")
-  write_config(workdir, configuration, "data")
+  record = write_config(workdir, configuration, "data")
   experiment = build.create_experiment(configuration)
   state = jax.jit(lambda: build.init(experiment))()
   checkpointer = Checkpointer(workdir, 1)
-  trained_on = build.create_split(configuration, "train", 4)
-  metadata = {"data_fingerprint": trained_on.fingerprint}
-  checkpointer.save(state._replace(step=jnp.int32(3)), metadata)
+  record["fingerprints"] = fingerprint_data(configuration)
+  checkpointer.save(state._replace(step=jnp.int32(3)), record)
   checkpointer.close()
   return configuration, workdir, state
 
@@ -103,16 +101,43 @@ def test_the_record_says_which(run):
   _, folder, _ = run
   path = pathlib.Path(folder) / "evaluations.jsonl"
   path.unlink(missing_ok=True)
-  records = [
-    evaluate.evaluate_workdir(folder, split, carry)
-    for split, carry in itertools.product(["validation"], [False, True])
-  ]
+  records = []
+  for carry in (False, True):
+    records.append(evaluate.evaluate_workdir(folder, "validation", carry))
+    evaluate.save_record(folder, records[-1])
   assert [json.loads(x) for x in path.read_text().splitlines()] == records
   assert [record["carry_state"] for record in records] == [False, True]
   assert [record["data"] for record in records] == ["text", "text"]
   assert "(199 tokens of text, " in evaluate.describe(records[0])
   assert "windows of 16 tokens from the zero" in evaluate.describe(records[0])
   assert "one state carried through" in evaluate.describe(records[1])
+
+
+def test_a_result_is_shown_before_it_is_written(run, tmp_path):
+  """Fails if a read-only or full disk loses a result, or NaN is written."""
+  folder = shutil.copytree(run[1], tmp_path / "run")
+  (folder / "evaluations.jsonl").unlink(missing_ok=True)
+  (folder / "evaluations.jsonl").mkdir()
+  done = run_command(evaluate.main, f"--workdir={folder}")
+  assert done.code == 1 and "validation loss " in done.output
+  assert done.errors == (
+    f"error: cannot write {folder}/evaluations.jsonl: Is a directory: free "
+    "space there\n"
+  )
+  bad = {"step": 3, "eval/loss": float("nan")}
+  with pytest.raises(ValueError, match="eval/loss is nan, and not recorded"):
+    evaluate.save_record(run[1], bad)
+
+
+def test_a_checkpoint_is_evaluated_alone(run, tmp_path):
+  """Fails if a copied checkpoint needs its run, or is changed."""
+  alone = tmp_path / "alone"
+  shutil.copytree(pathlib.Path(run[1]) / "checkpoints" / "3", alone)
+  before = list_files(alone)
+  right = evaluate.evaluate_workdir(run[1], "test", True)
+  assert evaluate.evaluate_workdir(str(alone), "test", True) == right
+  evaluate.save_record(str(alone), right)
+  assert list_files(alone) == before
 
 
 def test_a_carried_state_needs_a_text(tmp_path):
@@ -167,7 +192,7 @@ def test_data_that_has_moved_can_be_named(run, tmp_path):
   assert after == before
   moved.write_bytes(np.random.default_rng(1).bytes(4000))
   with pytest.raises(
-    ValueError, match="moved.txt is no longer what the run in"
+    ValueError, match="train split of .*moved.txt is no longer what the run in"
   ):
     evaluate.evaluate_workdir(workdir, "test", False, str(moved))
   path.write_bytes(np.random.default_rng(0).bytes(4000))
@@ -182,6 +207,6 @@ def test_another_text_is_refused(run, tmp_path, monkeypatch):
   changed.data.path = str(other)
   monkeypatch.setattr(evaluate, "read_config", lambda workdir: changed)
   with pytest.raises(
-    ValueError, match="other.txt is no longer what the run in"
+    ValueError, match="train split of .*other.txt is no longer what the run in"
   ):
     evaluate.evaluate_workdir(workdir, "test", carry_state=False)

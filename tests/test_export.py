@@ -1,9 +1,12 @@
 """Weights exported from a run, and used by another."""
 
+import os
 import pathlib
+import shutil
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
@@ -63,6 +66,30 @@ def test_the_newest_weights_are_exported(run):
     assert file.metadata()["step"] == "2"
 
 
+def test_any_checkpoint_can_be_exported(run, tmp_path):
+  """Fails if only the newest weights can be had."""
+  losses = evaluations(run[0])
+  best = min(losses, key=losses.get)
+  for step, expected in (("1", 1), ("2", 2), ("best", best)):
+    output = str(tmp_path / f"{step}.safetensors")
+    assert export.export_workdir(run[0], output, step) == expected
+  for step, message in (
+    ("3", "a step with a checkpoint, of which there are 1, 2, got '3'"),
+    ("last", "must be 'latest', 'best' or a step"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      export.export_workdir(run[0], str(tmp_path / "x"), step)
+  with pytest.raises(ValueError, match="must be 'latest' for one checkpoint"):
+    export.export_workdir(f"{run[0]}/checkpoints/1", str(tmp_path / "x"), "1")
+  copy = str(tmp_path / "run")
+  shutil.copytree(run[0], copy)
+  shutil.rmtree(f"{copy}/checkpoints/{best}")
+  assert export.export_workdir(copy, str(tmp_path / "x"), "best") == 3 - best
+  os.remove(f"{copy}/metrics.jsonl")
+  with pytest.raises(ValueError, match="--step=best needs a checkpoint of a"):
+    export.export_workdir(copy, str(tmp_path / "y"), "best")
+
+
 def test_the_exported_weights_can_be_used_inside_jit(run):
   """Fails if a traced token cannot look up a row of the table."""
   params, settings = weights.load_weights(run[2])
@@ -88,9 +115,20 @@ def start_settings(run, num_steps):
 def test_a_run_starts_with_the_exported_weights(run):
   """Fails if the file does not hold the trained weights."""
   settings = start_settings(run, 1)
-  abstract = jax.eval_shape(lambda: run[1].params)
-  params = weights.load_initial_params(settings, abstract)
+  model = build.create_model(settings)
+  params = weights.load_initial_params(settings, model)
   chex.assert_trees_all_equal(params, run[1].params)
+
+
+@pytest.mark.parametrize("which", ["run", "run/checkpoints/1"])
+def test_a_run_starts_from_another_run(run, which):
+  """Fails if fine-tuning needs an export, or starts from another step."""
+  folder = pathlib.Path(run[0]).parent / which
+  settings = make(train__init_from=str(folder))
+  model = build.create_model(settings)
+  params = weights.load_initial_params(settings, model)
+  equal = jax.tree.map(jnp.array_equal, params, run[1].params)
+  assert all(jax.tree.leaves(equal)) == (which == "run")
 
 
 def test_a_run_from_a_file_reads_it_once(run, tmp_path):

@@ -17,12 +17,12 @@ FLOORS = [
   {"training"},
   {"config"},
   {"runs", "command_line"},
-  {"plan", "certify", "memory"},
+  {"plan", "certify", "memory", "generate"},
   {"train", "evaluate", "export"},
 ]
 COMMANDS = {"train", "evaluate", "export"}
-TOOLS = {"plan", "certify", "memory"}
-MAX_ROOMS, MAX_ARROWS, MAX_LINES = 16, 50, 250
+TOOLS = {"plan", "certify", "memory", "generate"}
+MAX_ROOMS, MAX_ARROWS, MAX_LINES = 17, 64, 250
 
 # Packages that each room may import, besides the standard library.
 JAX = {"jax", "numpy"}
@@ -36,11 +36,20 @@ PACKAGES = {
   "training": JAX | {"chex", "ml_collections", "optax"},
   "config": {"absl", "jax", "ml_collections"},
   "runs": JAX
-  | {"ml_collections", "orbax", "safetensors", "tensorboardX", "tensorstore"},
+  | {
+    "absl",
+    "ml_collections",
+    "orbax",
+    "safetensors",
+    "tensorboardX",
+    "tensorstore",
+    "xxhash",
+  },
   "command_line": {"absl", "jax"},
   "plan": JAX | {"absl", "ml_collections"},
   "certify": JAX | {"absl", "ml_collections"},
   "memory": JAX | {"absl", "matplotlib", "ml_collections"},
+  "generate": JAX | {"absl", "ml_collections"},
   "train": JAX | {"absl", "ml_collections"},
   "evaluate": {"absl", "jax"},
   "export": {"absl", "jax"},
@@ -51,9 +60,13 @@ LAZY = {
   "slim.data.builders": {"slim/data/registry.py"},
   "matplotlib": {"slim/memory/rendering.py"},
   "tensorboardX": {"slim/runs/metrics.py"},
+  "tokenizers": {"slim/data/tokenizer.py"},
 }
-# The only file that needs TensorFlow Datasets.
-EXTRA_PACKAGES = {"slim/data/builders.py": {"tensorflow_datasets"}}
+# The only files that need these packages.
+EXTRA_PACKAGES = {
+  "slim/data/builders.py": {"tensorflow_datasets"},
+  "slim/data/tokenizer.py": {"tokenizers"},
+}
 
 
 def list_files(*folders):

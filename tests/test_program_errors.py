@@ -28,6 +28,17 @@ def test_errors_of_the_program_end_in_one_line(kind):
   assert_refused(run_program(fail), "error: config.x is wrong\n")
 
 
+def test_a_failed_allocation_is_one_line():
+  """Fails if the raw error of XLA reaches the user."""
+
+  def fail():
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 4 GB\nmore")
+
+  assert_refused(
+    run_program(fail), "there is no memory left: RESOURCE_EXHAUSTED: 4 GB: find"
+  )
+
+
 def test_an_error_without_words_is_one_line():
   """Fails if an error without a message becomes an IndexError."""
 
@@ -41,6 +52,12 @@ def test_bugs_keep_their_traceback():
   """Fails if a bug cannot be found."""
   with pytest.raises(ZeroDivisionError):
     run_program(lambda: 1 / 0)
+
+  def fail():
+    raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    run_program(fail)
 
 
 def test_the_traceback_can_be_asked_for(monkeypatch):

@@ -3,9 +3,9 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
-import types
 
 import pytest
 
@@ -27,8 +27,12 @@ def read_table(output):
   return head.split(), {x: [float(y) for y in rest] for x, *rest in cells}
 
 
-@pytest.mark.parametrize("failing", [None, "2"])
-def test_a_value_that_fails_costs_no_other(tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize(
+  ("failing", "ended"), [(None, None), ("2", None), (None, "2")]
+)
+def test_a_value_that_fails_costs_no_other(
+  tmp_path, monkeypatch, failing, ended
+):
   """Fails if a run that fails costs the whole table."""
   module = load_script("sweep")
   commands = []
@@ -39,7 +43,9 @@ def test_a_value_that_fails_costs_no_other(tmp_path, monkeypatch, failing):
     seed = command[-2].removeprefix("--config.seed=")
     assert folder == tmp_path / f"seed={seed}"
     if seed == failing:
-      return types.SimpleNamespace(returncode=1)
+      return module._Exit(1, None)
+    if seed == ended:
+      return module._Exit(0, "SIGTERM")
     folder.mkdir()
     record = {
       "step": 1,
@@ -49,19 +55,26 @@ def test_a_value_that_fails_costs_no_other(tmp_path, monkeypatch, failing):
       "memory/activation_bytes": 2.0**21,
     }
     lines = json.dumps({"step": 0, "eval/bpc": 9.0}), json.dumps(record)
-    (folder / "metrics.jsonl").write_text("\n".join(lines))
-    return types.SimpleNamespace(returncode=0)
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "checkpoints" / "4").mkdir(parents=True)  # The last step.
+    return module._Exit(0, None)
 
-  monkeypatch.setattr(module, "subprocess", types.SimpleNamespace(run=train))
+  monkeypatch.setattr(module, "_run", train)
   flags = ["--setting=seed", "--values=1,2,3", f"--workdir={tmp_path}"]
   done = run_command(module.main, *SETTINGS, *flags)
-  head, rows = read_table(done.output)
+  output, note = done.output, ""
+  if ended:
+    output, note = output[: output.index("SIG")], output[output.index("SIG") :]
+  head, rows = read_table(output)
   assert head[:4] == ["seed", "eval", "bpc", "accuracy"]
   assert rows["1"] == [1.0, 0.5, 7.0, 2.0]
   for command in commands:
     assert command[:3] == [sys.executable, "-m", "slim.train"]
     assert command[3:-2] == SETTINGS
-  if failing is None:
+  if ended:
+    assert (done.code, done.errors, list(rows)) == (0, "", ["1"])
+    assert note == "SIGTERM: the same command continues with 2\n"
+  elif failing is None:
     assert (done.code, done.errors, list(rows)) == (0, "", ["1", "2", "3"])
   else:
     assert (done.code, list(rows)) == (1, ["1"])
@@ -70,6 +83,30 @@ def test_a_value_that_fails_costs_no_other(tmp_path, monkeypatch, failing):
       "error: --values: seed=2 did not train, see above"
     )
     assert done.errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_signals_are_passed_on_once(name):
+  """Fails if a sweep leaves its run behind, or a Ctrl-C reaches it twice."""
+  module = load_script("sweep")
+  number = getattr(signal, name)
+  program = f"""
+import os, signal, time
+count = []
+signal.signal({number:d}, lambda *_: count.append(1))
+os.kill(os.getppid(), {number:d})
+deadline = time.monotonic() + 30
+while not count and time.monotonic() < deadline:
+  time.sleep(0.01)
+time.sleep(0.1)
+raise SystemExit(10 + len(count))
+"""
+  done = module._run([sys.executable, "-c", program])
+  assert done == (11, None if name == "SIGUSR1" else name)
+  assert signal.getsignal(number) in (
+    signal.SIG_DFL,
+    signal.default_int_handler,
+  )
 
 
 @pytest.mark.slow

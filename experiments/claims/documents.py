@@ -13,6 +13,7 @@ from claims import (
   tables,
   tables_attention,
   tables_peers,
+  tables_runs,
   tables_slim,
 )
 
@@ -20,7 +21,7 @@ ROOT = RESULTS.parents[1]
 # The tables that a document can name.
 BLOCKS = {
   name: function
-  for module in (tables_slim, tables_attention, tables_peers)
+  for module in (tables_slim, tables_attention, tables_peers, tables_runs)
   for name, function in inspect.getmembers(module, inspect.isfunction)
   if function.__module__ == module.__name__ and not name.startswith("_")
 } | {"source": tables.source}

@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         certificate.save(path)
     if not certificate.ok:
       raise ValueError(certificate.describe_failure())
+    print("passed: the chunked gradient is that of the whole sequence")
 
   command_line.run(check, argv)
 

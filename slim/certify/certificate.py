@@ -2,8 +2,9 @@
 
 import json
 import math
-import pathlib
 from typing import NamedTuple
+
+from slim.files import write_file
 
 
 class Check(NamedTuple):
@@ -98,4 +99,4 @@ class Certificate(NamedTuple):
     """Writes all checks to a JSON file."""
     checks = [check._asdict() | {"ok": check.ok} for check in self.checks]
     record = {"ok": self.ok, "checks": checks}
-    pathlib.Path(path).write_text(json.dumps(record, indent=1) + "\n")
+    write_file(path, (json.dumps(record, indent=1) + "\n").encode())

@@ -24,6 +24,7 @@ from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.cotangents import inexact_leaves, is_inexact
 from slim.kernels.support.dtypes import promote
+from slim.runs.stages import stage
 
 _LATER_TOKENS = (
   "the output of a token depends on later tokens, such as by a maximum or a "
@@ -122,13 +123,14 @@ def certify_calls(
   *_, chunk_size, smallest = chunk_sizes(call.length)
   name = jnp.finfo(dtype).dtype.name  # That of the parts of a complex number.
   checks = list(check_state_dtypes(call, name))
-  with jax.enable_x64(True):
+  with stage("checking in float64"), jax.enable_x64(True):
     dense_float64 = differentiate(call_float64, None)
     found, cause = _check_in_float64(call_float64, dense_float64, token_outputs)
   checks += found
   if all(check.ok for check in checks):
     cause = _ROUNDED
-  dense = differentiate(call, None)
+  with stage(f"checking the whole sequence in {name}"):
+    dense = differentiate(call, None)
   errors = {
     what: relative_errors(gradients, dense_float64.gradients[what])
     for what, gradients in dense.gradients.items()
@@ -139,13 +141,15 @@ def certify_calls(
     """Returns four times the rounding error of the dense gradient."""
     return max(4 * errors[what][path], ROUNDING, 16 * eps)
 
-  chunked = differentiate(call, chunk_size)
-  checks += check_gradients(
-    name, dense_float64, chunked, chunk_size, limit, cause
-  )
-  if call.policy == "rewind":
-    checks += check_rewound_states(name, call, smallest, ROUNDING)
-  checks += check_memory(name, call, chunk_size)
+  with stage(f"checking chunks in {name}"):
+    chunked = differentiate(call, chunk_size)
+    checks += check_gradients(
+      name, dense_float64, chunked, chunk_size, limit, cause
+    )
+    if call.policy == "rewind":
+      checks += check_rewound_states(name, call, smallest, ROUNDING)
+  with stage("comparing memory"):
+    checks += check_memory(name, call, chunk_size)
   return Certificate(tuple(checks))
 
 

@@ -11,6 +11,7 @@ from slim.certify.certify_step import certify_calls, chunk_sizes, to_float64
 from slim.certify.checks import EXACT, check_gradients
 from slim.certify.gradients import Results, ScanCall, compile_fast
 from slim.kernels.support.random_bits import split
+from slim.runs.stages import stage
 from slim.training import build
 from slim.training.gradients import make_step, make_value_and_grad
 from slim.types import Batch, LanguageModel
@@ -81,7 +82,8 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
     certificate = certify_calls(
       call, call_float64, token_outputs, config.model.dtype
     )
-    training = _check_training(model_float64, call_float64, keys)
+    with stage("checking what training calls"):
+      training = _check_training(model_float64, call_float64, keys)
   return Certificate((*certificate.checks, *training))
 
 

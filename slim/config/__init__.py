@@ -10,6 +10,7 @@ from slim.config.names import (
   check_names,
   differences,
   flatten,
+  list_flags,
   unknown_setting,
 )
 from slim.config.validation import depends_on_num_steps, validate
@@ -21,6 +22,7 @@ __all__ = [
   "differences",
   "flatten",
   "list_declarations",
+  "list_flags",
   "presets",
   "unknown_setting",
   "validate",

@@ -28,6 +28,25 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return flat
 
 
+def list_flags(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Lists the flags that set all settings, in the order of the declarations.
+
+  Args:
+    config: Settings.
+
+  Returns:
+    For instance {"config.seed": "0", …, "config.profile.steps": "10,20"}.
+  """
+  flat = flatten(config)
+
+  def text(value):
+    if isinstance(value, tuple | list):
+      return ",".join(map(str, value)) or "()"
+    return str(value)
+
+  return {f"config.{name}": text(flat[name]) for name in list_declarations()}
+
+
 def differences(
   a: ml_collections.ConfigDict,
   b: ml_collections.ConfigDict,

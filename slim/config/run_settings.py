@@ -4,6 +4,9 @@ import dataclasses
 
 from slim.settings import SettingError, setting
 
+# Metrics that can decide which evaluation is the best; whether more is better.
+METRICS = {"eval/loss": False, "eval/accuracy": True}
+
 
 @dataclasses.dataclass(frozen=True)
 class TopSettings:
@@ -49,10 +52,39 @@ class TrainSettings:
   keep_checkpoints: int = setting(
     3, "How many of the newest checkpoints to keep."
   )
+  keep_best: str | None = setting(
+    None,
+    "Keep the checkpoint of the best evaluation, too: the metric that decides. "
+    "None: only the newest ones.",
+    choices=tuple(METRICS),
+  )
+  patience: int | None = setting(
+    None,
+    "End after so many evaluations in a row without a better one, by keep_best "
+    "or else eval/loss. None: train all steps.",
+  )
+  max_skipped: int = setting(
+    0,
+    "Updates that may be skipped in a run because the loss or the gradient is "
+    "not finite, or the gradient longer than skip_norm. At the next one it "
+    "stops.",
+    minimum=0,
+  )
+  skip_norm: float | None = setting(
+    None,
+    "Norm of the mean gradient above which an update is skipped; see "
+    "max_skipped. None: no limit.",
+  )
+  max_minutes: float | None = setting(
+    None,
+    "Minutes of training after which a run saves and ends, with a step to "
+    "spare; the same command continues it. None: no limit.",
+  )
   init_from: str | None = setting(
     None,
-    "Start from the weights in this file of `python -m slim.export`. None: new "
-    "weights. The settings of the model must agree, except dropout and dtype.",
+    "Start from these weights: a file of `python -m slim.export`, or the "
+    "folder of another run or of one of its checkpoints. None: new weights. "
+    "The settings of the model must agree, except dropout and dtype.",
     is_path=True,
   )
   tensorboard: bool = setting(
@@ -66,6 +98,12 @@ class TrainSettings:
         "accumulation_steps",
         "must be a divisor of config.train.batch_size, which is "
         f"{self.batch_size}, got {self.accumulation_steps}",
+      )
+    if self.skip_norm is not None and not self.max_skipped:
+      raise SettingError(
+        "max_skipped",
+        "must be above 0 with config.train.skip_norm, as the run would stop at "
+        "the first such update, got 0",
       )
 
 

@@ -66,6 +66,12 @@ def _check_groups(config: ml_collections.ConfigDict) -> None:
       "cannot be 'remat' with config.model.reversible=True, which keeps no "
       "activations: use 'full' or 'slim'",
     )
+  if config.optimizer.name == "adafactor" and config.model.stack_layers:
+    raise SettingError(
+      "config.optimizer.name",
+      "cannot be 'adafactor' with config.model.stack_layers=True, as it would "
+      "take the layers of a stack for one parameter: use another",
+    )
   traced, last = config.profile.steps, config.train.num_steps
   if traced and not (
     tuple(map(type, traced)) == (int, int)

@@ -1,15 +1,24 @@
 """Data: each batch is a pure function of the settings and the step."""
 
 from slim.data.copying import Copying
-from slim.data.dataset import Dataset
-from slim.data.registry import DATASETS, DataSettings, create_dataset
+from slim.data.dataset import SPLITS, Dataset
+from slim.data.registry import (
+  DATASETS,
+  DataSettings,
+  create_dataset,
+  create_vocabulary,
+)
 from slim.data.text import Text
+from slim.data.vocabulary import Vocabulary
 
 __all__ = [
   "DATASETS",
+  "SPLITS",
   "Copying",
   "DataSettings",
   "Dataset",
   "Text",
+  "Vocabulary",
   "create_dataset",
+  "create_vocabulary",
 ]

@@ -43,6 +43,22 @@ class SlimCorpora(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in CORPORA]
 
+  def __init__(self, name: str):
+    """Reads what has been prepared, if there is something.
+
+    Args:
+      name: One of `CORPORA`.
+
+    Raises:
+      SettingError: If it is damaged.
+    """
+    try:
+      # Other file formats of tfds need TensorFlow.
+      super().__init__(config=name, file_format="array_record")
+    # protobuf raises its own errors, and tfds an AssertionError.
+    except Exception as error:
+      raise _damaged(name, self.data_dir) from error
+
   @property
   def manual_folder(self) -> os.PathLike[str]:
     """The folder for files that the user has downloaded."""
@@ -86,8 +102,7 @@ def prepare(name: str) -> SlimCorpora:
       the published ones. Without a network this takes `_PATIENCE` seconds.
   """
   corpus = CORPORA[name]
-  # Other file formats of tfds need TensorFlow.
-  builder = SlimCorpora(config=name, file_format="array_record")
+  builder = SlimCorpora(name)
   if builder.data_path.exists():
     return builder
   url = corpus.files[0].url
@@ -137,11 +152,7 @@ def load_split(name: str, split: str) -> TextSplit:
     SettingError: If it cannot be prepared, or has been damaged since.
   """
   corpus, builder = CORPORA[name], prepare(name)
-  damaged = SettingError(
-    "path",
-    f": the prepared {name!r} in {builder.data_dir} is damaged: remove this "
-    "folder, and it is prepared again",
-  )
+  damaged = _damaged(name, builder.data_dir)
   try:
     records = builder.as_data_source(split)
     data = np.concatenate([record["bytes"] for record in records])
@@ -151,6 +162,15 @@ def load_split(name: str, split: str) -> TextSplit:
   if data.size != corpus.split_size(split):
     raise damaged
   return TextSplit(name, split, data, corpus.size)
+
+
+def _damaged(name: str, folder: str) -> SettingError:
+  """The error for a prepared corpus that cannot be read."""
+  return SettingError(
+    "path",
+    f": the prepared {name!r} in {folder} is damaged: remove this folder, and "
+    "it is prepared again",
+  )
 
 
 def _answers(url: str) -> bool:

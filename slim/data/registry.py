@@ -20,6 +20,9 @@ from slim.data.text import (
   cut_text,
   load_text,
 )
+from slim.data.tokenizer import Tokenizer
+from slim.data.tokens import read_tokens
+from slim.data.vocabulary import Bytes, Numbers, Vocabulary
 from slim.settings import SettingError, setting
 
 Path = str | os.PathLike[str]
@@ -72,6 +75,24 @@ def _create_text(
   return Text(read_split(path, split), order=order, **settings)
 
 
+def _create_tokens(
+  *,
+  split: str,
+  vocab_size: int,
+  path: Path | None,
+  order: str,
+  **settings: Any,
+) -> Text:
+  """Creates sequences of a file of tokens."""
+  dataset.check_choice("split", split, dataset.SPLITS)
+  if path is None:
+    raise SettingError(
+      "path", ": 'tokens' needs a .npy or .npz file of integers, got None"
+    )
+  text = read_tokens(path, split, vocab_size)
+  return Text(text, order=order, **settings)
+
+
 def _read_file(path: Path | None, split: str) -> TextSplit:
   """Reads a split of any file."""
   if path is None:
@@ -98,6 +119,7 @@ def _read_published(name: str, path: Path | None, split: str) -> TextSplit:
 DATASETS: dict[str, CreateDataset] = {
   "copying": _create_copying,
   "text": partial(_create_text, _read_file),
+  "tokens": _create_tokens,
   **{
     name: partial(_create_text, partial(_read_published, name))
     for name in CORPORA
@@ -112,19 +134,26 @@ class DataSettings:
   name: str = setting(
     "copying",
     "Dataset: the Copying task, a published text (ptb, enwik8 or "
-    "tiny_shakespeare), or text, the bytes of any file.",
+    "tiny_shakespeare), text, the bytes of any file, or tokens, an array of "
+    "integers in a .npy or .npz file.",
     choices=tuple(DATASETS),
   )
   path: str | None = setting(
     None,
-    "Location of the data. For text, the file. For a published text, its file, "
-    "a zip or a folder; None: prepared or downloaded with tfds. None for "
-    "copying.",
+    "Location of the data. For text and tokens, the file. For a published "
+    "text, its file, a zip or a folder; None: prepared or downloaded with "
+    "tfds. None for copying.",
     is_path=True,
   )
   sequence_length: int = setting(512, "T, tokens; even for copying.")
   vocab_size: int = setting(
     256, "Number of different tokens; at least 256 for texts."
+  )
+  tokenizer: str | None = setting(
+    None,
+    "For tokens: the tokenizer.json of Hugging Face that made them, with which "
+    "slim.generate reads and writes text. None: numbers.",
+    is_path=True,
   )
   order: str = setting(
     "random",
@@ -143,12 +172,13 @@ def create_dataset(
   vocab_size: int,
   path: Path | None,
   order: str,
+  tokenizer: Path | None = None,
 ) -> Dataset:
   """Creates one split of a dataset.
 
   Args:
-    name: A key of `DATASETS`: "copying" (see `Copying`), or a `Text`: "text" or
-      one of `CORPORA`, "ptb", "enwik8" or "tiny_shakespeare".
+    name: A key of `DATASETS`: "copying" (see `Copying`), or a `Text`: "text",
+      "tokens", or one of `CORPORA`, "ptb", "enwik8" or "tiny_shakespeare".
     split: "train", "validation" or "test".
     sequence_length: T, tokens.
     batch_size: B, sequences.
@@ -158,6 +188,7 @@ def create_dataset(
       files (see `read_corpus`); None: prepared or downloaded with tfds. None
       for "copying".
     order: "random" or "consecutive" sequences of a text; ignored by "copying".
+    tokenizer: What has made the tokens of "tokens"; see `create_vocabulary`.
 
   Returns:
     A Dataset.
@@ -168,6 +199,12 @@ def create_dataset(
   """
   dataset.check_choice("name", name, tuple(DATASETS))
   dataset.check_choice("order", order, ORDERS)
+  if tokenizer is not None and name != "tokens":
+    raise SettingError(
+      "tokenizer",
+      f"must be None for name={name!r}, whose tokens need none, got "
+      f"{str(tokenizer)!r}",
+    )
   return DATASETS[name](
     split=split,
     sequence_length=sequence_length,
@@ -177,3 +214,26 @@ def create_dataset(
     path=path,
     order=order,
   )
+
+
+def create_vocabulary(
+  name: str, *, vocab_size: int, tokenizer: Path | None = None
+) -> Vocabulary:
+  """Creates the vocabulary of a dataset.
+
+  Args:
+    name: A key of `DATASETS`.
+    vocab_size: Tokens that the model knows.
+    tokenizer: The tokenizer.json that made the tokens.
+
+  Returns:
+    Bytes for texts, the tokenizer if there is one, numbers for all others.
+
+  Raises:
+    SettingError: If the tokenizer cannot be read, or knows more tokens.
+  """
+  if name in ("text", *CORPORA):
+    return Bytes()
+  if tokenizer is not None:
+    return Tokenizer(tokenizer, vocab_size)
+  return Numbers(vocab_size)

@@ -1,4 +1,4 @@
-"""Texts of bytes: reading any file, and cutting sequences from a split."""
+"""Texts: reading the bytes of any file, and cutting sequences from a split."""
 
 import functools
 import hashlib
@@ -38,12 +38,13 @@ _COMPRESSED = {
 
 
 class TextSplit(NamedTuple):
-  """The bytes of a split, and the text it belongs to."""
+  """The tokens of a split, and the text it belongs to."""
 
   name: str  # The whole text, in a few words.
   split: str  # One of `dataset.SPLITS`.
-  data: np.ndarray  # The bytes of the split, uint8.
-  size: int  # Bytes in the whole text.
+  data: np.ndarray  # The tokens of the split: uint8 for bytes, or any integers.
+  size: int  # Tokens in the whole text.
+  unit: str = "bytes"  # What tokens are.
 
 
 def load_text(path: str | os.PathLike[str]) -> np.ndarray:
@@ -95,11 +96,11 @@ def cut_text(name: str, data: np.ndarray, split: str) -> TextSplit:
 
   Args:
     name: The text, in a few words.
-    data: The bytes of the whole text, uint8.
+    data: The bytes of the whole text, uint8, or its tokens.
     split: One of `dataset.SPLITS`.
 
   Returns:
-    The split; its bytes are a view of `data`. Bounds are rounded down.
+    The split; its data is a view of `data`. Bounds are rounded down.
   """
   start, stop = split_bounds(data.size, split)
   return TextSplit(name, split, data[start:stop], data.size)
@@ -120,13 +121,13 @@ def split_bounds(size: int, split: str) -> tuple[int, int]:
 
 
 class Text:
-  """Sequences of T bytes from one split of a text; a token is a byte.
+  """Sequences of T tokens from one split of a text, such as its bytes.
 
-  A sequence takes T + 1 bytes: each of the first T is an input, and the byte
+  A sequence takes T + 1 tokens: each of the first T is an input, and the one
   after it is the target. All weights are 1, except for padding in evaluation.
 
-  The split is copied into memory once, so later changes of the file do not
-  affect the run.
+  Bytes are copied into memory once, so later changes of the file do not affect
+  the run. Other tokens are left where they are.
   """
 
   def __init__(
@@ -142,12 +143,12 @@ class Text:
 
     Args:
       text: The split, as from `cut_text`.
-      sequence_length: T, bytes; less than the split has.
+      sequence_length: T, tokens; fewer than the split has.
       batch_size: B, sequences.
       seed: Selects the sequences if `order` is "random"; at least 0.
-      order: "random": a sequence starts at a uniformly random byte.
+      order: "random": a sequence starts at a uniformly random token.
         "consecutive": sequences follow one another through the split, and
-        start over when less than T + 1 bytes are left.
+        start over when fewer than T + 1 tokens are left.
 
     Raises:
       SettingError: If an argument is not as described.
@@ -156,11 +157,12 @@ class Text:
     dataset.check_at_least("sequence_length", sequence_length, 1)
     dataset.check_at_least("batch_size", batch_size, 1)
     dataset.check_at_least("seed", seed, 0)
-    self._data = np.array(text.data)
+    self._unit = text.unit
+    self._data = np.array(text.data) if self._unit == "bytes" else text.data
     if self._data.size <= sequence_length:
       raise SettingError(
         "sequence_length",
-        f": {sequence_length} needs {sequence_length + 1} bytes "
+        f": {sequence_length} needs {sequence_length + 1} {self._unit} "
         f"in a split, but {text.split} has {self._data.size} of the text's "
         f"{text.size}; lower sequence_length or use a longer text",
       )
@@ -187,7 +189,7 @@ class Text:
     """The name, the split and every setting that its batches depend on."""
     return (
       f"{self._name}, {self._split}: "
-      f"{self._data.size} of {self._text_size} bytes, "
+      f"{self._data.size} of {self._text_size} {self._unit}, "
       f"{self._order} order, sequence_length={self._sequence_length}, "
       f"batch_size={self._batch_size}, seed={self._seed}"
     )
@@ -224,9 +226,9 @@ class Text:
     return Batch._make((inputs, targets, weights))
 
   def evaluation_batches(self) -> Iterator[Batch]:
-    """Yields the whole split; every byte except the first is a target once.
+    """Yields the whole split; every token except the first is a target once.
 
-    Windows of T bytes follow one another, within a batch and from batch to
+    Windows of T tokens follow one another, within a batch and from batch to
     batch. With `batch_size` 1 a state can be carried through the whole split.
     The last batch is padded with zeros of weight 0.
 

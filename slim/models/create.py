@@ -80,7 +80,8 @@ def create_model(
   """
   model, own_settings = _read_settings(settings)
   check_positive_int("vocab_size", vocab_size)
-  if model.positions in ("learned", "axial"):
+  is_bounded = model.positions in ("learned", "axial")
+  if is_bounded:
     check_positive_int("max_positions", max_positions)
   dtype = jnp.dtype(model.dtype)
   blocks = tuple(
@@ -120,7 +121,9 @@ def create_model(
     dropout=model.dropout,
     dtype=dtype,
   )
-  return make_language_model(network, frozen_keys)
+  return make_language_model(
+    network, frozen_keys, max_positions if is_bounded else None
+  )
 
 
 def _mixer_settings() -> list[type]:

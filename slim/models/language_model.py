@@ -23,7 +23,9 @@ class ModelState(NamedTuple):
 
 
 def make_language_model(
-  network: Network, frozen_keys: list[jax.Array] | None
+  network: Network,
+  frozen_keys: list[jax.Array] | None,
+  max_tokens: int | None,
 ) -> LanguageModel:
   """Makes a language model of a network.
 
@@ -31,6 +33,7 @@ def make_language_model(
     network: The modules.
     frozen_keys: One PRNG key a layer, for mixers with random constants; None if
       there are none.
+    max_tokens: Tokens that the network has positions for; None: any number.
 
   Returns:
     LanguageModel.
@@ -118,6 +121,7 @@ def make_language_model(
     rewind if can_rewind else None,
     state_kind=_state_kind(mixers),
     is_random=network.dropout > 0 or any(mixer.is_random for mixer in mixers),
+    max_tokens=max_tokens,
   )
 
 

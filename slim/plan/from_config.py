@@ -16,8 +16,8 @@ from slim.plan.candidates import (
   make_estimator,
   with_choice,
 )
+from slim.plan.fits import list_resident_bytes
 from slim.plan.gradient_choice import GradientChoice
-from slim.plan.memory_estimate import tree_bytes
 from slim.plan.results import Candidate, Plan
 from slim.plan.search import CompiledSize, search
 from slim.training import build, steps
@@ -177,15 +177,13 @@ def _search(
     peak = max(gradient.activation_bytes, update_bytes)
     return CompiledSize(gradient.activation_bytes, peak)
 
-  resident_bytes = {
-    "parameters": tree_bytes(state.params),
-    "their gradients": tree_bytes(state.params),
-    "the optimizer": tree_bytes(state.opt_state),
-    "the batch": tree_bytes(batch),
-  }
+  resident_bytes = list_resident_bytes(state, batch)
   with jax.default_matmul_precision(config.matmul_precision):
     update = compile_update_step(
-      steps.make_update_step(models[0].experiment.optimizer), state
+      steps.make_update_step(
+        models[0].experiment.optimizer, build.skip_above(config)
+      ),
+      state,
     )
     update_bytes = temporary_bytes(update)
     plan = search(candidates, budget, resident_bytes, compile_gradient)

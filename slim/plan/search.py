@@ -10,6 +10,7 @@ import jax
 
 from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import Candidate, CompiledMemory, Plan
+from slim.runs.stages import stage
 
 # What a training process on a CPU needs besides its arrays and the memory it
 # has before training: leftovers of the compiler, and workspaces of matrix
@@ -44,7 +45,8 @@ def search(
   """
   tried = list(candidates)
   for i, candidate in enumerate(tried):
-    size = compile_gradient(candidate.gradient)
+    with stage(f"compiling candidate {i + 1}, {candidate.gradient}"):
+      size = compile_gradient(candidate.gradient)
     # Measure the process after it has compiled.
     resident_bytes = resident_bytes | {"the process": _process_bytes()}
     total = size.peak_bytes + sum(resident_bytes.values())

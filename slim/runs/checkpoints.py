@@ -1,78 +1,92 @@
 """Checkpoints: everything that a resumed run needs to reach the same numbers.
 
-A checkpoint holds the TrainState and, as JSON, some metadata: the fingerprint
-of the data, and the sums of the report under way. Batches and dropout masks are
-functions of the step, so they need not be stored.
+A checkpoint is a folder that can be copied elsewhere and opened alone:
+
+  arrays/    The TrainState, written by Orbax.
+  run.json   The settings, what made it, and what else a resumed run needs.
+  CHECKSUMS  Of all other files.
+
+It is written under another name and renamed when all of it is on the disk. So a
+folder with a number for its name is whole, or it has been damaged later.
+Batches and dropout masks are functions of the step and need not be stored.
 """
 
+import concurrent.futures
 import contextlib
 import itertools
-import logging
+import json
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from slim.models import stacking
-from slim.runs._stored_arrays import (
-  count_stored_stacks,
-  name_shapes,
-  read_shapes,
-)
+from slim.files import list_tree, sync, write_file
+from slim.runs.checksums import write_checksums
 from slim.types import TrainState
 
-_LOG = logging.getLogger("slim.runs.checkpoints")
-
-_STATE = "state"
-_METADATA = "facts"  # The name on disk, which older runs have too.
+ARRAYS = "arrays"
+RECORD = "run.json"
+_UNDER_WAY = ".saving."  # Begins the name of a checkpoint that is not whole.
 
 
 class Checkpointer:
   """Writes the checkpoints of a run, to `workdir/checkpoints/STEP`.
 
-  Orbax writes a checkpoint under a temporary name and renames it when it is
-  complete. A run that is killed while it saves keeps its earlier checkpoints.
+  A thread writes them while training goes on. A run that is killed while it
+  saves keeps its earlier checkpoints.
+
+  Attributes:
+    longest_seconds: How long the longest save so far has taken.
   """
 
   def __init__(self, workdir: str, keep: int):
     """Opens the folder of checkpoints, creating it if needed.
 
     Args:
-      workdir: The folder of the run.
+      workdir: The folder of the run, in which no other process trains.
       keep: How many of the newest checkpoints to keep.
     """
-    self._folder = _folder(workdir)
-    self._manager = ocp.CheckpointManager(
-      self._folder,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, cleanup_tmp_directories=True
-      ),
-    )
+    self._workdir = workdir
+    self._folder = checkpoints_folder(workdir)
+    self._keep = keep
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+    self._saving: concurrent.futures.Future[None] | None = None
+    self.longest_seconds = 0.0
+    with self._name_folder():
+      os.makedirs(self._folder, exist_ok=True)
+      for name in os.listdir(self._folder):
+        if name.startswith(_UNDER_WAY):
+          # A file that somebody still reads stays on some file systems.
+          shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
 
-  def save(self, state: TrainState, metadata: dict[str, Any]) -> None:
+  def save(
+    self,
+    state: TrainState,
+    record: dict[str, Any],
+    keep_steps: Sequence[int | None] = (),
+  ) -> None:
     """Starts to save; the next `save`, or `close`, waits until it is done.
 
     Args:
       state: It is copied before this returns, so its buffers may be donated.
-      metadata: Anything that JSON can hold.
+      record: Anything that JSON can hold.
+      keep_steps: Steps whose checkpoints are kept besides the newest.
 
     Raises:
       ValueError: If this or the last save cannot be written.
     """
-    with self._name_folder():
-      self._manager.save(
-        int(state.step),
-        args=ocp.args.Composite(
-          **{
-            _STATE: ocp.args.StandardSave(state),
-            _METADATA: ocp.args.JsonSave(metadata),
-          }
-        ),
-      )
+    self._wait()
+    # On CPUs this is a view, and JAX donates no buffer that has one.
+    state = jax.device_get(state)
+    self._saving = self._thread.submit(
+      self._write, state, record, set(keep_steps)
+    )
 
   def close(self) -> None:
     """Waits for the last save.
@@ -80,12 +94,45 @@ class Checkpointer:
     Raises:
       ValueError: If it cannot be written.
     """
-    with self._name_folder():
-      self._manager.close()
+    try:
+      self._wait()
+    finally:
+      self._thread.shutdown()
+
+  def _wait(self):
+    saving, self._saving = self._saving, None
+    if saving:
+      with self._name_folder():
+        saving.result()
+
+  def _write(self, state, record, keep_steps):
+    """Writes a checkpoint, and then deletes those that are too many."""
+    started = time.monotonic()
+    folder = os.path.join(self._folder, _UNDER_WAY + secrets.token_hex(8))
+    try:
+      os.mkdir(folder)
+      with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(os.path.join(folder, ARRAYS), state)
+      text = json.dumps(record, indent=2, allow_nan=False)
+      write_file(os.path.join(folder, RECORD), text.encode())
+      write_checksums(folder)
+      sync(sum(list_tree(folder), []))
+      os.rename(folder, os.path.join(self._folder, str(int(state.step))))
+      sync([self._folder])
+    except BaseException:
+      shutil.rmtree(folder, ignore_errors=True)
+      raise
+    seconds = time.monotonic() - started
+    self.longest_seconds = max(self.longest_seconds, seconds)
+    for step in set(list_steps(self._workdir)[: -self._keep]) - keep_steps:
+      # A reader never sees a checkpoint without its first files.
+      gone = os.path.join(self._folder, _UNDER_WAY + secrets.token_hex(8))
+      os.rename(os.path.join(self._folder, str(step)), gone)
+      shutil.rmtree(gone, ignore_errors=True)
 
   @contextlib.contextmanager
   def _name_folder(self) -> Iterator[None]:
-    """Turns errors of Orbax and tensorstore into one line with the folder."""
+    """Turns errors of files, Orbax and tensorstore into one line."""
     try:
       yield
     except (OSError, ValueError) as error:
@@ -100,100 +147,9 @@ class Checkpointer:
       ) from error
 
 
-def restore_run(
-  workdir: str, abstract_state: TrainState
-) -> tuple[TrainState, dict[str, Any]]:
-  """Restores the newest readable checkpoint of a run that has one.
-
-  Args:
-    workdir: The folder of the run.
-    abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
-
-  Returns:
-    The state and the metadata.
-
-  Raises:
-    ValueError: If there is no checkpoint, or none can be read.
-  """
-  restored = restore_newest(workdir, abstract_state)
-  if restored is None:
-    raise ValueError(
-      f"--workdir {workdir} has no checkpoint yet: train first, or longer"
-    )
-  return restored
-
-
-def restore_newest(
-  workdir: str, abstract_state: TrainState
-) -> tuple[TrainState, dict[str, Any]] | None:
-  """Restores the newest readable checkpoint; changes nothing on disk.
-
-  Args:
-    workdir: The folder of a run.
-    abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
-
-  Returns:
-    The state and the metadata, or None if nothing has been saved yet. Newer
-    checkpoints that are damaged are logged.
-
-  Raises:
-    ValueError: If there are checkpoints but none is readable, or the newest
-      readable one has other parameters.
-  """
-  # No cleanup: another process may be saving to this folder right now.
-  options = ocp.CheckpointManagerOptions(create=False)
-  with ocp.CheckpointManager(_folder(workdir), options=options) as manager:
-    steps = sorted(manager.all_steps(), reverse=True)
-    for step in steps:
-      folder = os.path.join(_folder(workdir), str(step), _STATE)
-      try:
-        shapes = read_shapes(folder)
-        # Equal layers may have been stacked or not when it was saved.
-        stored = jax.eval_shape(
-          lambda state, shapes=shapes: stacking.to_form(
-            state, count_stored_stacks(shapes)
-          ),
-          abstract_state,
-        )
-        if shapes == name_shapes(stored):
-          restored = manager.restore(step, args=_restore_args(stored))
-          state = stacking.match_form(restored[_STATE], abstract_state.params)
-          return state, restored[_METADATA]
-      # Orbax raises a bare Exception for a damaged array file.
-      except Exception as error:
-        _LOG.warning(
-          "the checkpoint of step %d is damaged, falling back to the one "
-          "before it: %s",
-          step,
-          _first_line(error.__cause__ or error),
-        )
-        continue
-      raise ValueError(
-        f"the checkpoint of step {step} in {_folder(workdir)} has other "
-        "parameters than this version of slim: continue with the version in "
-        "its config.json"
-      )
-  if steps:
-    raise ValueError(
-      f"no readable checkpoint in {_folder(workdir)}: all of the steps {steps} "
-      "are damaged; train into another --workdir"
-    )
-  return None
-
-
-def _restore_args(abstract_state: TrainState) -> ocp.args.Composite:
-  """Asks Orbax for a state on the first device."""
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  target = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-    abstract_state,
-  )
-  return ocp.args.Composite(
-    **{
-      _STATE: ocp.args.StandardRestore(target),
-      _METADATA: ocp.args.JsonRestore(),
-    }
-  )
+def is_checkpoint(folder: str) -> bool:
+  """Tells whether a folder is one checkpoint, and not a run."""
+  return os.path.exists(os.path.join(folder, RECORD))
 
 
 def list_steps(workdir: str) -> list[int]:
@@ -205,10 +161,10 @@ def list_steps(workdir: str) -> list[int]:
   Returns:
     Their steps in ascending order.
   """
-  if not os.path.isdir(_folder(workdir)):
+  folder = checkpoints_folder(workdir)
+  if not os.path.isdir(folder):
     return []
-  names = os.listdir(_folder(workdir))
-  return sorted(int(name) for name in names if name.isdecimal())
+  return sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
 
 
 def set_aside_after(workdir: str, last_step: int) -> None:
@@ -232,7 +188,7 @@ def set_aside_after(workdir: str, last_step: int) -> None:
         for i in itertools.count()
         if not os.path.exists(path := os.path.join(damaged, f"{step}.{i}"))
       )
-      shutil.move(os.path.join(_folder(workdir), str(step)), free)
+      shutil.move(os.path.join(checkpoints_folder(workdir), str(step)), free)
 
 
 def _first_line(error: BaseException) -> str:
@@ -240,6 +196,6 @@ def _first_line(error: BaseException) -> str:
   return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _folder(workdir: str) -> str:
+def checkpoints_folder(workdir: str) -> str:
   """Returns the folder of checkpoints as an absolute path, as Orbax needs."""
   return os.path.join(os.path.abspath(workdir), "checkpoints")

@@ -1,15 +1,16 @@
 """What a run reports: means over tokens, one JSON line per record."""
 
 import json
+import logging
 import math
 import os
 import types
 from typing import Any
 
-import jax
+from slim.files import open_to_append, write_file, writing
+from slim.types import Sums
 
-from slim.files import writing
-from slim.types import Params, Sums
+_LOG = logging.getLogger("slim.runs.metrics")
 
 
 def means(prefix: str, sums: Sums) -> dict[str, float]:
@@ -52,14 +53,13 @@ class MetricsWriter:
       ValueError: If a record is damaged, or tensorboardX is missing.
     """
     path = os.path.join(workdir, "metrics.jsonl")
+    kept: list[dict[str, Any]] = []
     if os.path.exists(path):
       kept = [r for r in read_records(path) if r["step"] <= last_step]
-      with writing(path):
-        with open(f"{path}.tmp", "w") as file:
-          file.writelines(json.dumps(record) + "\n" for record in kept)
-        os.replace(f"{path}.tmp", path)
+      write_file(path, b"".join(map(_to_line, kept)))
     self._path = path
-    self._file = open(path, "a", buffering=1)  # Flush each line.
+    self._file = open_to_append(path)
+    self.last_step = kept[-1]["step"] if kept else 0  # Of the last record.
     self._events = None
     if tensorboard:
       self._events = import_tensorboardx().SummaryWriter(
@@ -78,10 +78,17 @@ class MetricsWriter:
       values: Numbers by name.
     """
     with writing(self._path):
-      self._file.write(json.dumps({"step": step} | values) + "\n")
+      self._file.write(_to_line({"step": step} | values))
+      self._file.flush()
+    self.last_step = step
     if self._events:
       for name, value in values.items():
         self._events.add_scalar(name, value, step)
+
+  def sync(self) -> None:
+    """Waits until all records are on the disk."""
+    with writing(self._path):
+      os.fsync(self._file.fileno())
 
   def close(self) -> None:
     """Closes the files."""
@@ -120,19 +127,16 @@ def read_records(path: str) -> list[dict[str, Any]]:
     The records, in the order of the file.
 
   Raises:
-    ValueError: If a line other than the last is damaged.
+    ValueError: If a line is damaged, other than a last one without its end.
   """
-  with open(path) as file:
+  with open(path, "rb") as file:
     lines = file.readlines()
   records = []
   for number, line in enumerate(lines, 1):
-    try:
-      record = json.loads(line)
-    except ValueError:
-      record = None
-    if isinstance(record, dict) and "step" in record:
+    record = _from_line(line)
+    if record is not None:
       records.append(record)
-    elif number < len(lines):
+    elif number < len(lines) or line.endswith(b"\n"):
       raise ValueError(
         f"{path}: line {number} is not a JSON record with a step: repair or "
         "remove it"
@@ -140,19 +144,67 @@ def read_records(path: str) -> list[dict[str, Any]]:
   return records
 
 
-def parameter_table(params: Params) -> str:
-  """Counts the parameters, in total and of each top-level module.
+def read_run(
+  workdir: str, last_step: int, last_record: int
+) -> list[dict[str, Any]]:
+  """Reads the records of a run up to a step; logs if some are missing.
 
   Args:
-    params: The parameters as nested dictionaries.
+    workdir: The folder of the run, which need not exist.
+    last_step: The step of the checkpoint that is continued.
+    last_record: The step of the last record when it was saved; 0: none.
 
   Returns:
-    Lines of text, the total last.
+    The records; none if there is no file.
+
+  Raises:
+    ValueError: If a line is damaged.
   """
-  rows = {
-    name: sum(x.size for x in jax.tree.leaves(module))
-    for name, module in params.items()
-  }
-  rows["total"] = sum(rows.values())
-  width = max(map(len, rows))
-  return "\n".join(f"  {k:<{width}}  {n:>13,}" for k, n in rows.items())
+  path = os.path.join(workdir, "metrics.jsonl")
+  records = read_records(path) if os.path.exists(path) else []
+  found = [record for record in records if record["step"] <= last_step]
+  end = max((record["step"] for record in found), default=0)
+  if end < last_record:
+    _LOG.warning(
+      "%s ends at step %d, and had a record of step %d: records are lost",
+      path,
+      end,
+      last_record,
+    )
+  return found
+
+
+def append_record(path: str, record: dict[str, Any]) -> None:
+  """Appends a record to a file of JSON lines, and waits for the disk.
+
+  Args:
+    path: The file; it is created if needed.
+    record: Anything that JSON can hold; numbers are finite.
+
+  Raises:
+    ValueError: If it cannot be written.
+  """
+  with writing(path), open_to_append(path) as file:
+    file.write(_to_line(record))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _to_line(record):
+  """Writes a record as JSON, which has no NaN."""
+  return json.dumps(record, allow_nan=False).encode() + b"\n"
+
+
+def _from_line(line):
+  """Reads a record with a step, or returns None."""
+  try:
+    record = json.loads(line, parse_constant=_refuse)
+  except (ValueError, RecursionError):
+    return None
+  has_step = isinstance(record, dict) and type(record.get("step")) is int
+  return record if has_step and line.endswith(b"\n") else None
+
+
+def _refuse(name):
+  """Refuses NaN and Infinity, which are no JSON."""
+  raise ValueError(f"{name} is no JSON")

@@ -59,14 +59,14 @@ class Profiler:
       return
     if not self._tracing:
       self._progress.flush()  # Keep the step before out of the trace.
-      with self._progress.paused():
+      with self._progress.paused("profile"):
         jax.profiler.start_trace(self._folder)
       self._tracing = True
     with jax.profiler.StepTraceAnnotation("train", step_num=number):
       yield
     if number == self._steps[-1]:
       self._progress.flush()  # Wait for the device.
-      with self._progress.paused():
+      with self._progress.paused("profile"):
         self.close()
 
   def close(self) -> None:

@@ -5,34 +5,16 @@ import datetime
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
 from slim.runs import metrics
-from slim.types import Params, Sums
+from slim.runs.skips import Skips, check_finite
+from slim.types import Sums
 
 _LOG = logging.getLogger("slim.train")
-
-
-def log_start(params: Params, data: str, is_named: bool) -> None:
-  """Logs the device, the data and the parameters of a run.
-
-  Args:
-    params: The parameters.
-    data: The description of the training data.
-    is_named: Whether the data is the whole corpus that `config.data.name`
-      names. If not, the description is logged as a warning.
-  """
-  device = jax.devices()[0]
-  _LOG.info(
-    "training on one of %d devices: %s, jax %s",
-    jax.device_count(),
-    device.device_kind,
-    jax.__version__,
-  )
-  _LOG.log(logging.INFO if is_named else logging.WARNING, "data: %s", data)
-  _LOG.info("parameters:\n%s", metrics.parameter_table(params))
 
 
 class Progress:
@@ -51,7 +33,11 @@ class Progress:
     log_every: int,
     tokens_per_step: int,
     flops_per_step: int,
-    report_sums: Sums,
+    learning_rate: Callable[[int], jax.typing.ArrayLike],
+    pauses: dict[str, int],
+    skip_above: float | None = None,
+    max_skipped: int = 0,
+    stored: dict[str, Any] | None = None,
   ):
     """Starts the clock.
 
@@ -62,9 +48,28 @@ class Progress:
       log_every: Updates per report.
       tokens_per_step: B·T.
       flops_per_step: FLOPs of the model in one update.
-      report_sums: Totals since the last report.
+      learning_rate: Of an update, counted from 0.
+      pauses: After how many updates each kind of pause occurs.
+      skip_above: As for `make_update_step`.
+      max_skipped: Updates that may be skipped in the whole run.
+      stored: What `to_record` returned when the run was saved; None: it starts.
     """
-    self.report_sums = report_sums
+    stored = stored or {
+      "window": (0.0, 0.0, 0.0),
+      "seconds": 0.0,
+      "skipped": 0,
+      "tokens": 0,
+      "gradient_norm": None,
+    }
+    self._tokens = stored["tokens"]
+    self._norm: float | None = stored["gradient_norm"]
+    self._report_sums = Sums(*stored["window"])
+    self._seconds = stored["seconds"]
+    self._began = time.monotonic()
+    self._learning_rate = learning_rate
+    self._pauses = pauses
+    self._skips = Skips(skip_above, max_skipped, stored["skipped"])
+    self._pause_seconds: dict[str, list[float]] = {}
     self._writer = writer
     self._num_steps = num_steps
     self._log_every = log_every
@@ -93,6 +98,17 @@ class Progress:
       self._read(*previous)
     self._pending = (step, sums, norm, activation_bytes)
 
+  def to_record(self) -> dict[str, Any]:
+    """Returns what a resumed run needs to make the same reports, as JSON."""
+    return {
+      "window": list(self._report_sums),
+      "seconds": self._elapsed(),
+      "skipped": self._skips.count,
+      "tokens": self._tokens,
+      "gradient_norm": self._norm,
+      "last_record": self._writer.last_step,
+    }
+
   def flush(self) -> None:
     """Waits for the results of the last step, and reads them.
 
@@ -103,19 +119,22 @@ class Progress:
     if previous:
       self._read(*previous)
 
-  def report_evaluation(self, step: int, sums: Sums) -> None:
+  def report_evaluation(self, step: int, sums: Sums) -> dict[str, float]:
     """Writes a record of an evaluation, and logs a line.
 
     Args:
       step: Updates done.
       sums: Totals over the split.
 
+    Returns:
+      The values of the record.
+
     Raises:
       FloatingPointError: If the loss is not finite.
     """
     values = metrics.means("eval", sums)
-    _check_finite("validation loss", step, values["eval/loss"])
-    self._writer.write(step, values)
+    check_finite("validation loss", step, values["eval/loss"])
+    self._writer.write(step, values | self._status(step))
     _LOG.info(
       "step %d/%d  validation loss %.4f  bpc %.4f  accuracy %.2f %%",
       step,
@@ -124,41 +143,75 @@ class Progress:
       values["eval/bpc"],
       100 * values["eval/accuracy"],
     )
+    return values
 
   @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    """Excludes the time of this context from the reported speed."""
+  def paused(self, kind: str) -> Iterator[None]:
+    """Excludes the time of this context from the reported speed.
+
+    Args:
+      kind: What is done meanwhile. The time left counts those of `pauses`.
+
+    Yields:
+      Nothing.
+    """
     start = time.perf_counter()
     yield
-    self._started += time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    self._started += seconds
+    self._pause_seconds.setdefault(kind, []).append(seconds)
+
+  def _status(self, step):
+    """What every record has."""
+    # A skipped update leaves the schedule where it was. On the host, as a
+    # device would compute it after the step that it is at.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+      rate = float(self._learning_rate(max(0, step - 1 - self._skips.count)))
+    status = {
+      "train/learning_rate": rate,
+      "train/tokens": self._tokens,
+      "train/skipped": self._skips.count,
+      "time/seconds": self._elapsed(),
+    }
+    if self._norm is not None:
+      status["train/gradient_norm"] = self._norm
+    return status
+
+  def _elapsed(self):
+    """Seconds of training, in this process and those before it."""
+    return self._seconds + time.monotonic() - self._began
 
   def _read(self, step, sums, norm, activation_bytes):
     """Adds the results of a step, and reports every `log_every` steps."""
     sums, norm = jax.device_get((sums, norm))
-    for name, value in (("loss", sums.nll), ("gradient norm", norm)):
-      _check_finite(name, step, value)
-    self.report_sums = Sums(
-      *(a + float(b) for a, b in zip(self.report_sums, sums, strict=True))
-    )
+    self._tokens += self._tokens_per_step
+    # JSON has no NaN; the update may have been skipped.
+    self._norm = float(norm) if math.isfinite(norm) else None
+    if not self._skips.note(step, sums, float(norm)):
+      self._report_sums = Sums(
+        *(a + float(b) for a, b in zip(self._report_sums, sums, strict=True))
+      )
     on_time = step % self._log_every == 0
     if on_time or step == self._num_steps:
-      self._report(step, float(norm), activation_bytes)
+      self._report(step, activation_bytes)
     if on_time:
-      self.report_sums = Sums(0.0, 0.0, 0.0)
+      self._report_sums = Sums(0.0, 0.0, 0.0)
 
-  def _report(self, step, norm, activation_bytes):
-    """Writes a record and logs a line."""
+  def _report(self, step, activation_bytes):
+    """Writes a record and logs a line, unless all updates were skipped."""
+    if not self._report_sums.weight:
+      return
     now = time.perf_counter()
     seconds = (now - self._started) / (step - self._timed_from)
     self._started, self._timed_from = now, step
-    values = metrics.means("train", self.report_sums) | {
-      "train/gradient_norm": norm,
+    values = metrics.means("train", self._report_sums) | {
+      **self._status(step),
       "time/tokens_per_second": self._tokens_per_step / seconds,
       "time/model_flops_per_second": self._flops_per_step / seconds,
       "memory/activation_bytes": activation_bytes,
     }
     self._writer.write(step, values)
-    left = datetime.timedelta(seconds=round(seconds * (self._num_steps - step)))
+    left = datetime.timedelta(seconds=round(self._seconds_left(step, seconds)))
     _LOG.info(
       "step %d/%d  loss %.4f  bpc %.4f  %s tokens/s  activations %.1f MiB  "
       "left %s",
@@ -171,13 +224,13 @@ class Progress:
       left,
     )
 
-
-def _check_finite(name: str, step: int, value: float) -> None:
-  """Raises FloatingPointError if a number is not finite."""
-  if not math.isfinite(value):
-    raise FloatingPointError(
-      f"the {name} of step {step} is {value}: lower "
-      "config.optimizer.learning_rate or set config.optimizer.clip_norm, and "
-      "train into another --workdir; the last checkpoint of this one is from "
-      "before"
-    )
+  def _seconds_left(self, step, seconds):
+    """Predicts how long the rest takes, from how long its parts took so far."""
+    left = seconds * (self._num_steps - step)
+    for kind, found in self._pause_seconds.items():
+      every = self._pauses.get(kind)
+      if every:
+        # The last step has all pauses, too.
+        count = -(-self._num_steps // every) - step // every
+        left += count * sum(found) / len(found)
+    return left

@@ -7,7 +7,6 @@ holds the settings of the run as JSON ("config") and the updates done ("step").
 
 import json
 import os
-import secrets
 from typing import Any
 
 import jax
@@ -17,9 +16,11 @@ import numpy as np
 import safetensors.numpy
 
 from slim import config as config_lib
-from slim.files import check_new_file, local_path, writing
+from slim.config.config_file import first_line
+from slim.files import check_new_file, local_path, write_file
 from slim.models import count_stacks, stacking
-from slim.types import Params
+from slim.runs.trained import load_run
+from slim.types import LanguageModel, Params
 
 # Settings of the model that do not change the meaning of a parameter.
 _MAY_DIFFER = ("model.dropout", "model.dtype", "model.stack_layers")
@@ -47,17 +48,7 @@ def save_weights(
     for name, x in _flatten(stacking.unstack(params)).items()
   }
   metadata = {"config": json.dumps(config.to_dict()), "step": str(step)}
-  # save_file of the library and tempfile would make the file unreadable for
-  # other users.
-  temporary = f"{output}.{secrets.token_hex(8)}.tmp"
-  try:
-    with writing(output, "output"):
-      with open(temporary, "xb") as file:
-        file.write(safetensors.numpy.save(tensors, metadata))
-      os.replace(temporary, output)
-  finally:
-    if os.path.exists(temporary):
-      os.remove(temporary)
+  write_file(output, safetensors.numpy.save(tensors, metadata), "output")
 
 
 def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
@@ -75,53 +66,67 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
   """
   path = local_path("path", path)
   try:
+    # A pipe would wait for somebody who writes.
+    if os.path.exists(path) and not os.path.isfile(path):
+      raise OSError("it is no file")
     with safetensors.safe_open(path, framework="numpy") as file:
       metadata = file.metadata()
       tensors = {name: file.get_tensor(name) for name in file.keys()}
-  except (OSError, safetensors.SafetensorError) as error:
+  # A type that numpy has not is a TypeError or an AttributeError.
+  except Exception as error:
     raise ValueError(
-      f"{path} must be a safetensors file, but cannot be read: {error}"
+      f"{path} must be a safetensors file, but cannot be read: "
+      f"{first_line(error)}"
     ) from error
   config = config_lib.base()
   try:
     config.update(json.loads(metadata["config"]))
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  # Deep JSON is a RecursionError, missing metadata a TypeError, and so on.
+  except Exception as error:
     raise ValueError(
       f"{path} must have the settings of a run in its metadata, but has none: "
       "write it with `python -m slim.export`"
     ) from error
   config_lib.validate(config)
-  params: dict[str, Any] = {}
-  for name, tensor in tensors.items():
-    *modules, last = name.split(".")
-    module = params
-    for part in modules:
-      module = module.setdefault(part, {})
-    module[last] = jnp.asarray(tensor)
-  return stacking.to_form(params, count_stacks(**config.model)), config.lock()
+  try:
+    params = stacking.to_form(_nest(tensors), count_stacks(**config.model))
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"{path} must have the parameters of its settings, but their names or "
+      "shapes are others: write it with `python -m slim.export`"
+    ) from error
+  return params, config.lock()
 
 
 def load_initial_params(
-  config: ml_collections.ConfigDict, abstract_params: Params
-) -> Params:
+  config: ml_collections.ConfigDict, model: LanguageModel
+) -> Params | None:
   """Reads the initial parameters of a run.
 
   Args:
-    config: All settings of the new run; `train.init_from` is the file.
-    abstract_params: The shapes and dtypes to expect.
+    config: All settings of the new run. `train.init_from` is a file, or the
+      folder of another run or of one checkpoint.
+    model: The model of these settings.
 
   Returns:
-    The parameters, on the device.
+    The parameters, on the device; None without `train.init_from`.
 
   Raises:
     ValueError: If the file cannot be read, or its parameters have another
       meaning in the new run. It names the first that does not fit.
   """
-  path = config.train.init_from
-  try:
-    params, stored = load_weights(path)
-  except ValueError as error:
-    raise ValueError(f"config.train.init_from: {error}") from error
+  path, name = config.train.init_from, "config.train.init_from"
+  if path is None:
+    return None
+  if os.path.isdir(local_path(name, path)):
+    trained = load_run(path, name=name)
+    params, stored = trained.state.params, trained.config
+  else:
+    try:
+      params, stored = load_weights(path)
+    except ValueError as error:
+      raise ValueError(f"{name}: {error}") from error
+  abstract_params = jax.eval_shape(model.init, jax.random.key(0))
   old, new = config_lib.flatten(stored), config_lib.flatten(config)
   must_agree = ["data.vocab_size"]
   if config.model.feature_map == "favor":
@@ -141,6 +146,26 @@ def load_initial_params(
         f"{_describe(expected.get(name))}, is {_describe(found.get(name))} in "
         f"{path}: use the version of slim that wrote it"
       )
+  return params
+
+
+def _nest(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+  """Undoes `_flatten`.
+
+  Raises:
+    ValueError: If a name is that of a tensor and of a module.
+  """
+  params: dict[str, Any] = {}
+  for name, tensor in tensors.items():
+    *modules, last = name.split(".")
+    module = params
+    for part in modules:
+      module = module.setdefault(part, {})
+      if not isinstance(module, dict):
+        raise ValueError(f"{part} is a tensor and a module")
+    if last in module:
+      raise ValueError(f"{last} is a tensor and a module")
+    module[last] = jnp.asarray(tensor)
   return params
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run, and `config.json` with the run's settings.
+"""The folder of a run: what may be in it, and who may write there.
 
 A folder holds one run. Using it again continues that run, so the settings must
 be the same, except the few that do not change its numbers.
@@ -6,19 +6,16 @@ be the same, except the few that do not change its numbers.
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
-import platform
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import jax
 import ml_collections
 
-import slim
 from slim import config as config_lib
 from slim.files import check_folder, local_path, writing
+from slim.runs.checkpoints import is_checkpoint
+from slim.runs.config_json import is_run, read_config
 
 _LOG = logging.getLogger("slim.runs.workdir")
 
@@ -26,16 +23,20 @@ _LOG = logging.getLogger("slim.runs.workdir")
 # fingerprint in the checkpoint ensures that the bytes are the same.
 _MAY_DIFFER = (
   "data.path",
+  "data.tokenizer",
   "model.stack_layers",
   "profile.steps",
   "train.checkpoint_every",
   "train.eval_every",
+  "train.keep_best",
   "train.keep_checkpoints",
   "train.log_every",
+  "train.max_minutes",
+  "train.patience",
   "train.tensorboard",
 )
 
-_FILES = (".lock", "config.json", "metrics.jsonl")
+_FILES = (".lock", "config.json", "log.txt", "metrics.jsonl")
 _FOLDERS = ("checkpoints", "damaged_checkpoints", "profile")
 
 
@@ -56,29 +57,31 @@ def find_workdir(workdir: str) -> str:
   return workdir
 
 
-def is_run(workdir: str) -> bool:
-  """Tells whether a folder holds a run.
-
-  Args:
-    workdir: A folder, which need not exist.
-
-  Returns:
-    Whether it has a config.json.
-  """
-  return os.path.exists(_path(workdir))
-
-
-def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
+def check_workdir(
+  workdir: str,
+  config: ml_collections.ConfigDict,
+  allow_change: Sequence[str] = (),
+) -> list[str]:
   """Raises if a folder belongs to something else; writes nothing.
 
   Args:
     workdir: A folder, which need not exist.
     config: The settings of the run that will use it.
+    allow_change: Names of settings that may differ from those of the run in the
+      folder, though its numbers depend on them.
+
+  Returns:
+    Those of them that differ.
 
   Raises:
     ValueError: If the folder holds a run with other settings, results of an
       unknown run, or a file where a folder is needed.
   """
+  if is_checkpoint(workdir):
+    raise ValueError(
+      f"--workdir {workdir} is a checkpoint: choose another, and pass this one "
+      "as --config.train.init_from to start from its weights"
+    )
   for name in (*_FILES, *_FOLDERS):
     path = os.path.join(workdir, name)
     if os.path.exists(path) and os.path.isdir(path) != (name in _FOLDERS):
@@ -94,19 +97,22 @@ def check_workdir(workdir: str, config: ml_collections.ConfigDict) -> None:
           f"--workdir {workdir} has {name} but no config.json, so its run is "
           "unknown: choose another --workdir"
         )
-    return
+    return []
   stored = read_config(workdir)
   old, new = config_lib.flatten(stored), config_lib.flatten(config)
   found = config_lib.differences(stored, config, ignored=_may_differ(config))
-  if found:
+  refused = [name for name in found if name not in allow_change]
+  if refused:
     listed = ", ".join(
       f"config.{name} ({old[name]!r} there, {new[name]!r} here)"
-      for name in found
+      for name in refused
     )
     raise ValueError(
       f"--workdir {workdir} belongs to another config; different: {listed}: "
-      "choose another --workdir, or the same settings to continue that run"
+      "choose another --workdir, or the same settings to continue that run, or "
+      f"--allow_change={','.join(refused)}"
     )
+  return found
 
 
 @contextlib.contextmanager
@@ -126,7 +132,10 @@ def lock_workdir(workdir: str) -> Iterator[None]:
   """
   with writing(workdir):
     os.makedirs(workdir, exist_ok=True)
-    file = open(os.path.join(workdir, ".lock"), "w")
+    path = os.path.join(workdir, ".lock")
+    # Without following a link, or changing what it leads to.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    file = os.fdopen(os.open(path, flags, 0o666), "r+b")
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,106 +153,8 @@ def lock_workdir(workdir: str) -> Iterator[None]:
     yield
 
 
-def write_config(
-  workdir: str, config: ml_collections.ConfigDict, data: str
-) -> None:
-  """Writes the settings, the data and the versions of a run.
-
-  Args:
-    workdir: The folder, checked by `check_workdir`. It is created if needed.
-    config: All settings.
-    data: The description of the training data.
-  """
-  os.makedirs(workdir, exist_ok=True)
-  record = {
-    "config": config.to_dict(),
-    "data": data,
-    "versions": {
-      "slim": slim.__version__,
-      "jax": jax.__version__,
-      "python": platform.python_version(),
-    },
-    "git_commit": git_commit(),
-  }
-  temporary = f"{_path(workdir)}.tmp"
-  with writing(_path(workdir)):
-    with open(temporary, "w") as file:
-      json.dump(record, file, indent=2)
-    os.replace(temporary, _path(workdir))
-
-
-def read_config(workdir: str) -> ml_collections.ConfigDict:
-  """Reads the settings of a run.
-
-  Args:
-    workdir: Its folder.
-
-  Returns:
-    All settings. A setting that is newer than the run has its default.
-
-  Raises:
-    ValueError: If there are none, or they are damaged or invalid.
-  """
-  try:
-    with open(_path(workdir)) as file:
-      stored = json.load(file)["config"]
-    config = config_lib.base()
-    config.update(stored)
-  except OSError as error:
-    raise ValueError(
-      f"--workdir must be the folder of a run, with a config.json: cannot read "
-      f"{_path(workdir)}: {error.strerror}"
-    ) from error
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(
-      f"{_path(workdir)} is damaged, not the settings of a run: choose another "
-      "--workdir"
-    ) from error
-  config_lib.validate(config)
-  return config.lock()
-
-
-def git_commit() -> str | None:
-  """Returns the commit of slim, if it runs from a repository.
-
-  Returns:
-    Its hash, with "-dirty" if a Python file differs from it. Other files do not
-    count, because experiments write their results into the repository.
-  """
-  folder, file = os.path.split(os.path.abspath(__file__))
-
-  def git(*arguments):
-    command = ["git", *arguments]
-    result = subprocess.run(
-      command, cwd=folder, capture_output=True, text=True, check=True
-    )
-    return result.stdout.strip()
-
-  try:
-    # Fails if slim is installed inside the repository of a user.
-    git("ls-files", "--error-unmatch", file)
-    # `describe --dirty` writes the index, and on a full disk leaves a lock that
-    # stops every later git command.
-    changed = git(
-      "--no-optional-locks",
-      "status",
-      "--porcelain",
-      "--untracked-files=no",
-      ":(top)*.py",
-    )
-    commit = git("describe", "--always", "--abbrev=40")
-    return f"{commit}-dirty" if changed else commit
-  except (OSError, subprocess.CalledProcessError):
-    return None
-
-
 def _may_differ(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   """Returns the settings that may differ when this run is continued."""
   if config_lib.depends_on_num_steps(config):
     return _MAY_DIFFER
   return (*_MAY_DIFFER, "train.num_steps")
-
-
-def _path(workdir: str) -> str:
-  """Returns the path of the settings."""
-  return os.path.join(workdir, "config.json")

@@ -4,6 +4,7 @@ Everything below takes ordinary arguments. Training, evaluation and the tools
 all build their experiment here, so they agree about it.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,11 @@ from slim.settings import prefix_setting_errors
 from slim.training import steps
 from slim.training.flops import count_matmul_flops
 from slim.training.gradients import make_value_and_grad
-from slim.training.optimizers import OptimizerSettings, create_optimizer
+from slim.training.optimizers import (
+  OptimizerSettings,
+  create_optimizer,
+  make_schedule,
+)
 from slim.training.steps import GradientStep
 from slim.types import Batch, LanguageModel, TrainState
 
@@ -52,6 +57,24 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
   return Experiment(
     model, optimizer, make_gradient_steps(config, model), init_key
   )
+
+
+def create_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+  """Creates the learning rate of each update, counted from 0.
+
+  Args:
+    config: All settings.
+
+  Returns:
+    A function of the update's number.
+
+  Raises:
+    SettingError: If its settings do not fit.
+  """
+  with prefix_setting_errors("config.optimizer."):
+    return make_schedule(
+      OptimizerSettings(**config.optimizer), config.train.num_steps
+    )
 
 
 def create_model(config: ml_collections.ConfigDict) -> LanguageModel:
@@ -177,6 +200,13 @@ def count_flops(config: ml_collections.ConfigDict, model: LanguageModel) -> int:
   tokens = abstract_batch(config).inputs
   state = jax.eval_shape(lambda: model.init_state(tokens.shape[0]))
   return 3 * count_matmul_flops(model.apply, params, tokens, state)
+
+
+def skip_above(config: ml_collections.ConfigDict) -> float | None:
+  """Returns the `skip_above` of `make_update_step`: None if none is skipped."""
+  if not config.train.max_skipped:
+    return None
+  return config.train.skip_norm or math.inf
 
 
 def method_at(config: ml_collections.ConfigDict, step: int) -> str:

@@ -9,7 +9,7 @@ import ml_collections
 from slim.training import build, steps
 from slim.training.gradients import COMPILER_OPTIONS
 from slim.training.steps import GradientStep, UpdateStep
-from slim.types import Batch, Params, TrainState
+from slim.types import Batch, Params, Sums, TrainState
 
 
 class CompiledGradient(NamedTuple):
@@ -55,7 +55,8 @@ def compile_steps(
     for method in methods
   }
   update = compile_update_step(
-    steps.make_update_step(experiment.optimizer), abstract_state
+    steps.make_update_step(experiment.optimizer, build.skip_above(config)),
+    abstract_state,
   )
   return CompiledSteps(gradients, update)
 
@@ -99,6 +100,7 @@ def compile_update_step(
   Returns:
     The compiled `update_step`. It donates the state that it is given.
   """
-  weight = jax.ShapeDtypeStruct((), jnp.float32)
+  number = jax.ShapeDtypeStruct((), jnp.float32)
+  sums = Sums._make((number, number, number))
   jitted = jax.jit(update_step, donate_argnums=0)
-  return jitted.lower(state, state.params, weight).compile()
+  return jitted.lower(state, state.params, sums).compile()

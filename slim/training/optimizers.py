@@ -1,4 +1,4 @@
-"""Adam, with schedules, gradient clipping and weight decay."""
+"""Optimizers of optax, with schedules, gradient clipping and weight decay."""
 
 import dataclasses
 from collections.abc import Callable
@@ -40,10 +40,67 @@ SCHEDULES = {
 }
 
 
+def _scale_by_adafactor(settings: "OptimizerSettings"):
+  """Adafactor without its own learning rate, momentum and weight decay."""
+  del settings
+  return optax.chain(optax.adafactor(), optax.scale(-1))
+
+
+def _scale_by_muon(settings: "OptimizerSettings"):
+  """Muon for the matrices of layers, Adam for all other parameters."""
+
+  def dimensions(path, x):
+    names = [str(getattr(key, "key", key)) for key in path]
+    if is_matrix(path, x) and any(x.startswith("layer") for x in names):
+      return optax.contrib.MuonDimensionNumbers(-2, -1)  # Others are a batch.
+    return None
+
+  muon = optax.contrib.muon(
+    1.0,
+    beta=settings.beta1,
+    adam_b1=settings.beta1,
+    adam_b2=settings.beta2,
+    eps=settings.epsilon,
+    consistent_rms=0.2,  # Steps as large as those of Adam.
+    muon_weight_dimension_numbers=lambda params: (
+      jax.tree_util.tree_map_with_path(dimensions, params)
+    ),
+  )
+  return optax.chain(muon, optax.scale(-1))
+
+
+def _scale_by_adam(settings: "OptimizerSettings"):
+  """Adam."""
+  return optax.scale_by_adam(
+    b1=settings.beta1, b2=settings.beta2, eps=settings.epsilon
+  )
+
+
+# From mean gradients to directions, which the learning rate scales. A new
+# optimizer is one entry.
+OPTIMIZERS: dict[
+  str, Callable[["OptimizerSettings"], optax.GradientTransformation]
+] = {
+  "adam": _scale_by_adam,
+  "adamw": _scale_by_adam,
+  "adafactor": _scale_by_adafactor,
+  "lion": lambda s: optax.scale_by_lion(b1=s.beta1, b2=s.beta2),
+  "muon": _scale_by_muon,
+  "sgd": lambda s: optax.trace(decay=s.beta1),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
   """The settings `config.optimizer`; β and ε default to PyTorch's values."""
 
+  name: str = setting(
+    "adam",
+    "Optimizer, each as in optax: adam; adamw, with weight_decay; adafactor, "
+    "whose steps are relative to the parameters; lion; muon, for the matrices "
+    "of layers, with Adam for the rest; sgd, with momentum.",
+    choices=tuple(OPTIMIZERS),
+  )
   learning_rate: float = setting(1e-3, "η, the highest learning rate.")
   schedule: str = setting(
     "constant",
@@ -61,8 +118,12 @@ class OptimizerSettings:
   decay_factor: float = setting(
     0.1, "Factor of the final learning rate. For cosine and step.", minimum=0
   )
-  beta1: float = setting(0.9, "β₁ of Adam.", minimum=0, below=1)
-  beta2: float = setting(0.999, "β₂ of Adam.", minimum=0, below=1)
+  beta1: float = setting(
+    0.9, "β₁ of Adam, lion and muon; momentum of sgd.", minimum=0, below=1
+  )
+  beta2: float = setting(
+    0.999, "β₂ of Adam and lion; 0.99 is usual for lion.", minimum=0, below=1
+  )
   epsilon: float = setting(1e-8, "ε of Adam, outside of the square root.")
   clip_norm: float | None = setting(
     None,
@@ -71,8 +132,8 @@ class OptimizerSettings:
   )
   weight_decay: float = setting(
     0.0,
-    "λ, decoupled weight decay (AdamW). It applies to matrices, not to biases "
-    "and norms.",
+    "λ, decoupled weight decay. It applies to matrices, not to biases and "
+    "norms. Not for adam: see adamw.",
     minimum=0,
   )
 
@@ -87,15 +148,27 @@ class OptimizerSettings:
       raise SettingError(
         "decay_at", "must be a step number for schedule='step', got None"
       )
+    if self.name == "adam" and self.weight_decay:
+      raise SettingError(
+        "weight_decay",
+        "must be 0 for name='adam', which has none: use 'adamw', got "
+        f"{self.weight_decay}",
+      )
 
 
 def create_optimizer(
   settings: OptimizerSettings, num_steps: int
 ) -> optax.GradientTransformation:
-  """Creates Adam: clip, scale by the moments, decay, scale by the rate.
+  """Creates an optimizer: clip, find a direction, decay, scale by the rate.
 
-  m = β₁ m + (1 − β₁) g,   v = β₂ v + (1 − β₂) g²,
-  θ = θ − η_s (m̂ / (√v̂ + ε) + λ θ),   with the bias-corrected m̂ and v̂.
+  θ = θ − η_s (u + λ θ), where u depends on the gradients g so far:
+
+    "adam", "adamw"  m̂ / (√v̂ + ε), with m = β₁ m + (1 − β₁) g and
+                     v = β₂ v + (1 − β₂) g², both bias-corrected
+    "sgd"            m = β₁ m + g
+    "lion"           sign(β₁ m + (1 − β₁) g), m = β₂ m + (1 − β₂) g
+    "adafactor"      Shazeer & Stern, 2018, https://arxiv.org/abs/1804.04235
+    "muon"           Liu et al., 2025, https://arxiv.org/abs/2502.16982
 
   Args:
     settings: The settings.
@@ -109,9 +182,7 @@ def create_optimizer(
   """
   rate = make_schedule(settings, num_steps)
   transformations = [
-    optax.scale_by_adam(
-      b1=settings.beta1, b2=settings.beta2, eps=settings.epsilon
-    ),
+    OPTIMIZERS[settings.name](settings),
     optax.scale_by_learning_rate(rate),
   ]
   if settings.weight_decay:

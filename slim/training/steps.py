@@ -4,16 +4,20 @@ They are compiled as two programs. XLA then reports the temporary memory of the
 gradient alone, which is its activation memory.
 """
 
-from typing import Protocol
+import math
+from typing import Any, Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from slim.kernels.support.random_bits import fold_in
 from slim.training.gradients import ValueAndGrad
 from slim.types import Batch, Params, Sums, TrainState
+
+Number = Any  # An array [], or a number.
 
 
 class GradientStep(Protocol):
@@ -29,7 +33,7 @@ class UpdateStep(Protocol):
   """Applies the optimizer to a summed gradient."""
 
   def __call__(
-    self, state: TrainState, gradients: Params, weight: jax.Array, /
+    self, state: TrainState, gradients: Params, sums: Sums, /
   ) -> tuple[TrainState, jax.Array]:
     """Returns the new state, and the norm of the mean gradient."""
 
@@ -94,27 +98,53 @@ def make_gradient_step(
   return gradient_step
 
 
-def make_update_step(optimizer: optax.GradientTransformation) -> UpdateStep:
+def make_update_step(
+  optimizer: optax.GradientTransformation, skip_above: float | None = None
+) -> UpdateStep:
   """Makes the update of the parameters.
 
   Args:
     optimizer: Transforms the gradient of the mean loss.
+    skip_above: Where not `is_usable`, only the step is counted. None: nowhere.
 
   Returns:
-    `update_step(state, gradients, weight) -> (state, norm)`. `gradients` are
-    those of the summed loss. `weight`, [], divides them; 0 counts as 1. `norm`,
+    `update_step(state, gradients, sums) -> (state, norm)`. `gradients` are
+    those of the summed loss. `sums.weight` divides them; 0 counts as 1. `norm`,
     [], float32, is the norm of the mean gradient before clipping.
   """
 
-  def update_step(state, gradients, weight):
+  def update_step(state, gradients, sums):
     chex.assert_trees_all_equal_shapes(gradients, state.params)
-    weight = jnp.where(weight == 0, 1, weight)  # Sums over no tokens are 0.
+    # Sums over no tokens are 0.
+    weight = jnp.where(sums.weight == 0, 1, sums.weight)
     mean = jax.tree.map(lambda x: x / weight, gradients)
     # Optax raises Python floats to integer powers, which "strict" refuses.
     with jax.numpy_dtype_promotion("standard"):
       updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
       norm = optax.tree.norm(mean)
-    return TrainState(state.step + 1, params, opt_state), norm
+    after = TrainState(state.step + 1, params, opt_state)
+    if skip_above is not None:
+      usable = is_usable(sums.nll, norm, skip_above)
+      before = state._replace(step=after.step)
+      after = jax.tree.map(
+        lambda new, old: jnp.where(usable, new, old), after, before
+      )
+    return after, norm
 
   return update_step
+
+
+def is_usable(nll: Number, norm: Number, skip_above: float) -> Number:
+  """Tells whether an update may be made; works for arrays and for numbers.
+
+  Args:
+    nll: [], float32: the summed loss.
+    norm: [], float32: the norm of the mean gradient.
+    skip_above: The largest norm; inf: any.
+
+  Returns:
+    [], bool: whether both are finite, and the norm is not too large.
+  """
+  is_finite = (abs(nll) < math.inf) & (norm < math.inf)
+  return is_finite & (norm <= np.float32(skip_above))

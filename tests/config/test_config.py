@@ -26,6 +26,16 @@ def test_settings_are_listed_in_their_order():
   assert list(dict.fromkeys(groups)) == order
 
 
+def test_adafactor_takes_no_stacks():
+  """Fails if a run cannot be restored, or layers are mixed."""
+  config = config_lib.base()
+  config.optimizer.name = "adafactor"
+  config_lib.validate(config)
+  config.model.stack_layers = True
+  with pytest.raises(ValueError, match="cannot be 'adafactor' with config.mod"):
+    config_lib.validate(config)
+
+
 def test_mlp_width_follows_width():
   """Fails if a wider model keeps the MLP of the narrow one."""
   config = config_lib.base()

@@ -1,5 +1,7 @@
 """Settings and assertions for tests that read files of the user."""
 
+import pytest
+
 from slim.data.corpora import CORPORA
 from slim.data.dataset import SPLITS
 from slim.data.reading import read_corpus
@@ -30,3 +32,26 @@ def assert_one_line(error, *words):
   assert message.startswith("path: ")
   assert all(word in message for word in words), message
   assert "\n" not in message
+
+
+def make_tokenizer(path):
+  """Writes a small tokenizer of bytes, as those of GPT-2; returns the path."""
+  tokenizers = pytest.importorskip("tokenizers")
+  byte_level = tokenizers.pre_tokenizers.ByteLevel()
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+    add_prefix_space=False
+  )
+  tokenizer.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=300,
+    show_progress=False,
+    initial_alphabet=byte_level.alphabet(),
+  )
+  tokenizer.train_from_iterator(["the house of the mouse"] * 9, trainer)
+  # Not of the text itself, so no prompt may have it.
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+    single="[BOS] $A", special_tokens=[("[BOS]", 0)]
+  )
+  tokenizer.save(str(path))
+  return path

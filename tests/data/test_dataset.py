@@ -78,7 +78,11 @@ def test_settings_reach_text(tmp_path):
 @pytest.mark.parametrize(
   "name, settings, words",
   [
-    ("txt", {}, ["name", "'copying', 'text', 'ptb', 'enwik8'", "'txt'"]),
+    (
+      "txt",
+      {},
+      ["name", "'copying', 'text', 'tokens', 'ptb', 'enwik8'", "'txt'"],
+    ),
     ("text", {}, ["path", "None", "pass the path of a file"]),
     ("copying", {"path": "a.txt"}, ["path", "'a.txt'", "'text'"]),
     ("text", {"vocab_size": 255}, ["vocab_size", "256", "255"]),

@@ -57,7 +57,9 @@ def test_runs_are_compared_at_the_last_common_step(
   for run, records in metrics.items():
     folders[run] = tmp_path / run
     folders[run].mkdir()
-    (folders[run] / "config.json").write_text('{"git_commit": "abc"}')
+    (folders[run] / "config.json").write_text(
+      '{"processes": [{"git_commit": "old"}, {"git_commit": "abc"}]}'
+    )
     lines = []
     for step, train, evaluated in records:
       lines.append({"step": step, "train/bpc": train})

@@ -14,7 +14,7 @@ import numpy as np
 
 from slim.models import create_model
 from slim.training.gradients import make_value_and_grad
-from slim.types import Batch
+from slim.types import Batch, LanguageModel
 
 _share = functools.lru_cache(maxsize=24)
 
@@ -42,6 +42,13 @@ def create(**settings):
 def params_of(model):
   """Draws the parameters of a model as `params_like` does."""
   return params_like(jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def with_params(params):
+  """Makes a model that has these parameters and nothing else."""
+  return LanguageModel(
+    lambda key: params, None, None, None, state_kind="none", is_random=False
+  )
 
 
 def params_like(shapes):

@@ -63,7 +63,7 @@ def make_training_step(model, dtype):
     batch = Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones_like(tokens[:, 1:]))
     batch = batch._replace(weights=batch.weights.astype(jnp.float32))
     sums, gradients = gradient_step(state.params, batch, state.step)
-    state, norm = update_step(state, gradients, sums.weight)
+    state, norm = update_step(state, gradients, sums)
     start = experiment.model.init_state(len(tokens))
     return evaluation_step(state.params, start, batch)[0], sums, state, norm
 

@@ -31,22 +31,23 @@ def registered(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("method", "policy"), [("full", "store"), ("slim", "store")]
+  "method", ["slim", pytest.param("full", marks=pytest.mark.slow)]
 )
-def test_it_trains_and_evaluates(tmp_path, method, policy):
+def test_it_trains_and_evaluates(tmp_path, method):
   """Fails if a command asks for the name of a mixer."""
   config = make_config(
     **TINY,
     model__attention="average,linear",
     model__average_decay=0.25,
     gradient__method=method,
-    gradient__policy=policy,
+    gradient__policy="store",
   )
   train_and_evaluate(config, str(tmp_path))
   record = evaluate_workdir(str(tmp_path), "validation", carry_state=False)
   assert np.isfinite(record["eval/loss"])
 
 
+@pytest.mark.slow
 def test_it_is_certified():
   """Fails if certify does not take a new mixer, or it is not exact."""
   config = make_config(

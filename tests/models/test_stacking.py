@@ -18,6 +18,10 @@ CASES = {
     {"method": "slim", "chunk_size": 5, "policy": "rewind"},
   ),
   "hybrid": (
+    {"attention": "linear,lsh", "num_layers": 4},
+    {"method": "full"},
+  ),
+  "remat": (
     {"attention": "linear,local", "num_layers": 4},
     {"method": "remat"},
   ),
@@ -32,14 +36,11 @@ CASES = {
 }
 
 
-# Two programs each, so half of them wait for `make test-slow`.
-_SLOW = ("favor", "linear_reversible")
-
-
+# Two programs each, so all but one wait for `make test-slow`.
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
+    pytest.param(name, marks=[] if name == "hybrid" else pytest.mark.slow)
     for name in CASES
   ],
 )

@@ -24,6 +24,7 @@ import time
 import commands
 import config
 import data
+import generation
 import kernels_attention
 import kernels_scan
 import models
@@ -42,6 +43,7 @@ ROOMS = (
   data,
   commands,
   tools,
+  generation,
 )
 MUTATIONS = [mutation for room in ROOMS for mutation in room.MUTATIONS]
 

@@ -5,20 +5,26 @@ from mutation import Mutation
 MUTATIONS = [
   Mutation(
     "train.py",
-    'if metadata["data_fingerprint"] != train_data.fingerprint:',
-    "if False:",
-    "train",
+    "check_state_fits(abstract_state)",
+    "pass",
+    "plan/test_fits.py",
   ),
   Mutation(
     "train.py",
-    "last = done == train.num_steps",
-    "last = False",
-    "train",
+    "check_steps_fit(abstract_state, compiled)",
+    "pass",
+    "plan/test_fits.py",
+  ),
+  Mutation(
+    "evaluate.py",
+    "print(describe(record), flush=True)",
+    "pass",
+    "test_evaluate.py",
   ),
   Mutation(
     "export.py",
-    "save_weights(output, state.params, config, int(state.step))",
-    "save_weights(output, state.params, config, 0)",
+    "done = int(trained.state.step)",
+    "done = 0",
     "test_export.py",
   ),
   Mutation(

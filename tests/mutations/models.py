@@ -63,8 +63,8 @@ MUTATIONS = [
     MODELS,
   ),
   Mutation(
-    "models/mixers/softmax.py",
-    "(self.window - 1, 0)",
+    "models/mixers/local.py",
+    "local_window_size=(num_before, 0)",
     "(self.window, 0)",
     MODELS,
   ),

@@ -17,9 +17,9 @@ from slim.plan.from_config import (
 )
 from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import CompiledMemory, Plan
-from slim.runs.workdir import read_config
+from slim.runs.config_json import read_config
 from slim.train import train_and_evaluate
-from slim.training import build
+from slim.training import build, steps
 from tests.helpers import SMALL, make_config
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -152,12 +152,18 @@ def test_a_run_compiles_its_choice_once(no_process, monkeypatch, tmp_path):
   count(jax.stages.Lowered, "compile")
   count(build, "create_experiment")
   count(config_lib, "validate")
-  config = make(gradient__chunk_size=None, gradient__memory_budget="1TiB")
+  count(steps, "is_usable")
+  config = make(
+    gradient__chunk_size=None,
+    gradient__memory_budget="1TiB",
+    train__max_skipped=1,
+  )
   train_and_evaluate(config, str(tmp_path))
   assert read_config(str(tmp_path)).gradient.method == "full"
   assert calls.count("compile") == 2  # The update and the gradient.
   assert calls.count("create_experiment") == 1
   assert calls.count("validate") == 2  # One of them is of `read_config`.
+  assert calls.count("is_usable") == 1  # The update skips as it is told.
 
 
 def test_missing_file_is_found_before_compiling(monkeypatch, tmp_path):

@@ -2,20 +2,21 @@
 
 import functools
 import logging
+import shutil
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
 
 from slim import command_line
 from slim.models import stacking
-from slim.runs import checkpoints
+from slim.runs import checkpoints, restoring
 from slim.training import steps
 from slim.training.compiled import compile_update_step
+from slim.types import Sums
 from tests.commands import assert_refused, limit_files, run_command
 from tests.models import small
 
@@ -48,7 +49,7 @@ def save(workdir, *numbers, keep=3):
 
 def damage(workdir, step):
   """Truncates the data of a checkpoint, as a full disk would."""
-  folder = workdir / "checkpoints" / str(step) / "state"
+  folder = workdir / "checkpoints" / str(step) / "arrays"
   for file in folder.rglob("*"):
     if file.is_file() and file.parent.name == "d":
       file.write_bytes(file.read_bytes()[:50])
@@ -57,7 +58,7 @@ def damage(workdir, step):
 def test_restored_state_is_the_saved_one(tmp_path):
   """Fails if a resumed run continues from other numbers."""
   save(str(tmp_path), 5, 7)
-  state, metadata = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
+  state, metadata = restoring.restore_newest(str(tmp_path), ABSTRACT)
   expected = init(7)._replace(step=jnp.int32(7))
   assert jax.tree.structure(state) == jax.tree.structure(expected)
   chex.assert_trees_all_equal(state, expected)
@@ -66,17 +67,17 @@ def test_restored_state_is_the_saved_one(tmp_path):
 
 def test_nothing_to_restore(tmp_path):
   """Fails if a first run cannot start."""
-  assert checkpoints.restore_newest(str(tmp_path), ABSTRACT) is None
+  assert restoring.restore_newest(str(tmp_path), ABSTRACT) is None
   assert not list(tmp_path.iterdir())
   (tmp_path / "checkpoints").mkdir()
-  assert checkpoints.restore_newest(str(tmp_path), ABSTRACT) is None
+  assert restoring.restore_newest(str(tmp_path), ABSTRACT) is None
 
 
 def test_relative_folders_work(tmp_path, monkeypatch):
   """Fails if `--workdir=runs/x` fails, as Orbax needs absolute paths."""
   monkeypatch.chdir(tmp_path)
   save("runs", 5)
-  assert checkpoints.restore_newest("runs", ABSTRACT)[0].step == 5
+  assert restoring.restore_newest("runs", ABSTRACT)[0].step == 5
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -92,12 +93,13 @@ def test_saving_copies_before_it_returns(tmp_path):
   state = init()
   expected = jax.tree.map(np.array, state)
   gradients = {"layer": {"w": jnp.ones((64, 64))}}
+  sums = Sums(*map(jnp.float32, (1, 1, 1)))
   checkpointer = checkpoints.Checkpointer(str(tmp_path), 3)
   checkpointer.save(state, {})
   for _ in range(50):
-    state, _ = update(state, gradients, jnp.float32(1))
+    state, _ = update(state, gradients, sums)
   checkpointer.close()
-  restored, _ = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
+  restored, _ = restoring.restore_newest(str(tmp_path), ABSTRACT)
   chex.assert_trees_all_equal(restored, expected)
 
 
@@ -106,7 +108,7 @@ def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
   save(str(tmp_path), 5, 7)
   damage(tmp_path, 7)
   with caplog.at_level(logging.WARNING, "slim"):
-    state, _ = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
+    state, _ = restoring.restore_newest(str(tmp_path), ABSTRACT)
   assert state.step == 5
   [message] = [r.getMessage() for r in caplog.records if r.name[:4] == "slim"]
   assert message.startswith("the checkpoint of step 7 is damaged, falling back")
@@ -114,31 +116,11 @@ def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
   assert (tmp_path / "checkpoints" / "7").is_dir()  # Only read.
 
 
-def test_no_lost_file_reaches_orbax(tmp_path, monkeypatch):
-  """Fails if threads of Orbax print tracebacks over the report."""
-  save(str(tmp_path), 5, 7)
-  restored = []
-  restore = ocp.CheckpointManager.restore
-  monkeypatch.setattr(
-    ocp.CheckpointManager,
-    "restore",
-    lambda self, step, args: (
-      restored.append(step) or restore(self, step, args=args)
-    ),
-  )
-  for file in (tmp_path / "checkpoints" / "7" / "state" / "d").iterdir():
-    data = file.read_bytes()
-    file.unlink()
-    checkpoints.restore_newest(str(tmp_path), ABSTRACT)
-    file.write_bytes(data)
-  assert restored and set(restored) == {5}
-
-
 def test_an_empty_folder_is_a_damaged_checkpoint(tmp_path):
   """Fails if a half-deleted checkpoint stops the run."""
   save(str(tmp_path), 5)
   (tmp_path / "checkpoints" / "7").mkdir()
-  state, _ = checkpoints.restore_newest(str(tmp_path), ABSTRACT)
+  state, _ = restoring.restore_newest(str(tmp_path), ABSTRACT)
   assert state.step == 5
 
 
@@ -148,7 +130,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
   damage(tmp_path, 5)
   damage(tmp_path, 7)
   with pytest.raises(ValueError, match=r"no readable .* \[7, 5\]") as error:
-    checkpoints.restore_newest(str(tmp_path), ABSTRACT)
+    restoring.restore_newest(str(tmp_path), ABSTRACT)
   assert "\n" not in str(error.value)
 
 
@@ -159,7 +141,7 @@ def test_damaged_checkpoints_are_set_aside(tmp_path):
   checkpoints.set_aside_after(str(tmp_path), 5)
   assert (tmp_path / "damaged_checkpoints" / "7.0").is_dir()
   save(str(tmp_path), 7)
-  restore = functools.partial(checkpoints.restore_newest, str(tmp_path))
+  restore = functools.partial(restoring.restore_newest, str(tmp_path))
   assert restore(ABSTRACT)[0].step == 7
   # The same step is damaged again.
   checkpoints.set_aside_after(str(tmp_path), 5)
@@ -170,17 +152,31 @@ def test_another_model_is_not_damage(tmp_path):
   """Fails if good checkpoints of another model are set aside."""
   save(str(tmp_path), 5)
   other = ABSTRACT._replace(params={"new": ABSTRACT.params})
-  with pytest.raises(ValueError, match="step 5 .* has other parameters"):
-    checkpoints.restore_newest(str(tmp_path), other)
+  with pytest.raises(ValueError, match="checkpoints/5 has other parameters"):
+    restoring.restore_newest(str(tmp_path), other)
 
 
 def test_a_save_under_way_is_left_alone_by_readers(tmp_path):
   """Fails if evaluating a run breaks its save."""
   save(str(tmp_path), 5)
-  under_way = tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp"
+  under_way = tmp_path / "checkpoints" / ".saving.0123"
   under_way.mkdir()
-  assert checkpoints.restore_newest(str(tmp_path), ABSTRACT)[0].step == 5
+  assert restoring.restore_newest(str(tmp_path), ABSTRACT)[0].step == 5
   assert under_way.is_dir()
+  save(str(tmp_path), 7)  # The process that has left it is gone.
+  assert not under_way.exists()
+
+
+def test_a_checkpoint_can_be_opened_alone(tmp_path):
+  """Fails if a checkpoint needs the folder of its run."""
+  save(str(tmp_path / "run"), 5)
+  alone = tmp_path / "alone"
+  shutil.copytree(tmp_path / "run" / "checkpoints" / "5", alone)
+  state, record = restoring.restore_run(str(alone), ABSTRACT)
+  assert (state.step, record) == (5, {"window": [0.1, 5]})
+  (alone / "run.json").write_text("{}")
+  with pytest.raises(ValueError, match="damaged checkpoint: run.json is not"):
+    restoring.restore_run(str(alone), ABSTRACT)
 
 
 def test_a_full_disk_is_one_line(tmp_path):
@@ -209,7 +205,7 @@ def test_either_form_of_layers_continues_in_the_other(tmp_path, saved):
   checkpointer = checkpoints.Checkpointer(str(tmp_path), 1)
   checkpointer.save(state, {})
   checkpointer.close()
-  restored, _ = checkpoints.restore_newest(
+  restored, _ = restoring.restore_newest(
     str(tmp_path), jax.eval_shape(lambda: other)
   )
   chex.assert_trees_all_equal(

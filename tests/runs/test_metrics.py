@@ -1,10 +1,10 @@
 """Means, and records that survive a crash."""
 
 import json
+import logging
 import math
 import sys
 
-import jax.numpy as jnp
 import pytest
 from tensorboardX.proto import event_pb2
 
@@ -133,7 +133,7 @@ def test_damage_within_the_file_is_not_dropped_silently(tmp_path, line):
   assert path.read_text() == text
 
 
-@pytest.mark.parametrize("line", ['{"st', "{}", "3"])
+@pytest.mark.parametrize("line", ['{"st', "{}", "3", '{"step": 10}'])
 def test_a_last_line_that_is_no_record_is_left_out(tmp_path, line):
   """Fails if a run that stopped while writing cannot be resumed."""
   path = tmp_path / "metrics.jsonl"
@@ -141,8 +141,30 @@ def test_a_last_line_that_is_no_record_is_left_out(tmp_path, line):
   assert metrics.read_records(str(path)) == [{"step": 5}]
 
 
-def test_parameter_table_counts_modules_and_total():
-  """Fails if the log does not give the size of the model."""
-  params = {"b": {"w": jnp.zeros((3, 4)), "x": jnp.zeros(1)}, "a": jnp.zeros(2)}
-  rows = [line.split() for line in metrics.parameter_table(params).splitlines()]
-  assert rows == [["b", "13"], ["a", "2"], ["total", "15"]]
+def test_lost_records_are_noticed(tmp_path, caplog):
+  """Fails if a curve ends before its checkpoint without a word."""
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 5}\n{"step": 10}\n')
+  for last_step, last_record, expected in (
+    (12, 10, [5, 10]),
+    (7, 5, [5]),
+    (15, 15, [5, 10]),
+  ):
+    assert not caplog.messages
+    with caplog.at_level(logging.WARNING, "slim"):
+      found = metrics.read_run(str(tmp_path), last_step, last_record)
+    assert [record["step"] for record in found] == expected
+  assert caplog.messages == [
+    f"{path} ends at step 10, and had a record of step 15: records are lost"
+  ]
+  assert metrics.read_run(str(tmp_path / "none"), 0, 0) == []
+
+
+def test_records_are_json(tmp_path):
+  """Fails if NaN is written, or read, which other programs cannot."""
+  path = tmp_path / "file.jsonl"
+  with pytest.raises(ValueError):
+    metrics.append_record(str(path), {"step": 1, "x": float("nan")})
+  path.write_text('{"step": NaN}\n{"step": 2}\n')
+  with pytest.raises(ValueError, match="line 1 is not a JSON record"):
+    metrics.read_records(str(path))

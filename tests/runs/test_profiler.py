@@ -20,7 +20,7 @@ class Calls:
     self.calls.append("flush")
 
   @contextlib.contextmanager
-  def paused(self):
+  def paused(self, kind):
     """Stops the clock."""
     self.calls.append("pause")
     yield

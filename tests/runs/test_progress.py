@@ -16,10 +16,12 @@ class Records:
 
   def __init__(self):
     self.records = []
+    self.last_step = 0
 
   def write(self, step, values):
     """Adds a record."""
     self.records.append({"step": step} | values)
+    self.last_step = step
 
 
 def make(**settings):
@@ -31,7 +33,8 @@ def make(**settings):
     log_every=2,
     tokens_per_step=8,
     flops_per_step=100,
-    report_sums=Sums(0.0, 0.0, 0.0),
+    learning_rate=lambda step: 0.5 * step,
+    pauses={"evaluation": 4, "save": 3},
   )
   return progress.Progress(writer, **defaults | settings), writer.records
 
@@ -53,6 +56,8 @@ def test_a_step_is_read_when_the_next_one_is_dispatched():
   assert records[0]["train/loss"] == 6.0 / 8
   assert records[0]["train/bpc"] == 6.0 / 8 / math.log(2)
   assert records[0]["memory/activation_bytes"] == 1024
+  assert records[0]["train/learning_rate"] == 0.5  # Of the second update.
+  assert records[0]["train/tokens"] == 2 * 8
 
 
 def test_a_resumed_report_is_that_of_an_uninterrupted_run():
@@ -65,10 +70,23 @@ def test_a_resumed_report_is_that_of_an_uninterrupted_run():
   for step in range(1, 3):
     add(first, step, step)
   first.flush()
-  second, records = make(log_every=3, step=2, report_sums=first.report_sums)
+  second, records = make(log_every=3, step=2, stored=first.to_record())
   add(second, 3, 3)
   second.flush()
   assert records[0]["train/loss"] == whole_records[0]["train/loss"]
+
+
+def test_the_time_of_earlier_processes_counts(monkeypatch):
+  """Fails if the wall time of a run starts anew when it is resumed."""
+  now = 100.0
+  monkeypatch.setattr(time, "monotonic", lambda: now)
+  first, _ = make()
+  now += 5.0
+  second, records = make(step=1, stored=first.to_record())
+  now += 2.0
+  add(second, 2, 1.0)
+  second.flush()
+  assert records[0]["time/seconds"] == 7.0
 
 
 def test_the_last_step_is_reported():
@@ -78,7 +96,8 @@ def test_the_last_step_is_reported():
     add(report, step, 1.0)
   report.flush()
   assert [record["step"] for record in records] == [4, 8, 10]
-  assert report.report_sums.weight == 8  # A longer run reports all of it.
+  # A longer run reports all of it.
+  assert report.to_record()["window"] == [2.0, 2.0, 8.0]
 
 
 def test_speed_leaves_pauses_out(monkeypatch):
@@ -89,7 +108,7 @@ def test_speed_leaves_pauses_out(monkeypatch):
   add(report, 1, 1.0)
   report.flush()
   now += 1.0
-  with report.paused():
+  with report.paused("evaluation"):
     now += 100.0
   add(report, 2, 1.0)
   now += 3.0
@@ -114,13 +133,38 @@ def test_the_line_says_how_long_it_takes(monkeypatch, caplog):
   ]
 
 
+def test_the_time_left_counts_evaluations_and_saves(monkeypatch, caplog):
+  """Fails if a run of hours promises to end in minutes."""
+  now = 0.0
+  monkeypatch.setattr(time, "perf_counter", lambda: now)
+  report, _ = make()
+  add(report, 1, 4.0)
+  with report.paused("evaluation"):
+    now += 100.0
+  with report.paused("save"):
+    now += 7.0
+  with report.paused("save"):
+    now += 13.0
+  with report.paused("profile"):
+    now += 1000.0
+  now += 2.0
+  add(report, 2, 4.0)
+  with caplog.at_level(logging.INFO, "slim"):
+    report.flush()
+  # 8 steps of 1 s, evaluations after 4, 8 and 10, saves after 3, 6, 9 and 10.
+  seconds = 8 + 3 * 100 + 4 * 10
+  assert caplog.messages[0].endswith(f"left 0:0{seconds // 60}:{seconds % 60}")
+
+
 def test_an_evaluation_is_recorded_and_logged(caplog):
   """Fails if the validation loss is not reported."""
   report, records = make()
   sums = Sums(nll=5.0, correct=9.0, weight=10.0)
   with caplog.at_level(logging.INFO, "slim"):
     report.report_evaluation(4, sums)
-  assert records == [{"step": 4} | metrics.means("eval", sums)]
+  [record] = records
+  assert record.items() >= ({"step": 4} | metrics.means("eval", sums)).items()
+  assert record["train/tokens"] == 0 and record["train/learning_rate"] == 1.5
   assert caplog.messages == [
     "step 4/10  validation loss 0.5000  bpc 0.7213  accuracy 90.00 %"
   ]

@@ -1,12 +1,11 @@
 """A folder belongs to one run, and records which."""
 
 import json
-import subprocess
 
 import pytest
 
 from slim import config as config_lib
-from slim.runs import workdir
+from slim.runs import config_json, workdir
 from tests.helpers import make_config
 
 
@@ -15,12 +14,16 @@ def test_settings_are_written_and_read_back(tmp_path):
   config = make_config(
     model__width=64, optimizer__clip_norm=0.5, profile__steps=(10, 20)
   )
-  workdir.write_config(str(tmp_path / "new"), config, "data")
-  stored = workdir.read_config(str(tmp_path / "new"))
+  config_json.write_config(str(tmp_path / "new"), config, "data")
+  stored = config_json.read_config(str(tmp_path / "new"))
   assert config_lib.flatten(stored) == config_lib.flatten(config)
   record = json.loads((tmp_path / "new" / "config.json").read_text())
   assert record["data"] == "data"
-  assert set(record["versions"]) == {"slim", "jax", "python"}
+  [process] = record["processes"]
+  assert process["start"] == 0
+  config_json.write_config(str(tmp_path / "new"), config, "data", start=7)
+  first, second = config_json.read_processes(str(tmp_path / "new"))
+  assert (first, second["start"]) == (process, 7)
 
 
 def test_check_writes_nothing(tmp_path):
@@ -31,7 +34,7 @@ def test_check_writes_nothing(tmp_path):
 
 def test_other_settings_are_refused(tmp_path):
   """Fails if two runs mix their metrics and checkpoints."""
-  workdir.write_config(str(tmp_path), make_config(), "data")
+  config_json.write_config(str(tmp_path), make_config(), "data")
   with pytest.raises(ValueError) as error:
     workdir.check_workdir(
       str(tmp_path), make_config(optimizer__beta1=0.8, seed=3)
@@ -39,7 +42,40 @@ def test_other_settings_are_refused(tmp_path):
   message = str(error.value)
   assert "config.optimizer.beta1 (0.9 there, 0.8 here)" in message
   assert "config.seed (0 there, 3 here)" in message
+  assert message.endswith("or --allow_change=optimizer.beta1,seed")
   assert "\n" not in message
+
+
+def test_a_checkpoint_is_no_place_to_train(tmp_path):
+  """Fails if training in it would damage it."""
+  (tmp_path / "run.json").write_text("{}")
+  with pytest.raises(ValueError, match="is a checkpoint: .* --config.train."):
+    workdir.check_workdir(str(tmp_path), make_config())
+
+
+def test_a_change_can_be_allowed(tmp_path):
+  """Fails if a run cannot continue with another rate, or more may change."""
+  config_json.write_config(str(tmp_path), make_config(), "data")
+  changed = make_config(optimizer__beta1=0.8, train__num_steps=7)
+  found = workdir.check_workdir(
+    str(tmp_path), changed, ("seed", "optimizer.beta1")
+  )
+  assert found == ["optimizer.beta1"]
+  with pytest.raises(ValueError, match="different: config.optimizer.beta1 "):
+    workdir.check_workdir(str(tmp_path), changed, ("seed",))
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+  """Fails if a file elsewhere is emptied or locked."""
+  other = tmp_path / "other"
+  other.write_text("precious")
+  folder = tmp_path / "run"
+  folder.mkdir()
+  (folder / ".lock").symlink_to(other)
+  with pytest.raises(ValueError, match="cannot write"):
+    with workdir.lock_workdir(str(folder)):
+      pass
+  assert other.read_text() == "precious"
 
 
 @pytest.mark.parametrize(
@@ -49,15 +85,18 @@ def test_other_settings_are_refused(tmp_path):
     dict(profile__steps=(1, 2)),
     dict(train__checkpoint_every=7),
     dict(train__eval_every=7),
+    dict(train__keep_best="eval/loss"),
     dict(train__keep_checkpoints=7),
     dict(train__log_every=7),
+    dict(train__max_minutes=7.0),
     dict(train__num_steps=7),
+    dict(train__patience=7),
     dict(train__tensorboard=True),
   ],
 )
 def test_settings_that_change_no_number_may_differ(tmp_path, settings):
   """Fails if a run cannot be made longer."""
-  workdir.write_config(str(tmp_path), make_config(), "data")
+  config_json.write_config(str(tmp_path), make_config(), "data")
   workdir.check_workdir(str(tmp_path), make_config(**settings))
 
 
@@ -70,7 +109,7 @@ def test_settings_that_change_no_number_may_differ(tmp_path, settings):
 )
 def test_num_steps_must_agree_where_steps_depend_on_it(tmp_path, settings):
   """Fails if the learning rate would jump in the middle of a run."""
-  workdir.write_config(str(tmp_path), make_config(**settings), "data")
+  config_json.write_config(str(tmp_path), make_config(**settings), "data")
   with pytest.raises(ValueError, match="config.train.num_steps"):
     workdir.check_workdir(
       str(tmp_path), make_config(**settings, train__num_steps=7)
@@ -79,7 +118,7 @@ def test_num_steps_must_agree_where_steps_depend_on_it(tmp_path, settings):
 
 def test_a_run_from_other_weights_is_another_run(tmp_path):
   """Fails if a command with other initial weights ignores them."""
-  workdir.write_config(str(tmp_path), make_config(), "data")
+  config_json.write_config(str(tmp_path), make_config(), "data")
   with pytest.raises(ValueError, match="init_from .None there, 'x.safetens"):
     workdir.check_workdir(
       str(tmp_path), make_config(train__init_from="x.safetensors")
@@ -97,7 +136,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, name):
 @pytest.mark.parametrize("name", ["checkpoints", "profile"])
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path, name):
   """Fails if a run trains for hours before it notices."""
-  workdir.write_config(str(tmp_path), make_config(), "data")
+  config_json.write_config(str(tmp_path), make_config(), "data")
   (tmp_path / name).touch()
   with pytest.raises(ValueError, match=f"must have a folder {name}, or noth"):
     workdir.check_workdir(str(tmp_path), make_config())
@@ -145,50 +184,6 @@ def test_a_file_system_without_locks_is_a_warning(
   assert message.endswith("not implemented: train there in one process only")
 
 
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-  """A user's repository with one commit, and slim in one of its folders."""
-
-  def git(*arguments):
-    command = ["git", "-c", "user.name=x", "-c", "user.email=x", *arguments]
-    return subprocess.run(
-      command, cwd=tmp_path, check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-  path = tmp_path / "environment" / "workdir.py"
-  path.parent.mkdir()
-  path.write_text("")
-  monkeypatch.setattr(workdir, "__file__", str(path))
-  git("init")
-  git("commit", "--allow-empty", "--message=first")
-  return git
-
-
-def test_the_commit_is_that_of_slim(repository, tmp_path):
-  """Fails if a record names a commit of the user's own project."""
-  workdir.write_config(str(tmp_path), make_config(), "data")
-  record = json.loads((tmp_path / "config.json").read_text())
-  assert record["git_commit"] is None
-  repository("add", "environment")
-  repository("commit", "--message=second")
-  workdir.write_config(str(tmp_path), make_config(), "data")
-  record = json.loads((tmp_path / "config.json").read_text())
-  assert record["git_commit"] == repository("rev-parse", "HEAD")
-
-
-def test_only_changed_code_is_dirty(repository, tmp_path):
-  """Fails if an experiment's own results cast doubt on the next experiment."""
-  results = tmp_path / "results.json"
-  results.write_text("1")
-  repository("add", "environment", "results.json")
-  repository("commit", "--message=second")
-  commit = repository("rev-parse", "HEAD")
-  results.write_text("2")
-  assert workdir.git_commit() == commit
-  (tmp_path / "environment" / "workdir.py").write_text("1")
-  assert workdir.git_commit() == f"{commit}-dirty"
-
-
 @pytest.mark.parametrize(
   "text", ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"seed": "x"}}']
 )
@@ -196,13 +191,13 @@ def test_damaged_settings_are_an_error(tmp_path, text):
   """Fails if a half-written file ends in a traceback."""
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(ValueError, match="config.json is damaged"):
-    workdir.read_config(str(tmp_path))
+    config_json.read_config(str(tmp_path))
 
 
 def test_missing_settings_are_an_error(tmp_path):
   """Fails if evaluating an empty folder ends in a traceback."""
   with pytest.raises(ValueError, match="with a config.json: cannot read"):
-    workdir.read_config(str(tmp_path))
+    config_json.read_config(str(tmp_path))
 
 
 def test_settings_of_a_newer_version_are_named(tmp_path):
@@ -210,4 +205,4 @@ def test_settings_of_a_newer_version_are_named(tmp_path):
   record = {"config": make_config().to_dict() | {"sharding": "fsdp"}}
   (tmp_path / "config.json").write_text(json.dumps(record))
   with pytest.raises(ValueError, match="config.sharding is no setting"):
-    workdir.read_config(str(tmp_path))
+    config_json.read_config(str(tmp_path))

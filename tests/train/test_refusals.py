@@ -10,7 +10,7 @@ import pytest
 
 from slim import train
 from slim.training import steps
-from tests.train.cases import make, run
+from tests.train.cases import make, read, run
 
 # Most runs differ only in their data.
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -45,13 +45,13 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
   """Fails if bad checkpoints replace the last good one."""
   original = steps.make_update_step
 
-  def break_weights(optimizer):
-    update_step = original(optimizer)
+  def break_weights(optimizer, skip_above):
+    update_step = original(optimizer, skip_above)
 
-    def update(state, gradients, weight):
+    def update(state, gradients, sums):
       scale = jax.numpy.where(state.step == 3, jax.numpy.nan, 1.0)
       return update_step(
-        state, jax.tree.map(lambda x: x * scale, gradients), weight
+        state, jax.tree.map(lambda x: x * scale, gradients), sums
       )
 
     return update
@@ -61,6 +61,12 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
     train.train_and_evaluate(make(train__checkpoint_every=1), str(tmp_path))
   saved = {path.name for path in (tmp_path / "checkpoints").iterdir()}
   assert max(map(int, saved)) == 3
+  # Skipped, it ends, and the record says so.
+  settings = make(train__max_skipped=1, train__log_every=3)
+  state = train.train_and_evaluate(settings, str(tmp_path / "skips"))
+  assert jax.numpy.isfinite(jax.tree.leaves(state.params)[0]).all()
+  reports = [r for r in read(tmp_path / "skips") if "train/loss" in r]
+  assert [r["train/skipped"] for r in reports] == [0, 1]
 
 
 def test_other_data_is_refused(tmp_path, text):
@@ -71,9 +77,14 @@ def test_other_data_is_refused(tmp_path, text):
   settings = text.settings.copy_and_resolve_references()
   settings.data.path = str(moved)
   train.train_and_evaluate(settings, str(folder))  # Same bytes, elsewhere.
-  moved.write_bytes(bytes(range(1, 256)) * 9)
-  with pytest.raises(ValueError, match="config.data.path: the data is not"):
-    train.train_and_evaluate(settings, str(folder))
+  good = moved.read_bytes()
+  for place, split in ((0, "train"), (-1, "test")):
+    bad = bytearray(good)
+    bad[place] ^= 1
+    moved.write_bytes(bad)
+    message = f"config.data.path: the {split} split of .*moved is no longer"
+    with pytest.raises(ValueError, match=message):
+      train.train_and_evaluate(settings, str(folder))
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,17 @@
 import gzip
 import json
 import logging
+import pathlib
 
 import chex
 import pytest
 
 from slim import config, evaluate, train
-from slim.runs import metrics, workdir
+from slim.runs import config_json, metrics, workdir
+from tests.commands import run_command
 from tests.train.cases import assert_same, make, read, run
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 # Most runs differ only in their data.
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -34,6 +38,27 @@ def test_a_longer_run_continues_a_finished_one(tmp_path, whole, half):
   assert_same(continued, whole.state)
   last = [r for r in read(cut) if r["step"] == 6]
   assert last == [r for r in read(whole.folder) if r["step"] == 6]
+
+
+def test_a_change_is_allowed_and_said(tmp_path, half, caplog):
+  """Fails if a run cannot go on with another rate, or hides that it does."""
+  cut = half.copy(tmp_path / "cut")
+  changed = make(optimizer__learning_rate=0.5, train__batch_size=2)
+  with pytest.raises(ValueError, match="--allow_change=optimizer.learning_rat"):
+    train.train_and_evaluate(changed, str(cut))
+  with caplog.at_level(logging.INFO, "slim"):
+    state = train.train_and_evaluate(
+      changed, str(cut), ["optimizer.learning_rate", "train.batch_size"]
+    )
+  assert state.step == 6
+  assert (
+    "continuing from the checkpoint of step 3; changed since then: "
+    "config.optimizer.learning_rate, config.train.batch_size"
+  ) in caplog.messages
+  records = json.loads((cut / "config.json").read_text())
+  assert [x["start"] for x in records["processes"]] == [0, 3]
+  with pytest.raises(ValueError, match="--allow_change: config.x is no sett"):
+    train.train_and_evaluate(changed, str(cut), ["x"])
 
 
 def test_a_finished_run_is_left_alone(whole, caplog):
@@ -70,7 +95,7 @@ def test_metrics_have_all_fields(whole):
   ):
     assert all(r[name] > 0 for r in reports)
   assert all({"eval/bpc", "eval/accuracy"} <= set(r) for r in evaluations)
-  stored = workdir.read_config(str(whole.folder))
+  stored = config_json.read_config(str(whole.folder))
   assert config.flatten(stored) == config.flatten(make())
 
 
@@ -116,8 +141,9 @@ def test_a_run_that_has_gone_on_meanwhile_is_not_turned_back(
   def compile_slowly(*args):
     half.copy(folder)
     before.update(list_files(folder))
+    return original(*args)
 
-  before = {}
+  before, original = {}, train.compile_steps
   monkeypatch.setattr(train, "compile_steps", compile_slowly)
   with pytest.raises(ValueError, match="has been trained by another process"):
     train.train_and_evaluate(make(), str(folder))
@@ -148,7 +174,8 @@ def test_looking_at_a_run_changes_no_number(tmp_path, whole, caplog):
   assert_same(whole.state, watched)
   assert read(whole.folder) == read(tmp_path / "x")
   names = {path.name for path in whole.folder.iterdir()}
-  assert names == {".lock", "checkpoints", "config.json", "metrics.jsonl"}
+  files = {".lock", "config.json", "log.txt", "metrics.jsonl"}
+  assert names == files | {"checkpoints"}
   assert list((tmp_path / "x").glob("events.out.tfevents.*"))
   assert f"trace of training steps: {tmp_path}/x/profile" in caplog.messages
   [path] = (tmp_path / "x" / "profile").rglob("*.trace.json.gz")
@@ -158,3 +185,20 @@ def test_looking_at_a_run_changes_no_number(tmp_path, whole, caplog):
     if event.get("name") == "train"
   ]
   assert traced == [4, 5, 6]
+
+
+def test_settings_can_be_printed(tmp_path):
+  """Fails if a user cannot see what a command would train."""
+  line = [
+    f"--config={ROOT}/configs/quickstart.py",
+    f"--workdir={tmp_path}/run",
+    "--config.seed=3",
+    "--print_config",
+  ]
+  done = run_command(train.main, *line)
+  assert (done.code, done.errors) == (0, "")
+  printed = done.output.splitlines()
+  assert "--config.seed=3" in printed
+  assert not list(tmp_path.iterdir())
+  again = run_command(train.main, *line[:2], *printed, "--print_config")
+  assert again.output == done.output

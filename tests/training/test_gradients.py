@@ -46,7 +46,7 @@ def slim(chunk_size, policy="rewind", **settings):
     ("rewind", 7, NORMED),  # Of which the first chunk has a token only.
     ("sqrt", 10, PROJECTED),
     ("store", 95, PROJECTED),
-    ("rewind", 38, RANDOM),
+    pytest.param(*("rewind", 38, RANDOM), marks=pytest.mark.slow),
   ],
 )
 def test_slim_is_full(x64, policy, chunk_size, settings):

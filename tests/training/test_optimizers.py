@@ -6,8 +6,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from slim.models import stacking
 from slim.settings import SettingError
 from slim.training.optimizers import (
   OptimizerSettings,
@@ -45,7 +47,7 @@ def test_adam_follows_its_definition():
 def test_weight_decay_is_decoupled_and_spares_vectors():
   """Fails if biases decay, or Adam rescales the decay."""
   plain = updates(learning_rate=0.01)[0]
-  decayed = updates(learning_rate=0.01, weight_decay=0.1)[0]
+  decayed = updates(name="adamw", learning_rate=0.01, weight_decay=0.1)[0]
   np.testing.assert_array_equal(decayed["bias"], plain["bias"])
   expected = plain["matrix"] - 0.01 * 0.1 * PARAMS["matrix"]
   np.testing.assert_allclose(decayed["matrix"], expected, rtol=1e-6)
@@ -85,3 +87,67 @@ def test_unknown_schedule_is_refused():
   """Fails if a misspelt schedule trains at a constant rate."""
   with pytest.raises(SettingError, match="schedule must be one of .* got 'lin"):
     create_optimizer(OptimizerSettings(schedule="lin"), num_steps=1)
+
+
+MODEL = {
+  "embedding": {"table": jnp.linspace(-1, 2, 12).reshape(4, 3)},
+  "layer_0": {"kernel": jnp.linspace(-2, 1, 9).reshape(3, 3) ** 2},
+  "logits": {"bias": jnp.array([0.5, 3.0, -1.0])},
+}
+
+
+def directions(optimizer, params):
+  """The updates of three steps, with gradients that differ."""
+  state, found = optimizer.init(params), []
+  for step in range(3):
+    gradients = jax.tree.map(lambda x, s=step: jnp.sin(3 * x + s), params)
+    update, state = optimizer.update(gradients, state, params)
+    found.append(update)
+  return found
+
+
+@pytest.mark.parametrize(
+  ("settings", "optimizer"),
+  [
+    (dict(name="adamw"), optax.adamw(0.1, weight_decay=0)),
+    (dict(name="sgd"), optax.sgd(0.1, momentum=0.9)),
+    (dict(name="sgd", beta1=0.0), optax.sgd(0.1)),
+    (dict(name="lion"), optax.lion(0.1, b2=0.999, weight_decay=0)),
+    (dict(name="adafactor"), optax.adafactor(0.1)),
+    (
+      dict(name="muon"),
+      optax.contrib.muon(
+        0.1,
+        beta=0.9,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=lambda params: {
+          "embedding": None,
+          "layer_0": {"kernel": optax.contrib.MuonDimensionNumbers()},
+          "logits": None,
+        },
+      ),
+    ),
+  ],
+  ids=lambda x: x.get("name") if isinstance(x, dict) else "",
+)
+def test_each_optimizer_is_that_of_optax(settings, optimizer):
+  """Fails if a name, a sign or a setting leads to another optimizer."""
+  settings = OptimizerSettings(learning_rate=0.1, **settings)
+  found = directions(create_optimizer(settings, 3), MODEL)
+  chex.assert_trees_all_close(found, directions(optimizer, MODEL), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "lion", "muon"])
+def test_stacked_layers_take_the_same_steps(name):
+  """Fails if an optimizer mixes the layers of a stack."""
+  params = {f"layer_{i}": {"kernel": jnp.eye(3) * i + 0.1} for i in range(2)}
+  optimizer = create_optimizer(OptimizerSettings(name=name), 3)
+  right = directions(optimizer, params)
+  found = directions(optimizer, stacking.stack(params, 1))
+  chex.assert_trees_all_close(stacking.unstack(found), right, rtol=1e-5)
+
+
+def test_adam_has_no_weight_decay():
+  """Fails if the same optimizer has two names."""
+  with pytest.raises(SettingError, match="must be 0 for name='adam'.*adamw"):
+    create_optimizer(OptimizerSettings(weight_decay=0.1), 3)

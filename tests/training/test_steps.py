@@ -1,5 +1,7 @@
 """Gradient and update steps, on a model that can be checked by hand."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,11 @@ def value_and_grad(params, batch, keys=None):
 
   (_, sums), gradients = jax.value_and_grad(nll, has_aux=True)(params)
   return sums, gradients
+
+
+def sums_of(weight, nll=1.0):
+  """Sums over tokens of this weight."""
+  return Sums(jnp.float32(nll), jnp.float32(0), jnp.float32(weight))
 
 
 @pytest.fixture
@@ -83,7 +90,7 @@ def test_update_divides_by_the_weight_once(params):
   gradients = {"table": jnp.ones((VOCAB_SIZE,) * 2)}
   state = TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
   update = steps.make_update_step(optax.sgd(1.0))
-  state, norm = update(state, gradients, jnp.float32(10))
+  state, norm = update(state, gradients, sums_of(10))
   np.testing.assert_allclose(state.params["table"], params["table"] - 0.1)
   np.testing.assert_allclose(norm, 0.1 * VOCAB_SIZE, rtol=1e-6)
   assert state.step == 5
@@ -94,9 +101,34 @@ def test_a_batch_without_weight_changes_no_parameter(params):
   gradients = {"table": jnp.zeros((VOCAB_SIZE,) * 2)}
   state = TrainState(jnp.int32(4), params, optax.sgd(1.0).init(params))
   update = steps.make_update_step(optax.sgd(1.0))
-  state, norm = update(state, gradients, jnp.float32(0))
+  state, norm = update(state, gradients, sums_of(0))
   np.testing.assert_array_equal(state.params["table"], params["table"])
   assert norm == 0
+
+
+@pytest.mark.parametrize(
+  ("nll", "value", "skip_above", "skipped"),
+  [
+    (1.0, 0.4, 2.1, False),  # The norm is 5 times the value.
+    (1.0, 0.4, 1.9, True),
+    (1.0, 0.4, math.inf, False),
+    (math.nan, 0.4, math.inf, True),
+    (math.inf, 0.4, math.inf, True),
+    (1.0, math.nan, math.inf, True),
+    (1.0, math.inf, math.inf, True),
+  ],
+)
+def test_a_bad_update_is_skipped(params, nll, value, skip_above, skipped):
+  """Fails if a spike reaches the weights or the moments of the optimizer."""
+  gradients = {"table": jnp.full((VOCAB_SIZE,) * 2, value)}
+  optimizer = optax.adam(0.1)
+  state = steps.init_train_state(params, optimizer)
+  update = jax.jit(steps.make_update_step(optimizer, skip_above))
+  after, norm = update(state, gradients, sums_of(1, nll))
+  assert after.step == 1
+  assert bool(steps.is_usable(nll, float(norm), skip_above)) != skipped
+  same = jax.tree.map(jnp.array_equal, after[1:], state[1:])
+  assert all(jax.tree.leaves(same)) == skipped
 
 
 def test_compiled_programs_train(params, batch):
@@ -109,12 +141,16 @@ def test_compiled_programs_train(params, batch):
     batch,
   )
   update_step = compile_update_step(steps.make_update_step(optimizer), state)
+  # The new state is written over the old one: there is no second copy.
+  state_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
+  memory = update_step.memory_analysis()
+  assert memory.alias_size_in_bytes == state_bytes
   state = jax.tree.map(jnp.copy, state)
   losses = []
   for step in range(5):
     sums, gradients = gradient_step(state.params, batch, np.int32(step))
     old = state
-    state, _ = update_step(state, gradients, sums.weight)
+    state, _ = update_step(state, gradients, sums)
     losses.append(float(sums.nll))
     assert old.params["table"].is_deleted()  # Its memory holds the new state.
   assert losses == sorted(losses, reverse=True)

@@ -3,6 +3,7 @@
 from functools import partial
 
 from slim.models.mixers.linear import LinearSettings, create_linear
+from slim.models.mixers.local import LocalSettings, create_local
 from slim.models.mixers.lsh import LSHSettings, create_lsh
 from slim.models.mixers.mixer import MixerKind
 from slim.models.mixers.softmax import (
@@ -18,5 +19,6 @@ MIXERS = {
     name: MixerKind(SoftmaxSettings, partial(create_softmax, name))
     for name in ATTENTIONS
   },
+  "local": MixerKind(LocalSettings, create_local),
   "lsh": MixerKind(LSHSettings, create_lsh),
 }

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from slim.models.layers import dense, dense_heads
 from slim.models.norms import normalize_heads
+from slim.models.positions import rotate
 from slim.models.settings import ModelSettings
 from slim.types import State, StateKind
 
@@ -162,10 +164,20 @@ class MultiHead(nn.Module):
     """K = V = D / H."""
     return self.width // self.num_heads
 
-  def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def project(
+    self, x: jax.Array, first_position: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes q, k and v, [B, T, H, K] each, with biases.
 
     Called within a compact method, it adds the layers to that module.
+
+    Args:
+      x: [B, T, D].
+      first_position: [], int32, of the first token, if queries and keys are
+        rotated by their positions.
+
+    Returns:
+      q, k, v. Queries and keys may be wider than `dtype`.
     """
     q, k, v = (
       dense_heads(x, self.num_heads, self.dtype, name)
@@ -174,6 +186,9 @@ class MultiHead(nn.Module):
     if self.qk_norm:
       q = normalize_heads(q, "q_norm", use_scale=True)
       k = normalize_heads(k, "k_norm", use_scale=False)
+    if first_position is not None:
+      positions = first_position + jnp.arange(x.shape[1], dtype=jnp.int32)
+      q, k = rotate(q, positions), rotate(k, positions)
     return q, k, v
 
   def merge(self, y: jax.Array) -> jax.Array:

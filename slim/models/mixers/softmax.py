@@ -1,4 +1,4 @@
-"""Softmax attention: at once, by blocks, or to a window; with its cache."""
+"""Softmax attention, at once or by blocks; with its cache."""
 
 import dataclasses
 from typing import ClassVar, NamedTuple
@@ -14,29 +14,21 @@ from slim.models.mixers.mixer import (
   Site,
   multi_head_arguments,
 )
-from slim.models.positions import rotate
 from slim.models.settings import ModelSettings
-from slim.settings import check_settings, setting
 from slim.types import StateKind
 
 ATTENTIONS = {
   "softmax": softmax_attention,
   "chunked_softmax": chunked_softmax_attention,
-  "local": chunked_softmax_attention,  # Skips the blocks beyond the window.
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxSettings:
-  """Settings of softmax attention alone."""
-
-  window: int = setting(
-    128, "For 'local': tokens that a token attends to, including itself."
-  )
+  """Settings of softmax attention alone: there are none."""
 
   def check(self) -> None:
     """Raises SettingError if a setting cannot work."""
-    check_settings(self)
 
 
 class KVCache(NamedTuple):
@@ -56,12 +48,10 @@ class SoftmaxAttention(MultiHead):
 
   Attributes:
     attention: A name in `ATTENTIONS`.
-    window: For "local": tokens that a token attends to, including itself.
     rotary: Whether queries and keys are rotated by their positions.
   """
 
   attention: str
-  window: int
   rotary: bool
 
   state_kind: ClassVar[StateKind] = "growing"
@@ -100,10 +90,7 @@ class SoftmaxAttention(MultiHead):
         f"state must have room for the {length} tokens given, got one for "
         f"{state.k.shape[1]}; see max_tokens of init_state"
       )
-    q, k, v = self.project(x)
-    if self.rotary:
-      positions = position + jnp.arange(length, dtype=jnp.int32)
-      q, k = rotate(q, positions), rotate(k, positions)
+    q, k, v = self.project(x, position if self.rotary else None)
     q, k = q.astype(self.dtype), k.astype(self.dtype)
     cache = state
     if cache is not None:
@@ -113,14 +100,8 @@ class SoftmaxAttention(MultiHead):
           for old, new in zip(cache, (k, v), strict=True)
         )
       )
-    window = (self.window - 1, 0) if self.attention == "local" else None
     y = ATTENTIONS[self.attention](
-      q,
-      k,
-      v,
-      is_causal=True,
-      local_window_size=window,
-      query_offset=position,
+      q, k, v, is_causal=True, query_offset=position
     )
     return Mixed(self.merge(y), state, cache, ())
 
@@ -138,9 +119,9 @@ def create_softmax(
   Returns:
     The module.
   """
+  del own
   return SoftmaxAttention(
     attention=attention,
-    window=own.window,
     rotary=model.positions == "rotary",
     **multi_head_arguments(model),
   )

@@ -65,6 +65,9 @@ def spoil(folder, kind):
     path.unlink()
   if kind == "without its list of files":
     (folder / "dataset_info.json").unlink()
+  if kind.startswith("with "):
+    damaged = {"with half a list": b'{"splits": [', "with no list": b"[]"}
+    (folder / "dataset_info.json").write_bytes(damaged[kind])
 
 
 @pytest.mark.parametrize(
@@ -75,6 +78,8 @@ def spoil(folder, kind):
     "of another split",
     "missing",
     "without its list of files",
+    "with half a list",
+    "with no list",
   ],
 )
 def test_what_was_prepared_and_is_damaged_gets_one_line(

@@ -31,7 +31,17 @@ def _make_mesh(*axis_types):
   )
 
 
-@pytest.mark.parametrize("name", CASES)
+# These share most of their program with other cases.
+_ALIKE = ("scan_sqrt", "sum_and_grad_sqrt", "remat_softmax_attention")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in _ALIKE else ())
+    for name in CASES
+  ],
+)
 def test_explicit_sharding(name):
   """Fails if a kernel refuses sharded arrays, mixes them up or gathers them."""
   args, right = run_on_one_device(name)

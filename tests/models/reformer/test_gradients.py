@@ -57,10 +57,8 @@ def plain_model(
     "output_projection": output_projection,
     "dtype": dtype,
   }
-  softmax = SoftmaxAttention(attention="plain", window=1, **of_heads)
-  local = SoftmaxAttention(
-    attention="local", window=SIZES["window"], **of_heads
-  )
+  softmax = SoftmaxAttention(attention="plain", **of_heads)
+  local = SoftmaxAttention(attention="plain_local", **of_heads)
   lsh = LSHAttention(
     bucket_size=SIZES["bucket_size"],
     num_hashes=2,
@@ -109,7 +107,7 @@ def plain_model(
 def plain_gradient(params, **settings):
   """The loss and gradient to find."""
   with pytest.MonkeyPatch.context() as patch:
-    for name, window in (("plain", T), ("local", SIZES["window"])):
+    for name, window in (("plain", T), ("plain_local", SIZES["window"])):
       attend = functools.partial(plain_attention, window=window)
       patch.setitem(ATTENTIONS, name, attend)
     gradient = gradient_of(plain_model(**settings), method="full")

@@ -1,13 +1,13 @@
 """A run that starts from weights in a file."""
 
 import chex
-import jax
 import numpy as np
 import pytest
 
 from slim import config as config_lib
 from slim.runs import weights
 from tests.helpers import make_config
+from tests.models import small
 from tests.runs.weights.cases import make_params
 
 
@@ -15,8 +15,7 @@ def load_initial(path, params, **settings):
   """Loads the initial weights of a model with parameters like `params`."""
   settings = dict(model__width=64) | settings
   config = make_config(train__init_from=path, **settings)
-  abstract = jax.eval_shape(lambda: params)
-  return weights.load_initial_params(config, abstract)
+  return weights.load_initial_params(config, small.with_params(params))
 
 
 def test_a_run_starts_from_the_weights_of_the_file(path):

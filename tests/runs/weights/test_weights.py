@@ -159,5 +159,5 @@ def test_stacked_layers_are_written_one_by_one(tmp_path):
     config.model.stack_layers = False
     config.train.init_from = path
   other = small.params_of(small.create(stack_layers=False, **sizes))
-  params = weights.load_initial_params(config, other)
+  params = weights.load_initial_params(config, small.with_params(other))
   chex.assert_trees_all_equal(params, stacking.unstack(stacked))

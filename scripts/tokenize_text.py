@@ -1,0 +1,73 @@
+"""Turns a text into tokens, with a tokenizer.json of Hugging Face.
+
+python scripts/tokenize_text.py --tokenizer=tokenizer.json --input=text.txt \
+    --output=tokens.npy
+python -m slim.train --config=configs/text_slim.py --config.data.name=tokens \
+    --config.data.path=tokens.npy --config.data.vocab_size=50257 \
+    --config.data.tokenizer=tokenizer.json --workdir=runs/tokens
+"""
+
+import numpy as np
+from absl import flags
+
+from slim import command_line
+from slim.data.tokenizer import Tokenizer
+from slim.files import local_path
+
+_BLOCK = 2**22  # Characters that are tokenized at a time, to the end of a line.
+
+
+def tokenize(tokenizer: str, source: str, output: str) -> None:
+  """Writes the tokens of a text to a .npy file.
+
+  Args:
+    tokenizer: The tokenizer.json.
+    source: The text, in UTF-8.
+    output: The file, which must not exist.
+
+  Raises:
+    ValueError: If a file cannot be read or written.
+  """
+  output = command_line.check_output(output)
+  try:
+    vocabulary = Tokenizer(tokenizer, vocab_size=2**31 - 1)
+  except ValueError as error:
+    raise ValueError(f"--{error}") from error
+  parts = []
+  try:
+    with open(local_path("--input", source), "rb") as file:
+      while lines := file.readlines(_BLOCK):
+        parts.append(vocabulary.encode(b"".join(lines)))
+  except OSError as error:
+    raise ValueError(
+      f"--input: cannot read {source}: {error.strerror}"
+    ) from error
+  tokens = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+  if not tokens.size:
+    raise ValueError(f"--input: {source} has no tokens")
+  smallest = np.min_scalar_type(int(tokens.max()))
+  with command_line.writing_output(output), open(output, "xb") as out:
+    np.save(out, tokens.astype(smallest))
+  print(f"{output}: {tokens.size:,} tokens, the largest is {tokens.max()}")
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line.
+
+  Args:
+    argv: The program and its arguments; None: those of this process.
+  """
+  tokenizer = flags.DEFINE_string(
+    "tokenizer", None, "The tokenizer.json.", required=True
+  )
+  source = flags.DEFINE_string("input", None, "The text.", required=True)
+  output = flags.DEFINE_string(
+    "output", None, "The .npy file to write.", required=True
+  )
+  command_line.run(
+    lambda: tokenize(tokenizer.value, source.value, output.value), argv
+  )
+
+
+if __name__ == "__main__":
+  main()

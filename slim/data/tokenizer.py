@@ -1,0 +1,99 @@
+"""A vocabulary of the `tokenizers` library of Hugging Face, an extra."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from slim.data.vocabulary import Decoder
+from slim.files import local_path
+from slim.settings import SettingError
+
+_INCOMPLETE = "\ufffd"  # What half a character is decoded to.
+
+
+class Tokenizer:
+  """Tokens are those of a tokenizer.json."""
+
+  unit = "token"
+
+  def __init__(self, path: str | os.PathLike[str], vocab_size: int):
+    """Reads the file.
+
+    Args:
+      path: The file.
+      vocab_size: Tokens that the model knows.
+
+    Raises:
+      SettingError: If the library is missing, the file cannot be read, or it
+        has more tokens.
+    """
+    path = local_path("tokenizer", path)
+    try:
+      import tokenizers
+    except ImportError as error:
+      raise SettingError(
+        "tokenizer",
+        "needs the package tokenizers: `pip install tokenizers`, or set it to "
+        "None for numbers",
+      ) from error
+    try:
+      self._tokenizer = tokenizers.Tokenizer.from_file(path)
+    # The library raises a bare Exception.
+    except Exception as error:
+      raise SettingError(
+        "tokenizer",
+        f": cannot read {path!r}: {str(error).splitlines()[0]}; pass a "
+        "tokenizer.json",
+      ) from error
+    size = self._tokenizer.get_vocab_size()
+    if size > vocab_size:
+      raise SettingError(
+        "vocab_size",
+        f"must be at least {size}, the tokens of {path!r}, got {vocab_size}",
+      )
+
+  def encode(self, text: bytes) -> np.ndarray:
+    """Returns the tokens of a text in UTF-8."""
+    found = self._tokenizer.encode(
+      text.decode(errors="replace"),
+      add_special_tokens=False,  # A prompt must not end with its last token.
+    )
+    return np.array(found.ids, np.int32)
+
+  def start(self) -> Decoder:
+    """Starts to decode."""
+    return _TokenDecoder(self._tokenizer)
+
+
+class _TokenDecoder:
+  """Decodes tokens together with the few before them.
+
+  Whether a token begins with a space, and what character it ends, depends on
+  those before it.
+  """
+
+  def __init__(self, tokenizer: Any):
+    self._tokenizer = tokenizer
+    self._before: list[int] = []  # Printed already, to decode the next ones.
+    self._new: list[int] = []
+
+  def decode(self, tokens: Iterable[int]) -> str:
+    """Returns what is new, unless it ends in half a character."""
+    self._new += map(int, tokens)
+    text = self._text()
+    if text.endswith(_INCOMPLETE):
+      return ""
+    self._before, self._new = self._new, []
+    return text
+
+  def finish(self) -> str:
+    """Returns the rest."""
+    text = self._text()
+    self._before, self._new = self._new, []
+    return text
+
+  def _text(self):
+    before = self._tokenizer.decode(self._before)
+    return self._tokenizer.decode(self._before + self._new)[len(before) :]

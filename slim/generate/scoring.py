@@ -1,0 +1,81 @@
+"""The log-likelihood of given tokens, with one state carried through them."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from slim.kernels.support.shapes import check_positive_int
+from slim.types import LanguageModel, Params
+
+
+def score(
+  model: LanguageModel,
+  params: Params,
+  tokens: ArrayLike,
+  *,
+  chunk_size: int = 512,
+) -> np.ndarray:
+  """Computes -log p of each token, given all before it.
+
+  Args:
+    model: The model.
+    params: Its parameters.
+    tokens: [B, T], int, T ≥ 2. The first token is given, and not scored.
+    chunk_size: C, tokens that are scored at once. A model without a state, such
+      as one with LSH attention, needs C ≥ T - 1.
+
+  Returns:
+    [B, T - 1], float32 or wider, nats.
+
+  Raises:
+    ValueError: If an argument does not fit, or the model has no positions for
+      so many tokens.
+
+  Memory: the state of the model, and the activations of C tokens.
+  """
+  tokens = np.asarray(tokens)
+  if (
+    tokens.ndim != 2
+    or tokens.shape[1] < 2
+    or not np.issubdtype(tokens.dtype, np.integer)
+  ):
+    raise ValueError(
+      "tokens must be integers [B, T] with T >= 2, got "
+      f"{tokens.dtype}{list(tokens.shape)}"
+    )
+  check_positive_int("chunk_size", chunk_size)
+  batch_size, length = tokens.shape[0], tokens.shape[1] - 1
+  if model.max_tokens is not None and length > model.max_tokens:
+    raise ValueError(
+      f"tokens must be at most {model.max_tokens + 1}, as the model has "
+      f"positions for {model.max_tokens}, got {length + 1}"
+    )
+  if model.state_kind == "none" and length > chunk_size:
+    raise ValueError(
+      f"chunk_size must be at least {length} for {length + 1} tokens, as the "
+      f"model has no state, got {chunk_size}"
+    )
+  state = model.init_state(
+    batch_size, max_tokens=length if model.state_kind == "growing" else None
+  )
+  tokens = tokens.astype(np.int32)
+  found = []
+  for start in range(0, length, chunk_size):
+    end = min(start + chunk_size, length)
+    nats, state = _score(
+      model, params, tokens[:, start:end], tokens[:, start + 1 : end + 1], state
+    )
+    found.append(nats)
+  # Transfer them after the loop, so that the device never waits for the host.
+  return np.concatenate(jax.device_get(found), 1)
+
+
+@partial(jax.jit, static_argnames="model", donate_argnames="state")
+def _score(model, params, inputs, targets, state):
+  """Returns nats [B, C] and the state after the inputs."""
+  logits, state = model.apply(params, inputs, state)
+  chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+  return jax.nn.logsumexp(logits, -1) - chosen, state

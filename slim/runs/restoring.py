@@ -1,0 +1,136 @@
+"""Restoring checkpoints: only those whose bytes are as they were written."""
+
+import json
+import logging
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from slim.models import stacking
+from slim.runs._stored_arrays import (
+  count_stored_stacks,
+  name_shapes,
+  read_shapes,
+)
+from slim.runs.checkpoints import (
+  ARRAYS,
+  RECORD,
+  checkpoints_folder,
+  is_checkpoint,
+  list_steps,
+)
+from slim.runs.checksums import verify_checksums
+from slim.types import TrainState
+
+_LOG = logging.getLogger("slim.runs.restoring")
+
+
+def restore_run(
+  workdir: str,
+  abstract_state: TrainState,
+  *,
+  step: int | None = None,
+  name: str = "--workdir",
+) -> tuple[TrainState, dict[str, Any]]:
+  """Restores a checkpoint of a run that has one.
+
+  Args:
+    workdir: The folder of the run, or of one checkpoint alone.
+    abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
+    step: Its step; None: the newest that is readable.
+    name: The flag or setting that names the folder, for errors.
+
+  Returns:
+    The state and the record.
+
+  Raises:
+    ValueError: If there is no checkpoint, or none can be read.
+  """
+  folder = workdir
+  if step is not None:
+    folder = os.path.join(checkpoints_folder(workdir), str(step))
+  if step is not None or is_checkpoint(workdir):
+    try:
+      verify_checksums(folder)
+    except ValueError as error:
+      raise ValueError(
+        f"{name}: {folder} is a damaged checkpoint: {error}: choose another"
+      ) from error
+    return _restore(folder, abstract_state)
+  restored = restore_newest(workdir, abstract_state)
+  if restored is None:
+    raise ValueError(
+      f"{name} {workdir} has no checkpoint yet: train first, or longer"
+    )
+  return restored
+
+
+def restore_newest(
+  workdir: str, abstract_state: TrainState
+) -> tuple[TrainState, dict[str, Any]] | None:
+  """Restores the newest readable checkpoint; changes nothing on disk.
+
+  Args:
+    workdir: The folder of a run.
+    abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
+
+  Returns:
+    The state and the record, or None if nothing has been saved yet. Newer
+    checkpoints that are damaged are logged.
+
+  Raises:
+    ValueError: If there are checkpoints but none is readable, or the newest
+      readable one has other parameters.
+  """
+  steps = list_steps(workdir)[::-1]
+  for step in steps:
+    folder = os.path.join(checkpoints_folder(workdir), str(step))
+    try:
+      verify_checksums(folder)
+    except ValueError as error:
+      _LOG.warning(
+        "the checkpoint of step %d is damaged, falling back to the one before "
+        "it: %s",
+        step,
+        error,
+      )
+      continue
+    return _restore(folder, abstract_state)
+  if steps != list_steps(workdir)[::-1]:  # A run has saved meanwhile.
+    return restore_newest(workdir, abstract_state)
+  if steps:
+    raise ValueError(
+      f"no readable checkpoint in {checkpoints_folder(workdir)}: all of the "
+      f"steps {steps} are damaged; train into another --workdir"
+    )
+  return None
+
+
+def _restore(
+  folder: str, abstract_state: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+  """Restores a checkpoint whose bytes are verified."""
+  folder = os.path.abspath(folder)  # As Orbax needs.
+  arrays = os.path.join(folder, ARRAYS)
+  shapes = read_shapes(arrays)
+  # Equal layers may have been stacked or not when it was saved.
+  stored = jax.eval_shape(
+    lambda state: stacking.to_form(state, count_stored_stacks(shapes)),
+    abstract_state,
+  )
+  if shapes != name_shapes(stored):
+    raise ValueError(
+      f"the checkpoint {folder} has other parameters than its settings make "
+      f"here: continue with the settings and the version in its {RECORD}"
+    )
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  target = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), stored
+  )
+  with ocp.StandardCheckpointer() as checkpointer:
+    state = checkpointer.restore(arrays, target)
+  with open(os.path.join(folder, RECORD), encoding="utf-8") as file:
+    record = json.load(file)
+  return stacking.match_form(state, abstract_state.params), record

@@ -1,0 +1,71 @@
+"""What tokens stand for, a few at a time."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from slim.data import create_vocabulary
+from tests.data.files import make_tokenizer
+
+
+def test_characters_are_complete_before_they_are_printed():
+  """Fails if half a character is printed, or lost at the end."""
+  vocabulary = create_vocabulary("ptb", vocab_size=300)
+  tokens = vocabulary.encode("aé€😀".encode())
+  decoder = vocabulary.start()
+  parts = [decoder.decode([token]) for token in tokens]
+  assert parts == ["a", "", "é", "", "", "€", "", "", "", "😀"]
+  assert decoder.finish() == ""
+  assert decoder.decode(tokens[:2]) == "a"
+  assert decoder.finish() == "\ufffd"
+  assert vocabulary.start().decode([97, 299, 98]) == "a\ufffdb"
+
+
+def test_numbers_are_read_and_written():
+  """Fails if a token of a task is written as a byte."""
+  vocabulary = create_vocabulary("copying", vocab_size=11)
+  tokens = vocabulary.encode(b" 3, 10\n0 ")
+  np.testing.assert_array_equal(tokens, [3, 10, 0])
+  assert vocabulary.encode(b"").shape == (0,)
+  assert vocabulary.start().decode(tokens) == "3 10 0 "
+  for text in (b"11", b"-1", b"1.5", b"\xff", "²".encode()):
+    with pytest.raises(ValueError, match="must be numbers from 0 to 10"):
+      vocabulary.encode(text)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tmp_path_factory):
+  """A small tokenizer."""
+  folder = tmp_path_factory.mktemp("tokenizer")
+  return make_tokenizer(folder / "tokenizer.json")
+
+
+def test_text_of_a_tokenizer_is_complete_before_it_is_printed(tokenizer_file):
+  """Fails if spaces or characters between two tokens are lost."""
+  vocabulary = create_vocabulary(
+    "tokens", vocab_size=300, tokenizer=tokenizer_file
+  )
+  text = " the house € of 😀 the mouse"
+  tokens = vocabulary.encode(text.encode())
+  decoder = vocabulary.start()
+  parts = [decoder.decode([token]) for token in tokens]
+  assert "".join(parts) + decoder.finish() == text
+  assert " the" in parts and "\ufffd" not in "".join(parts)
+  euro = vocabulary.encode("€".encode())
+  assert decoder.decode(euro[:-1]) == ""
+  assert decoder.finish().endswith("\ufffd")
+
+
+def test_a_wrong_tokenizer_is_refused(tokenizer_file, tmp_path, monkeypatch):
+  """Fails if a file or a size that does not fit ends in a traceback."""
+  with pytest.raises(ValueError, match="vocab_size must be at least [0-9]+"):
+    create_vocabulary("tokens", vocab_size=9, tokenizer=tokenizer_file)
+  (tmp_path / "x.json").write_text("{}")
+  for path in (tmp_path / "x.json", tmp_path / "none"):
+    with pytest.raises(ValueError, match="tokenizer: cannot read") as error:
+      create_vocabulary("tokens", vocab_size=9, tokenizer=path)
+    assert "\n" not in str(error.value)
+  monkeypatch.setitem(sys.modules, "tokenizers", None)
+  with pytest.raises(ValueError, match="needs the package tokenizers"):
+    create_vocabulary("tokens", vocab_size=9, tokenizer=tokenizer_file)

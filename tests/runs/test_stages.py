@@ -1,0 +1,27 @@
+"""What takes long says so."""
+
+import logging
+import time
+
+import pytest
+
+from slim.runs import stages
+
+
+def test_what_takes_long_says_so(monkeypatch, caplog):
+  """Fails if a user cannot tell a compilation from a hang."""
+  monkeypatch.setattr(stages, "_FIRST_SECONDS", 0.01)
+  with caplog.at_level(logging.INFO, "slim"):
+    with pytest.raises(KeyError), stages.stage("compiling"):
+      while not caplog.messages:
+        time.sleep(0.001)
+      raise KeyError
+  first, *_, last = caplog.messages
+  assert (first, last) == ("compiling: 0 s so far", "compiling: 0 s in all")
+
+
+def test_what_is_quick_says_nothing(caplog):
+  """Fails if the log is full of it."""
+  with caplog.at_level(logging.INFO, "slim"), stages.stage("compiling"):
+    pass
+  assert not caplog.messages
