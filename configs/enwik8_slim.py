@@ -8,7 +8,9 @@ figure pass --config.gradient.method=full or full_then_slim, or
 Command:   python -m slim.train --config=configs/enwik8_slim.py \
              --workdir=runs/enwik8_slim
 Hardware:  2 cores of an AMD EPYC.
-Result:    not run yet at length.
+Result:    4.11 bits per byte of validation after 300 steps on the first 4 MB
+           of enwik8, as with full gradients (2026-11-29, jax 0.10.2, in
+           learning_curves_enwik8.json of experiments/results).
 """
 
 from slim.config import base, presets

@@ -5,10 +5,9 @@ and LSH attention in alternate, reversible layers.
 
 Command:   python -m slim.train --config=configs/shakespeare_reformer.py \
              --workdir=runs/shakespeare_reformer
-Hardware:  2 cores of an Intel Xeon at 2.5 GHz, shared with other work.
-Time:      2.5 s per step; 17 minutes with --config.train.num_steps=400, as run.
-Result:    eval/bpc 2.88 after 400 steps (2026-11-26, jax 0.10.2; not
-           run again yet).
+Hardware:  2 cores of an AMD EPYC, shared with other work.
+Result:    2.46 bits per byte of validation after 1,000 steps (2026-11-29,
+           jax 0.10.2, in model_curves.json of experiments/results).
 """
 
 from slim.config import base, presets

@@ -6,7 +6,8 @@ you have it, pass --config.data.path=input.txt.
 Command:   python -m slim.train --config=configs/shakespeare_slim.py \
              --workdir=runs/shakespeare
 Hardware:  2 cores of an AMD EPYC, shared with other work.
-Result:    not run yet on the present code.
+Result:    2.86 bits per byte of validation after 1,000 steps (2026-11-29,
+           jax 0.10.2, in model_curves.json of experiments/results).
 """
 
 from slim.config import base, presets

@@ -2,8 +2,8 @@
 
 Each named file of `configs/` trains with its own settings, except for the text
 and the number of steps. The curves show which model learns most per token, the
-table also how fast each is on this machine. Runs stay in --workdir and are
-resumed.
+table also how fast each is on this machine and what it writes. Runs stay in
+--workdir and are resumed.
 
   python experiments/model_curves.py --text=input.txt [--steps=500] [--quick]
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from arguments import (
   CONFIGS,
   define_count,
@@ -29,7 +30,12 @@ from record import print_table, read, results_path, save
 from training_runs import describe_data, shorten, train
 
 from slim import command_line
+from slim.generate import Sampling, generate
+from slim.runs.config_json import read_processes
+from slim.training.build import create_model
 
+# What each model continues, and how: as --prompt, --length and --temperature.
+_PROMPT, _LENGTH, _TEMPERATURE = "ROMEO:", 200, 0.8
 _LABELS = {
   "shakespeare_transformer": "Transformer",
   "shakespeare_reformer": "Reformer",
@@ -42,7 +48,7 @@ _CONFIGS = define_names(
   "Files of configs/ with equal batches.",
 )
 _TEXT = define_data()
-_STEPS = define_count("steps", 500, "Training steps.")
+_STEPS = define_count("steps", 1000, "Training steps.")
 _QUICK = define_quick("The smoke variants of the configs, 20 steps.")
 _WORKDIR = define_workdir("runs/model_curves")
 
@@ -62,7 +68,7 @@ def make_config(name: str) -> ml_collections.ConfigDict:
   """Makes the settings of a run."""
   config = load_config(name, _QUICK.value)
   config.data.path = _TEXT.value or config.data.path
-  shorten(config, 20 if _QUICK.value else _STEPS.value, num_logs=50)
+  shorten(config, 20 if _QUICK.value else _STEPS.value, num_logs=20)
   return config
 
 
@@ -73,7 +79,8 @@ def measure(
   rows, curves = [], {}
   for name, config in configs.items():
     steps = config.train.num_steps
-    params, records = train(config, workdir / f"{name}-{steps}")
+    folder = workdir / f"{name}-{steps}"
+    params, records = train(config, folder)
     training = [x for x in records if "train/bpc" in x]
     curves[name] = [(x["step"], x["train/bpc"]) for x in training]
     *_, last = (x for x in records if "eval/bpc" in x)
@@ -87,10 +94,27 @@ def measure(
         "validation_bpc": last["eval/bpc"],
         "median_tokens_per_second": speeds[len(speeds) // 2],
         "activation_mib": training[-1]["memory/activation_bytes"] / 2**20,
+        "text": write_text(config, params),
+        "commit": read_processes(str(folder))[-1]["git_commit"],
       }
     )
-    print_table(rows)
+    print_table([{k: v for k, v in row.items() if k != "text"} for row in rows])
   return rows, curves
+
+
+def write_text(config: ml_collections.ConfigDict, params: Any) -> str:
+  """Returns a prompt and what the model of a run continues it with."""
+  prompt = np.frombuffer(_PROMPT.encode(), np.uint8).astype(np.int32)
+  with jax.default_matmul_precision(config.matmul_precision):
+    [tokens] = generate(
+      create_model(config),
+      params,
+      prompt[None],
+      length=_LENGTH,
+      key=jax.random.key(0),
+      sampling=Sampling(temperature=_TEMPERATURE),
+    )
+  return _PROMPT + bytes(np.asarray(tokens).tolist()).decode(errors="replace")
 
 
 def draw_results(quick: bool = False) -> None:

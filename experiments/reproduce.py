@@ -118,7 +118,7 @@ EXPERIMENTS = (
   ),
   Experiment("generation_speed"),
   Experiment("run_costs", ("--text={shakespeare}",)),
-  Experiment("model_curves", ("--text={shakespeare}", "--steps=400")),
+  Experiment("model_curves", ("--text={shakespeare}",)),
   Experiment("peers"),
   Experiment("peers_libraries"),
   Experiment("softmax_memory"),

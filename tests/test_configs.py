@@ -15,7 +15,7 @@ from tests.commands import run_command
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 # One of each model: trained in `make test`, by the command.
-TRAINED = ("text_slim", "text_transformer", "duplication")
+TRAINED = ("text_slim", "duplication")
 
 
 def load(name, argument=""):

@@ -18,3 +18,13 @@ def generation_speed(read: Read) -> str:
   ]
   header = ["position", "tokens/s", "time over the first", "state, MiB"]
   return markdown(["model", *header], rows)
+
+
+def generated_text(read: Read) -> str:
+  """What each of three models of one size writes."""
+  parts = []
+  for row in read("model_curves")["rows"]:
+    bits = f"{row['validation_bpc']:.2f} bits per byte"
+    text = "\n".join(line.rstrip() for line in row["text"].splitlines())
+    parts.append(f"`{row['config']}`, {bits}:\n\n```text\n{text}\n```")
+  return "\n\n".join(parts)

@@ -5,6 +5,8 @@ import logging
 import os
 import pathlib
 import platform
+import re
+import warnings
 
 import jax
 from absl import flags
@@ -13,6 +15,11 @@ from slim.files import check_folder, local_path
 
 _LOG = logging.getLogger("slim.runs.compilation_cache")
 _NAME = "jax_compilation_cache_dir"
+# How JAX warns that a program cannot be kept, or is damaged.
+_WARNING = re.compile(
+  "Error (?:reading|writing) persistent compilation cache entry for '(.*?)': "
+  "(.*)"
+)
 
 
 def define_cache() -> flags.FlagHolder[str | None]:
@@ -46,7 +53,9 @@ def default_folder() -> str:
 def use_cache(folder: str | None) -> None:
   """Keeps compiled programs in a folder.
 
-  The setting of JAX itself, such as JAX_COMPILATION_CACHE_DIR, comes first.
+  A program that cannot be kept, or is damaged, is removed: a full disk may
+  leave a part of it, which JAX would neither read nor replace. The setting of
+  JAX itself, such as JAX_COMPILATION_CACHE_DIR, comes first.
 
   Args:
     folder: The folder, or "none".
@@ -63,3 +72,21 @@ def use_cache(folder: str | None) -> None:
       _LOG.info("compiled programs are not kept: %s", error)
     else:
       jax.config.update(_NAME, path)
+      _forget_damaged(pathlib.Path(path))
+
+
+def _forget_damaged(folder):
+  """Removes programs that JAX warns about, and logs it in one line."""
+  show = warnings.showwarning
+
+  def show_or_forget(message, *args, **kwargs):
+    found = _WARNING.match(str(message))
+    if not found:
+      show(message, *args, **kwargs)
+      return
+    program, reason = found.groups()
+    for path in folder.glob(f"{program}-*"):
+      path.unlink(missing_ok=True)
+    _LOG.info("the compiled program %s is not kept: %s", program, reason)
+
+  warnings.showwarning = show_or_forget

@@ -83,14 +83,14 @@ def compute(name):
   return (float(sums.nll), float(norm), float(total)), leaves
 
 
-# A program each, so half of them wait for `make test-slow`.
-_SLOW = ("linear_store", "linear_reversible", "softmax", "chunked_and_local")
+# A program each, so most of them wait for `make test-slow`.
+_QUICK = ("linear", "favor", "lsh_and_local")
 
 
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
+    pytest.param(name, marks=[] if name in _QUICK else pytest.mark.slow)
     for name in CASES
   ],
 )
