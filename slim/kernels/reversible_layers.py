@@ -175,7 +175,10 @@ def _forward(
     for fn, consts, own_params, context in zip(
       functions.forward, forward_consts, *params_and_contexts, strict=True
     ):
-      y, out, replay = not_inlined(fn, consts, own_params, two, context)
+      # GPUs allocate no zeros early here, and the call may fail there.
+      y, out, replay = not_inlined(
+        fn, consts, own_params, two, context, on_gpus=False
+      )
       one, two = two, one + y.astype(one.dtype)
       outs.append(out)
       replays.append(replay)

@@ -14,7 +14,9 @@ import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 
-def not_inlined(fn: Callable[..., Any], *args: Any) -> Any:
+def not_inlined(
+  fn: Callable[..., Any], *args: Any, on_gpus: bool = True
+) -> Any:
   """Returns fn(*args), compiled to a call that is not inlined.
 
   Its temporary memory is allocated at the call and freed at the return, and
@@ -25,6 +27,9 @@ def not_inlined(fn: Callable[..., Any], *args: Any) -> Any:
   Args:
     fn: Returns a pytree of arrays. It may close over arrays.
     *args: Pytrees of arrays.
+    on_gpus: Whether also on GPUs. XLA for GPUs fails ("A cycle is detected") if
+      such a call in a loop returns what the next turn gets, and reads it again
+      to compute a rounding error.
 
   Returns:
     The value. Its derivative is inlined.
@@ -39,7 +44,11 @@ def not_inlined(fn: Callable[..., Any], *args: Any) -> Any:
     return barrier(fn(*barrier(args)))
 
   return jax.lax.platform_dependent(
-    *args, cpu=as_call, tpu=between_barriers, default=fn
+    *args,
+    cpu=as_call,
+    tpu=between_barriers,
+    cuda=as_call if on_gpus else fn,
+    default=fn,
   )
 
 
