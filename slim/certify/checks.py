@@ -12,6 +12,7 @@ from slim.certify.gradient_error import relative_errors
 from slim.certify.gradients import FAST_COMPILE_OPTIONS, Results, ScanCall
 from slim.certify.rewinding import decay_share, rewinding_error
 from slim.kernels.support.cotangents import inexact_leaves, is_inexact
+from slim.targets import Target
 
 # Limit in float64. Sums over chunks and over all tokens round differently.
 EXACT = 1e-9
@@ -116,11 +117,11 @@ def check_decay(dtype: str, call: ScanCall) -> Iterator[Check]:
 
 
 def check_memory(
-  dtype: str, call: ScanCall, chunk_size: int
+  dtype: str, call: ScanCall, chunk_size: int, target: Target
 ) -> Iterator[Check]:
   """Checks that a further chunk costs no memory beyond state and tokens.
 
-  The gradient over 4, 8 and 16 chunks is compiled, not run.
+  The gradient over 4, 8 and 16 chunks is compiled for the target, not run.
   """
 
   def temporary_bytes(num_chunks):
@@ -137,24 +138,30 @@ def check_memory(
       )
 
     gradient = jax.grad(loss, argnums=(0, 1, 2), allow_int=True)
-    lowered = jax.jit(gradient).lower(
-      call.params, call.state, jax.tree.map(resize, call.xs)
+    compiled = target.compile(
+      gradient,
+      call.params,
+      call.state,
+      jax.tree.map(resize, call.xs),
+      options=FAST_COMPILE_OPTIONS,
     )
-    compiled = lowered.compile(FAST_COMPILE_OPTIONS)
-    return compiled.memory_analysis().temp_size_in_bytes
+    return target.temporary_bytes(compiled)
 
   few, some, many = (temporary_bytes(n) for n in (4, 8, 16))
   # "sqrt" may grow in steps, so take the larger of two slopes.
   slope = max((some - few) / 4, (many - some) / 8)
   token_bytes = _num_bytes(call.xs) * chunk_size / call.length
   state_bytes = 0 if call.policy == "rewind" else _num_bytes(call.state)
+  rounding = 1024
+  if target.platform == "tpu":  # Every array is a number of tiles of 4 KiB.
+    rounding = 4096 * len(jax.tree.leaves((call.state, call.xs)))
   yield Check(
     "bytes per chunk",
     "",
     dtype,
     chunk_size,
     max(0.0, slope),
-    state_bytes + 2 * token_bytes + 1024,
+    state_bytes + 2 * token_bytes + rounding,
     _find_memory_cause(call),
   )
 

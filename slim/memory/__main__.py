@@ -28,6 +28,11 @@ from slim.memory.rendering import (
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline, analyze
 from slim.targets import HERE, Target
+from slim.targets.matrix_products import (
+  count_operations,
+  list_matrix_products,
+)
+from slim.targets.roofline import find_roofline
 from slim.targets.target_flags import define_target
 from slim.training import build
 from slim.training.gradients import COMPILER_OPTIONS
@@ -50,16 +55,12 @@ def analyze_config(
   """
   config_lib.validate(config)
   experiment = build.create_experiment(config)
-  params = jax.eval_shape(lambda: build.init(experiment)).params
-  batch = build.abstract_batch(config)
-  step = jax.ShapeDtypeStruct((), jnp.int32)
+  shapes = _shapes(config, experiment)
   for method, gradient_step in experiment.gradient_steps.items():
     with jax.default_matmul_precision(config.matmul_precision):
       found = analyze(
         gradient_step,
-        params,
-        batch,
-        step,
+        *shapes,
         compiler_options=COMPILER_OPTIONS,
         target=target,
       )
@@ -114,6 +115,38 @@ def describe_fit(
   )
 
 
+def describe_time(
+  config: ml_collections.ConfigDict, method: str, target: Target
+) -> str:
+  """Says how long a gradient takes at least on a target.
+
+  Args:
+    config: All settings.
+    method: The method of the gradient.
+    target: A target whose rates are known.
+
+  Returns:
+    A line.
+  """
+  experiment = build.create_experiment(config)
+  with jax.default_matmul_precision(config.matmul_precision):
+    products = list_matrix_products(
+      experiment.gradient_steps[method], *_shapes(config, experiment)
+    )
+  seconds = find_roofline(products, target.accelerator).at_least
+  return (
+    f"takes at least {1e3 * seconds:,.3g} ms on {target.name}, by the roofline "
+    f"of {count_operations(products):,.3g} operations"
+  )
+
+
+def _shapes(config, experiment):
+  """Returns the shapes of the arguments of a gradient step."""
+  params = jax.eval_shape(lambda: build.init(experiment)).params
+  step = jax.ShapeDtypeStruct((), jnp.int32)
+  return params, build.abstract_batch(config), step
+
+
 def main(argv: list[str] | None = None) -> None:
   """Runs the command line.
 
@@ -136,7 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     for method, report, timeline in analyze_config(config.value, chosen):
       print(describe(method, report, timeline), flush=True)
       if chosen.memory_bytes is not None:
-        print(describe_fit(config.value, report, chosen), flush=True)
+        print(describe_fit(config.value, report, chosen))
+        print(describe_time(config.value, method, chosen), flush=True)
       timelines[f"activations of {method}"] = timeline
     if path is not None:
       with writing(path, "--output"), _name_flag():

@@ -1,5 +1,6 @@
 """Plan the gradient of a step of `slim.kernels.scan`."""
 
+import functools
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from slim.plan.results import Candidate, Plan
 from slim.plan.search import CompiledSize, search
 from slim.plan.time_estimate import estimate_time
 from slim.targets import HERE, Target
-from slim.training.flops import count_matmul_flops
+from slim.targets.matrix_products import MatrixProduct, list_matrix_products
 from slim.training.gradients import COMPILER_OPTIONS
 
 
@@ -71,31 +72,33 @@ def plan(
   )
   length = jax.tree.leaves(xs)[0].shape[axis]
   weight_bytes = tree_bytes(params)
-  # At least one product with each weight per token.
-  flops = max(
-    count_matmul_flops(step, params, state, xs), weight_bytes // 2 * length, 1
-  )
 
-  def make_candidate(choice: GradientChoice) -> Candidate:
-    chunk_size, num_chunks = choice.cut(length)
-    chunk = jax.tree.map(
+  def chunk_of(chunk_size):
+    return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
         (*x.shape[:axis], chunk_size, *x.shape[axis + 1 :]), x.dtype
       ),
       xs,
     )
+
+  @functools.cache
+  def products(chunk_size: int) -> list[MatrixProduct]:
+    return list_matrix_products(step, params, state, chunk_of(chunk_size))
+
+  def make_candidate(choice: GradientChoice) -> Candidate:
+    chunk_size, num_chunks = choice.cut(length)
     return Candidate(
       choice,
       estimate_time(
         choice,
-        num_chunks=num_chunks,
+        length=length,
+        products=products,
         weight_bytes=weight_bytes,
-        flops=flops,
         target=target,
       ),
       estimate_activations(
         choice,
-        residuals=count_residuals(step, params, state, chunk),
+        residuals=count_residuals(step, params, state, chunk_of(chunk_size)),
         state_bytes=tree_bytes(state),
         sequence_bytes=tree_bytes(xs),
         num_chunks=num_chunks,
@@ -125,7 +128,7 @@ def plan(
   # `scan` runs "full" as one chunk.
   full = full._replace(chunk_size=length, policy="store")
   candidates = sorted(
-    map(make_candidate, [full, *chunked]), key=lambda x: x.relative_time
+    map(make_candidate, [full, *chunked]), key=lambda x: x.time.relative
   )
   resident_bytes = {
     "arguments": tree_bytes((params, state, xs)),

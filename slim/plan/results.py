@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from slim.config.byte_sizes import format_size
 from slim.plan.gradient_choice import GradientChoice
+from slim.plan.time_estimate import PredictedTime
 
 
 class CompiledMemory(NamedTuple):
@@ -18,13 +19,13 @@ class Candidate(NamedTuple):
 
   Attributes:
     gradient: How the gradient is computed.
-    relative_time: Predicted time relative to "full".
+    time: Predicted time of an update.
     estimated_bytes: Estimated activations; None if not estimated.
     memory: Memory as compiled; None if not compiled.
   """
 
   gradient: GradientChoice
-  relative_time: float
+  time: PredictedTime
   estimated_bytes: int | None = None
   memory: CompiledMemory | None = None
 
@@ -61,14 +62,18 @@ class Plan(NamedTuple):
 
   def __str__(self) -> str:
     """Formats a table."""
-    rows = [("gradient", "C", "time", "estimate", "activations", "total", "")]
+    rows = [
+      ("gradient", "C", "time", "≥", "estimate", "activations", "total", "")
+    ]
     for x in self.candidates:
       estimate, memory = x.estimated_bytes, x.memory
+      at_least = x.time.at_least
       rows.append(
         (
           x.gradient.name,
           str(x.gradient.chunk_size or ""),
-          f"{x.relative_time:.2f}",
+          f"{x.time.relative:.2f}",
+          "" if at_least is None else f"{1e3 * at_least:,.3g} ms",
           "" if estimate is None else format_size(estimate),
           "" if memory is None else format_size(memory.activation_bytes),
           "" if memory is None else format_size(memory.total_bytes),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from slim.training.flops import count_matmul_flops
+from slim.targets.matrix_products import count_matmul_flops
 
 
 def attention(x):
