@@ -175,9 +175,14 @@ def _forward(
     for fn, consts, own_params, context in zip(
       functions.forward, forward_consts, *params_and_contexts, strict=True
     ):
-      # GPUs allocate no zeros early here, and the call may fail there.
+      _, of_out, _ = fn.out
       y, out, replay = not_inlined(
-        fn, consts, own_params, two, context, on_gpus=False
+        fn,
+        consts,
+        own_params,
+        two,
+        context,
+        updates_state=bool(inexact_leaves(of_out)),
       )
       one, two = two, one + y.astype(one.dtype)
       outs.append(out)

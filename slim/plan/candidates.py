@@ -17,7 +17,7 @@ from slim.plan.memory_estimate import (
 )
 from slim.plan.results import Candidate
 from slim.plan.time_estimate import estimate_time
-from slim.targets import Target
+from slim.targets import HERE, Target
 from slim.targets.matrix_products import MatrixProduct, list_matrix_products
 from slim.training import build
 from slim.training.losses import cross_entropy_sums
@@ -79,7 +79,9 @@ def create_planned_model(config: ml_collections.ConfigDict) -> PlannedModel:
   return PlannedModel(config, experiment, state)
 
 
-def list_candidates(planned: PlannedModel, target: Target) -> list[Candidate]:
+def list_candidates(
+  planned: PlannedModel, target: Target = HERE
+) -> list[Candidate]:
   """Lists the ways to differentiate a model, the fastest first.
 
   Args:

@@ -92,7 +92,7 @@ def fit_config(
   name = "config.gradient.memory_budget"
   budget = parse_size(name, config.gradient.memory_budget)
   planned = create_planned_model(config)
-  plan, last = _search([planned], list_candidates(planned, HERE), budget, HERE)
+  plan, last = _search([planned], list_candidates(planned), budget, HERE)
   choice = plan.choice
   if choice is None or choice.memory is None or last is None:
     raise ValueError(f"{name} {plan.describe_failure()}")

@@ -62,31 +62,20 @@ class Plan(NamedTuple):
 
   def __str__(self) -> str:
     """Formats a table."""
-    rows = [
-      ("gradient", "C", "time", "≥", "estimate", "activations", "total", "")
+    rows = [self._row(x) for x in self.candidates]
+    # The column of a bound is left out for devices that have none.
+    columns = [
+      (name, *(row[name] for row in rows))
+      for name in rows[0]
+      if name != "at least" or any(row[name] for row in rows)
     ]
-    for x in self.candidates:
-      estimate, memory = x.estimated_bytes, x.memory
-      at_least = x.time.at_least
-      rows.append(
-        (
-          x.gradient.name,
-          str(x.gradient.chunk_size or ""),
-          f"{x.time.relative:.2f}",
-          "" if at_least is None else f"{1e3 * at_least:,.3g} ms",
-          "" if estimate is None else format_size(estimate),
-          "" if memory is None else format_size(memory.activation_bytes),
-          "" if memory is None else format_size(memory.total_bytes),
-          "fits" if self._fits(x) else "",
-        )
-      )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
     table = "\n".join(
       "  ".join(
         [row[0].ljust(widths[0])]
         + [x.rjust(n) for x, n in zip(row[1:], widths[1:], strict=True)]
       ).rstrip()
-      for row in rows
+      for row in zip(*columns, strict=True)
     )
     resident = "".join(
       f" + {name} {format_size(n)}"
@@ -94,6 +83,24 @@ class Plan(NamedTuple):
       if n
     )
     return f"{table}\ntotal = activations{resident}"
+
+  def _row(self, candidate: Candidate) -> dict[str, str]:
+    """Formats a candidate; the names of the columns are the keys."""
+    gradient, time, estimate, memory = candidate
+
+    def size(num_bytes):
+      return "" if num_bytes is None else format_size(num_bytes)
+
+    return {
+      "gradient": gradient.name,
+      "C": str(gradient.chunk_size or ""),
+      "time": f"{time.relative:.2f}",
+      "at least": time.at_least and f"{1e3 * time.at_least:,.3g} ms" or "",
+      "estimate": size(estimate),
+      "activations": size(memory and memory.activation_bytes),
+      "total": size(memory and memory.total_bytes),
+      "": "fits" if self._fits(candidate) else "",
+    }
 
   def _fits(self, candidate: Candidate) -> bool:
     memory = candidate.memory

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import Candidate, CompiledMemory, Plan
 from slim.runs.stages import stage
-from slim.targets import DoesNotFitError, Target
+from slim.targets import HERE, DoesNotFitError, Target
 
 # What a training process on a CPU needs besides its arrays and the memory it
 # has before training: leftovers of the compiler, and workspaces of matrix
@@ -29,7 +29,7 @@ def search(
   budget: int,
   resident_bytes: dict[str, int],
   compile_gradient: Callable[[GradientChoice], CompiledSize],
-  target: Target,
+  target: Target = HERE,
 ) -> Plan:
   """Compiles candidates in turn until one fits.
 

@@ -130,7 +130,7 @@ class Target:
     try:
       return lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
-      raise self._explained(error) from error
+      raise self.explain(error) from error
 
   def temporary_bytes(self, compiled: jax.stages.Compiled) -> int:
     """Returns the temporary memory of a program of this target.
@@ -157,7 +157,7 @@ class Target:
       jax.eval_shape(lambda *args: args, *args),
     )
 
-  def _explained(self, error: Exception) -> Exception:
+  def explain(self, error: Exception) -> Exception:
     """Returns the error to raise in place of one of the compiler."""
     message = str(error)
     if match := _TOO_LARGE.search(message):

@@ -103,9 +103,11 @@ def _one_line(name: str, platform: str) -> Iterator[None]:
   # JAX raises NotImplementedError if a plugin is missing.
   except (RuntimeError, NotImplementedError) as error:
     reason = str(error).splitlines()[0]
+    advice = f"{install_command(platform)}, and set JAX_PLATFORMS=cpu"
+    if "lockfile" in reason:
+      advice = "end the process that holds libtpu, or wait for it"
     raise ValueError(
-      f"target {name} needs XLA's compiler for it, got {reason!r}: "
-      f"{install_command(platform)}, and set JAX_PLATFORMS=cpu"
+      f"target {name} needs XLA's compiler for it, got {reason!r}: {advice}"
     ) from error
 
 

@@ -15,7 +15,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 
 def not_inlined(
-  fn: Callable[..., Any], *args: Any, on_gpus: bool = True
+  fn: Callable[..., Any], *args: Any, updates_state: bool = False
 ) -> Any:
   """Returns fn(*args), compiled to a call that is not inlined.
 
@@ -27,9 +27,9 @@ def not_inlined(
   Args:
     fn: Returns a pytree of arrays. It may close over arrays.
     *args: Pytrees of arrays.
-    on_gpus: Whether also on GPUs. XLA for GPUs fails ("A cycle is detected") if
-      such a call in a loop returns what the next turn gets, and reads it again
-      to compute a rounding error.
+    updates_state: Whether `fn` returns a state that a loop may carry. It is
+      then inlined on GPUs, where XLA fails ("A cycle is detected") if a call
+      computes the rounding error of a sum that the loop carries.
 
   Returns:
     The value. Its derivative is inlined.
@@ -47,7 +47,7 @@ def not_inlined(
     *args,
     cpu=as_call,
     tpu=between_barriers,
-    cuda=as_call if on_gpus else fn,
+    cuda=fn if updates_state else as_call,
     default=fn,
   )
 
