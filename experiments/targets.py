@@ -71,7 +71,13 @@ def list_cases(quick: bool, targets: list[str]) -> Iterator[Case]:
       for target in targets:
         yield Case("performer", what, tokens, 3, target)
   for tokens in lengths if quick else (8192, 65_536):
-    for what in ("softmax forward", "softmax", "LSH", "LSH in parallel"):
+    for what in (
+      "softmax forward",
+      "softmax",
+      "LSH",
+      "LSH by head",
+      "LSH in parallel",
+    ):
       for target in targets:
         yield Case("attention", what, tokens, 1, target)
   for what in ("Transformer", "Performer, rewind 512"):
@@ -155,7 +161,8 @@ def _attention(case):
       buckets,
       chunk_size=64,
       is_causal=True,
-      rounds="sequential" if case.what == "LSH" else "parallel",
+      rounds="parallel" if "parallel" in case.what else "sequential",
+      heads_at_once=1 if "by head" in case.what else None,
     )
 
   return _gradient(attend_by_hashes, 2), q, q
