@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core, source_info_util
 
 from slim.kernels.support.custom_derivative import add_to_sum
@@ -33,9 +34,14 @@ def add_in_turn(
   jaxpr = closed.jaxpr
   values = dict(zip(jaxpr.constvars, closed.consts, strict=True))
   found = jaxpr.outvars[: len(totals)]
-  # A variable that is two gradients is added at the end.
+  # A constant has no equation, and a variable may be several gradients: both
+  # are added at the end.
   count = collections.Counter(x for x in found if isinstance(x, core.Var))
-  total_of = {x: t for x, t in zip(found, totals, strict=True) if count[x] == 1}
+  total_of = {
+    x: total
+    for x, total in zip(found, totals, strict=True)
+    if isinstance(x, core.Var) and count[x] == 1
+  }
   sums = {}
   for eqn in jaxpr.eqns:
     values |= zip(eqn.outvars, _evaluate(eqn, values), strict=True)
@@ -50,12 +56,14 @@ def add_in_turn(
       )
       sums |= zip(added, new_sums, strict=True)
       values |= zip(others, unchanged, strict=True)
-  rest = [_value(x, values) for x in jaxpr.outvars]
+  results = [_value(x, values) for x in jaxpr.outvars]
   totals = [
-    sums[x] if x in sums else add_to_sum(total, gradient)
-    for x, total, gradient in zip(found, totals, rest, strict=False)
+    sums[x]
+    if isinstance(x, core.Var) and x in sums
+    else add_to_sum(total, jnp.asarray(gradient))
+    for x, total, gradient in zip(found, totals, results, strict=False)
   ]
-  _, rest = jax.tree.unflatten(jax.tree.structure(out), rest)
+  _, rest = jax.tree.unflatten(jax.tree.structure(out), results)
   return totals, rest
 
 

@@ -88,4 +88,5 @@ class Walk(NamedTuple):
   def _count(self, i: np.ndarray) -> np.ndarray | jax.Array:
     """Counts the inner blocks that some outer blocks see."""
     begin, end = self._blocks(i)
-    return (end - begin + 0 * i).clip(0)
+    # One count for each block, also without limits, where all are the same.
+    return (end - begin + np.zeros_like(i)).clip(0)
