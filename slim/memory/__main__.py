@@ -87,56 +87,41 @@ def describe(
   )
 
 
-def describe_fit(
-  config: ml_collections.ConfigDict, report: MemoryReport, target: Target
+def describe_target(
+  config: ml_collections.ConfigDict,
+  method: str,
+  report: MemoryReport,
+  target: Target,
 ) -> str:
-  """Says whether training fits a target.
-
-  Args:
-    config: All settings.
-    report: That of a gradient, compiled for the target.
-    target: A target whose memory is known.
-
-  Returns:
-    A line.
-  """
-  experiment = build.create_experiment(config)
-  state = jax.eval_shape(lambda: build.init(experiment)).opt_state
-  optimizer = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-  needed, memory = report.total_bytes + optimizer, target.memory_bytes
-  fits = "fits" if needed <= memory else "does not fit"
-  effort = (
-    f", compiled with effort {target.effort}" if "tpu" in target.name else ""
-  )
-  return (
-    f"{fits} {target.name}: needs {format_size(needed)} of "
-    f"{format_size(memory)}, with {format_size(optimizer)} for the optimizer"
-    f"{effort}"
-  )
-
-
-def describe_time(
-  config: ml_collections.ConfigDict, method: str, target: Target
-) -> str:
-  """Says how long a gradient takes at least on a target.
+  """Says whether training fits a target, and how long a gradient takes.
 
   Args:
     config: All settings.
     method: The method of the gradient.
-    target: A target whose rates are known.
+    report: That of the gradient, compiled for the target.
+    target: The target.
 
   Returns:
-    A line.
+    Lines of text; none for a device of this machine.
   """
+  device, memory = target.accelerator, target.memory_bytes
+  if device is None or memory is None:
+    return ""
   experiment = build.create_experiment(config)
+  state = jax.eval_shape(lambda: build.init(experiment)).opt_state
+  optimizer = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  needed = report.total_bytes + optimizer
   with jax.default_matmul_precision(config.matmul_precision):
     products = list_matrix_products(
       experiment.gradient_steps[method], *_shapes(config, experiment)
     )
-  seconds = find_roofline(products, target.accelerator).at_least
+  effort = "" if device.gpu else f", compiled with effort {target.effort}"
   return (
-    f"takes at least {1e3 * seconds:,.3g} ms on {target.name}, by the roofline "
-    f"of {count_operations(products):,.3g} operations"
+    f"{'fits' if needed <= memory else 'does not fit'} {target.name}: needs "
+    f"{format_size(needed)} of {format_size(memory)}, with "
+    f"{format_size(optimizer)} for the optimizer{effort}\n"
+    f"takes at least {1e3 * find_roofline(products, device).at_least:,.3g} ms, "
+    f"by the roofline of {count_operations(products):,.3g} operations\n"
   )
 
 
@@ -168,9 +153,8 @@ def main(argv: list[str] | None = None) -> None:
     timelines, chosen = {}, target()
     for method, report, timeline in analyze_config(config.value, chosen):
       print(describe(method, report, timeline), flush=True)
-      if chosen.memory_bytes is not None:
-        print(describe_fit(config.value, report, chosen))
-        print(describe_time(config.value, method, chosen), flush=True)
+      about_target = describe_target(config.value, method, report, chosen)
+      print(about_target, end="", flush=True)
       timelines[f"activations of {method}"] = timeline
     if path is not None:
       with writing(path, "--output"), _name_flag():

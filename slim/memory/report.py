@@ -68,7 +68,7 @@ def report_of(
 ) -> MemoryReport:
   """Returns the report of a program that is compiled for a target."""
   memory: Any = compiled.memory_analysis()
-  device = {}
+  device: dict[str, int] = {}
   if target == HERE:
     device = jax.local_devices()[0].memory_stats() or {}
   return MemoryReport(

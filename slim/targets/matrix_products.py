@@ -1,7 +1,7 @@
 """Matrix products of a function, found without running it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +47,7 @@ def list_matrix_products(
   return _list(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def count_operations(products: list[MatrixProduct]) -> int:
+def count_operations(products: Iterable[MatrixProduct]) -> int:
   """Returns the floating-point operations of some products."""
   return sum(x.times * x.operations for x in products)
 

@@ -11,6 +11,7 @@ import pytest
 
 from slim.kernels import chunked_softmax_attention
 from slim.memory.__main__ import analyze_config
+from slim.plan import plan
 from slim.targets import ACCELERATORS, Target
 from tests.helpers import SMALL, make_config
 
@@ -140,3 +141,24 @@ def test_two_processes_compile_at_once(name):
   for process in running:
     output, errors = process.communicate()
     assert output == "True\n", errors
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_step_is_planned_for_a_device(name):
+  """Fails if `plan` looks at this machine in place of the target."""
+
+  def step(params, state, x):
+    state = state + x.sum(1)
+    return state, jnp.sum(jnp.tanh(x @ params) ** 2).reshape(1, 1)
+
+  found = plan(
+    step,
+    jax.ShapeDtypeStruct((64, 256), jnp.float32),
+    jax.ShapeDtypeStruct((1, 64), jnp.float32),
+    jax.ShapeDtypeStruct((1, 2**24, 64), jnp.float32),
+    target=Target(name),
+  )
+  assert found.budget == Target(name).memory_bytes
+  assert found.choice.time.at_least > 0
+  assert "the process" not in found.resident_bytes
+  assert found.choice.memory.total_bytes <= found.budget

@@ -42,7 +42,7 @@ def add_in_turn(
     for x, total in zip(found, totals, strict=True)
     if isinstance(x, core.Var) and count[x] == 1
   }
-  sums = {}
+  sums: dict[core.Var, jax.Array] = {}
   for eqn in jaxpr.eqns:
     values |= zip(eqn.outvars, _evaluate(eqn, values), strict=True)
     added = [x for x in eqn.outvars if x in total_of]

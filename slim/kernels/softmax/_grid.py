@@ -1,6 +1,6 @@
 """The cut of queries and keys into a grid of blocks."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +54,9 @@ class Axis(NamedTuple):
     """The number of blocks."""
     return -(-self.length // self.size)
 
-  def start(self, i: Index) -> Index:
+  def start(self, i: Index) -> Any:
     """Returns the first token of block i, int32; of NumPy if `i` is."""
-    numpy = jnp if isinstance(i, jax.Array) else np
+    numpy: Any = jnp if isinstance(i, jax.Array) else np
     start = numpy.minimum(i * self.size, self.length - self.size)
     return start.astype(np.int32)
 
@@ -70,21 +70,18 @@ class Axis(NamedTuple):
       return None
     return self.tokens(i) >= i * self.size
 
-  def blocks(
-    self, first: Index | None, last: Index | None
-  ) -> tuple[Index, Index]:
+  def blocks(self, first: Any, last: Any) -> tuple[Any, Any]:
     """Returns the range of blocks with any token from `first` to `last`.
 
     Args:
-      first: Token, may be negative. Default: the first of all.
-      last: Token, may be beyond the end. Default: the last of all.
+      first: Token, may be negative. None: the first of all.
+      last: Token, may be beyond the end. None: the last of all.
 
     Returns:
       begin: The first block.
-      end: The last block plus one.
+      end: The last block plus one. Both are of JAX if the tokens are.
     """
-    begin: Index = np.int32(0)
-    end: Index = np.int32(self.num_blocks)
+    begin, end = np.int32(0), np.int32(self.num_blocks)
     if first is not None:
       begin = (first // self.size).clip(0, self.num_blocks)
     if last is not None:
