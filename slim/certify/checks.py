@@ -1,5 +1,6 @@
 """The checks of a scan: values, gradients, rewound states and memory."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -150,18 +151,15 @@ def check_memory(
   few, some, many = (temporary_bytes(n) for n in (4, 8, 16))
   # "sqrt" may grow in steps, so take the larger of two slopes.
   slope = max((some - few) / 4, (many - some) / 8)
-  token_bytes = _num_bytes(call.xs) * chunk_size / call.length
-  state_bytes = 0 if call.policy == "rewind" else _num_bytes(call.state)
-  rounding = 1024
-  if target.platform == "tpu":  # Every array is a number of tiles of 4 KiB.
-    rounding = 4096 * len(jax.tree.leaves((call.state, call.xs)))
+  token_bytes = _num_bytes(call.xs, target) * chunk_size / call.length
+  state_bytes = 0 if call.policy == "rewind" else _num_bytes(call.state, target)
   yield Check(
     "bytes per chunk",
     "",
     dtype,
     chunk_size,
     max(0.0, slope),
-    state_bytes + 2 * token_bytes + rounding,
+    state_bytes + 2 * token_bytes + 1024,
     _find_memory_cause(call),
   )
 
@@ -183,5 +181,15 @@ def _find_memory_cause(call: ScanCall) -> str:
   )
 
 
-def _num_bytes(tree: Any) -> int:
-  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+def _num_bytes(tree: Any, target: Target) -> int:
+  """Returns bytes as the device keeps arrays: TPUs in tiles of 8 · 128."""
+  tile = (8, 128) if target.platform == "tpu" else (1, 1)
+
+  def size(x):
+    *others, rows, columns = (1, 1, *x.shape)
+    rows, columns = (
+      -(-n // k) * k for n, k in zip((rows, columns), tile, strict=True)
+    )
+    return math.prod(others) * rows * columns * x.dtype.itemsize
+
+  return sum(map(size, jax.tree.leaves(tree)))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from slim.certify import certify
 from slim.kernels import chunked_softmax_attention
 from slim.memory.__main__ import analyze_config
 from slim.plan import plan
@@ -162,3 +163,19 @@ def test_a_step_is_planned_for_a_device(name):
   assert found.choice.time.at_least > 0
   assert "the process" not in found.resident_bytes
   assert found.choice.memory.total_bytes <= found.budget
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_certificate_is_of_the_target(name):
+  """Fails if a step whose memory is flat seems to grow on a device."""
+
+  def step(params, state, x):
+    sums = state[:, None] + jnp.cumsum(x, 1)
+    y = jnp.tanh(x @ params) * sums
+    return sums[:, -1], jnp.sum(y**2).reshape(1, 1)
+
+  x = jax.random.normal(jax.random.key(0), (1, 24, 8))
+  certificate = certify(
+    step, jnp.eye(8), jnp.ones((1, 8)), x, target=Target(name)
+  )
+  assert certificate.ok, certificate.describe_failure()
