@@ -10,7 +10,6 @@ from slim.kernels.chunk_scan._accumulation import (
   vjp_onto_totals,
 )
 from slim.kernels.chunk_scan._opaque import opaque_one
-from slim.kernels.chunk_scan._packing import pack, unpack
 from slim.kernels.chunk_scan._walks import WALKS
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.support.closures import ClosureConverted
@@ -98,12 +97,9 @@ def _sum_chunks(walk, in_place, args):
 
   def forward(state, i):
     *_, after = walk.later(
-      args.later_consts,
-      params,
-      unpack(state, args.state),
-      chunks.later(xs, i),
+      args.later_consts, params, state, chunks.later(xs, i)
     )
-    return pack(after)
+    return after
 
   def back(fn, consts, chunk, state, state_ct, totals):
     """Differentiates a chunk; returns the state before it on the way."""
@@ -122,15 +118,8 @@ def _sum_chunks(walk, in_place, args):
     )
     return (before, inexact_leaves(state_ct), totals), (loss, aux)
 
-  def back_later(i, state, *carry):
-    (before, *carry), outs = back(
-      walk.back,
-      args.back_consts,
-      chunks.later(xs, i),
-      unpack(state, args.state),
-      *carry,
-    )
-    return (pack(before), *carry), outs
+  def back_later(i, *carry):
+    return back(walk.back, args.back_consts, chunks.later(xs, i), *carry)
 
   start = args.state
   if walk.first is not None:
@@ -146,13 +135,7 @@ def _sum_chunks(walk, in_place, args):
     walk.back.out[1],
   )
   state_ct, totals, outs = WALKS[walk.policy](
-    forward,
-    back_later,
-    chunks.num_later,
-    pack(start),
-    state_ct,
-    totals,
-    nothing,
+    forward, back_later, chunks.num_later, start, state_ct, totals, nothing
   )
   if walk.first is not None:
     first_outs, totals = _first(walk, args, back, state_ct, totals, nothing)
