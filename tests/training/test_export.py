@@ -1,4 +1,4 @@
-"""Training gradients are lowered for all platforms on a machine that has one."""
+"""Every training gradient is lowered for all platforms."""
 
 import jax
 import jax.numpy as jnp
