@@ -1,9 +1,8 @@
 """Compile a function as a unit, apart from the program around it.
 
 XLA may reorder an inlined program so that many layers hold temporary memory at
-once. On CPUs and GPUs it allocates the initial zeros of the loops of all layers
-first, and on TPUs it recomputes many layers before it differentiates one (jax
-0.10 to 0.12).
+once. On CPUs it allocates the initial zeros of the loops of all layers first
+(jax 0.10 to 0.12).
 """
 
 import functools
@@ -15,12 +14,11 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 
 def not_inlined(fn: Callable[..., Any], *args: Any) -> Any:
-  """Returns fn(*args), compiled to a call that is not inlined.
+  """Returns fn(*args), compiled on CPUs to a call that is not inlined.
 
   Its temporary memory is allocated at the call and freed at the return, and
   nothing in it is merged with an equal computation outside. Two equal calls may
-  be merged. TPUs inline all calls, so there it starts when all arguments are
-  there, and what follows waits for all of its results.
+  be merged. On accelerators this does nothing: XLA schedules by memory there.
 
   Args:
     fn: Returns a pytree of arrays. It may close over arrays.
@@ -34,13 +32,7 @@ def not_inlined(fn: Callable[..., Any], *args: Any) -> Any:
   def as_call(*args):
     return set_xla_metadata(fn(*args), inlineable="false")
 
-  def between_barriers(*args):
-    barrier = jax.lax.optimization_barrier
-    return barrier(fn(*barrier(args)))
-
-  return jax.lax.platform_dependent(
-    *args, tpu=between_barriers, default=as_call
-  )
+  return jax.lax.platform_dependent(*args, cpu=as_call, default=fn)
 
 
 def checked_as_one(fn: Callable[..., Any]) -> Callable[..., Any]:
