@@ -10,6 +10,7 @@ An interrupted run is continued.
 """
 
 import functools
+import importlib.metadata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -106,7 +107,12 @@ def main() -> None:
   cases = [x for x in list_cases(quick, targets) if x.part in _PARTS.value]
   rows = measure_in_stretches("targets", cases, measure, quick=quick)
   print_table(rows)
-  save("targets", rows, quick=quick)
+  compilers = {
+    name: importlib.metadata.version(name)
+    for name in ("libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12")
+    if not quick
+  }
+  save("targets", rows, quick=quick, compilers=compilers)
 
 
 def measure(case: Case) -> list[dict[str, Any]]:
