@@ -14,7 +14,7 @@ layer = jax.jit(lambda x: (x * 2, x + 1, x.sum()))  # Gradient, and the rest.
 def backward(x):
   """Returns the gradients of three layers, and what is left."""
   gradients = []
-  for _ in range(2):
+  for _ in range(3):
     gradient, x, _ = layer(x)
     gradients.append(gradient)
   # The same variable twice, a literal, and one that is used again.
@@ -24,7 +24,7 @@ def backward(x):
 def test_sums_are_those_of_plain_addition():
   """Fails if a gradient is left out, added twice or added elsewhere."""
   x = jnp.arange(3.0)
-  totals = [jnp.float32(10 ** (1 + i)) + x for i in range(5)]
+  totals = [jnp.float32(10 ** (1 + i)) + x for i in range(6)]
   gradients, rest = backward(x)
   sums, found = jax.jit(lambda: add_in_turn(lambda: backward(x), totals))()
   for total, gradient, found_sum in zip(totals, gradients, sums, strict=True):
@@ -34,7 +34,7 @@ def test_sums_are_those_of_plain_addition():
 
 def test_the_next_layer_waits_for_the_sum():
   """Fails if XLA may put off the sums to the end."""
-  totals = [jnp.zeros(3)] * 5
+  totals = [jnp.zeros(3)] * 6
   jaxpr = jax.make_jaxpr(lambda x: add_in_turn(lambda: backward(x), totals))(
     jnp.zeros(3)
   ).jaxpr
@@ -42,14 +42,15 @@ def test_the_next_layer_waits_for_the_sum():
   barriers = [
     eqn for eqn in jaxpr.eqns if eqn.primitive.name == "optimization_barrier"
   ]
-  assert len(calls) == 2
+  assert len(calls) == 3
   # The gradient of the first layer is listed twice, so it is added at the end.
   sums = [
     x for eqn in jaxpr.eqns if eqn.primitive.name == "add" for x in eqn.outvars
   ]
   waiting = [b for b in barriers if set(b.invars) & set(sums)]
-  assert len(waiting) == 1
+  assert len(waiting) == 2
   assert set(calls[1].outvars[1:]) & set(waiting[0].invars)
+  assert set(calls[2].invars) <= set(waiting[0].outvars)
 
 
 @pytest.mark.parametrize(
