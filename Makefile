@@ -1,7 +1,8 @@
 # `make help` lists the targets. Settings, given as NAME=value:
 #   PYTHON  the interpreter that makes the environment (python3)
 #   VENV    the folder of the environment (.venv)
-#   EXTRA   for `make setup`: cuda12, cuda13 or tpu, on such a machine
+#   EXTRA   for `make setup`: cuda12, cuda13 or tpu, on such a machine; targets
+#           to compile for one that is elsewhere
 #   ARGS    for the tests: more arguments of pytest, as in ARGS=tests/kernels;
 #           for `make reproduce-full`: where the data is
 PYTHON ?= python3

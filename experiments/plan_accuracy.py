@@ -55,7 +55,7 @@ def main() -> None:
         "formula_MiB": candidate.estimated_bytes / 2**20,
         "compiled_MiB": activations / 2**20,
         "resident_MiB": growth(program) / 2**20,
-        "predicted_time": candidate.relative_time,
+        "predicted_time": candidate.time.relative,
       }
     )
     print_table(rows)

@@ -21,6 +21,7 @@ import sys
 import time
 from typing import NamedTuple
 
+import jax
 from absl import flags
 from arguments import define_data
 from claims import documents
@@ -52,6 +53,7 @@ class Experiment(NamedTuple):
   script: str
   arguments: tuple[str, ...] = ()  # {enwik8} … are the flags of that name.
   result: str = ""  # A file of results/, if not named like the script.
+  needs_gpu: bool = False  # At full size.
 
   @property
   def name(self) -> str:
@@ -123,6 +125,8 @@ EXPERIMENTS = (
   Experiment("peers_libraries"),
   Experiment("softmax_memory"),
   Experiment("softmax_blocks", (), "softmax_blocks_cpu"),
+  Experiment("targets"),
+  Experiment("on_gpu", needs_gpu=True),
   Experiment("reformer_memory"),
   Experiment("reversible_time", ("--rounds=3",)),
   Experiment("lsh_time", ("--rounds=3",), "lsh_time_cpu"),
@@ -132,6 +136,9 @@ EXPERIMENTS = (
     "plan_accuracy", ("--config=enwik8_slim",), "plan_accuracy_enwik8_slim"
   ),
 )
+
+# Results of the kernels as they were, for a comparison; not to be run again.
+OF_OLDER_CODE = {"targets_before"}
 
 
 def main() -> None:
@@ -176,6 +183,9 @@ def run_full() -> None:
   for experiment in EXPERIMENTS:
     if is_current(experiment):
       print(f"{experiment.name}: kept, as the code has not changed since")
+      continue
+    if experiment.needs_gpu and jax.default_backend() != "gpu":
+      print(f"{experiment.name}: left out, as there is no GPU")
       continue
     arguments = tuple(x.format(**data) for x in experiment.arguments)
     if run(experiment.script, arguments):

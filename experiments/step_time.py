@@ -26,7 +26,7 @@ from measurements import median_seconds
 from record import print_table, save
 
 from slim import command_line
-from slim.training.flops import count_matmul_flops
+from slim.targets.matrix_products import count_matmul_flops
 
 _NAMES = define_names(
   "configurations", ["II", "III", "IV"], CONFIGURATIONS, "What to measure."

@@ -98,16 +98,23 @@ def writing_output(path: str) -> Iterator[None]:
     yield
 
 
-def run(main: Callable[[], None], argv: list[str] | None = None) -> None:
+def run(
+  main: Callable[[], None],
+  argv: list[str] | None = None,
+  *,
+  choose_device: Callable[[], object] = lambda: None,
+) -> None:
   """Runs a command that computes on a device.
 
   Args:
     main: The command; it is called after the flags are parsed.
     argv: The program and its arguments; None: those of this process.
+    choose_device: Called before JAX looks for devices.
   """
 
   def start():
     _end_at_once_by_ctrl_c()
+    choose_device()
     _check_device()
     main()
 

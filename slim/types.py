@@ -14,15 +14,26 @@ A *chunk* is the unit of the backward pass; a *block* is what a kernel cuts for
 itself. A *state* is all that a model remembers of the tokens it has seen.
 """
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import jax
+from jax import export
 
 Params = Any  # A pytree of arrays.
 State = Any  # A pytree of arrays.
 StateKind = Literal["none", "fixed", "growing"]
+_Tuple = TypeVar("_Tuple")
 
 
+def exportable(cls: type[_Tuple]) -> type[_Tuple]:
+  """Lets `jax.export` serialize functions that take or return a NamedTuple."""
+  export.register_namedtuple_serialization(
+    cls, serialized_name=f"slim.{cls.__name__}"
+  )
+  return cls
+
+
+@exportable
 class Batch(NamedTuple):
   """Sequences to predict, one target for each input token."""
 
@@ -31,6 +42,7 @@ class Batch(NamedTuple):
   weights: jax.Array  # [B, T], float32: 1 where the loss counts, else 0.
 
 
+@exportable
 class Sums(NamedTuple):
   """Totals over tokens. Means are formed once, at the very end."""
 
@@ -83,6 +95,7 @@ class RewindFn(Protocol):
   ) -> tuple[State, jax.Array, State]: ...
 
 
+@exportable
 class TrainState(NamedTuple):
   """Everything that changes during training, and that a checkpoint holds."""
 

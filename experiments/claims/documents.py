@@ -15,13 +15,20 @@ from claims import (
   tables_peers,
   tables_runs,
   tables_slim,
+  tables_targets,
 )
 
 ROOT = RESULTS.parents[1]
 # The tables that a document can name.
 BLOCKS = {
   name: function
-  for module in (tables_slim, tables_attention, tables_peers, tables_runs)
+  for module in (
+    tables_slim,
+    tables_attention,
+    tables_peers,
+    tables_runs,
+    tables_targets,
+  )
   for name, function in inspect.getmembers(module, inspect.isfunction)
   if function.__module__ == module.__name__ and not name.startswith("_")
 } | {"source": tables.source}

@@ -2,7 +2,8 @@
 
 Prints a table of checks and writes it to `--output=certificate.json`. If the
 gradient over chunks is not that of the whole sequence, the exit code is 1 and
-one line names the cause. No data is read.
+one line names the cause. With `--target=cuda:h100` the memory is that on this
+device, which need not be there. No data is read.
 """
 
 from absl import flags
@@ -10,6 +11,7 @@ from absl import flags
 from slim import command_line
 from slim.certify.from_config import certify_config
 from slim.config import setting_flags
+from slim.targets.target_flags import define_target
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,11 +25,13 @@ def main(argv: list[str] | None = None) -> None:
     "output", None, "Write the checks to this new JSON file."
   )
 
+  target = define_target()
+
   def check() -> None:
     path = output.value
     if path is not None:
       path = command_line.check_output(path)
-    certificate = certify_config(config.value)
+    certificate = certify_config(config.value, target())
     print(certificate)
     if path is not None:
       with command_line.writing_output(path):
@@ -36,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
       raise ValueError(certificate.describe_failure())
     print("passed: the chunked gradient is that of the whole sequence")
 
-  command_line.run(check, argv)
+  command_line.run(check, argv, choose_device=target)
 
 
 if __name__ == "__main__":

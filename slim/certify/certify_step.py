@@ -25,6 +25,7 @@ from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.cotangents import inexact_leaves, is_inexact
 from slim.kernels.support.dtypes import promote
 from slim.runs.stages import stage
+from slim.targets import HERE, Target
 
 _LATER_TOKENS = (
   "the output of a token depends on later tokens, such as by a maximum or a "
@@ -55,6 +56,7 @@ def certify(
   axis: int = 1,
   policy: str = "store",
   rewind: RewindFn | None = None,
+  target: Target = HERE,
 ) -> Certificate:
   """Checks a step of `slim.kernels.scan` against the whole sequence at once.
 
@@ -76,6 +78,8 @@ def certify(
     policy: "store", "sqrt" or "rewind".
     rewind: `rewind(params, state_after, chunk) -> (state_before, out,
       state_after)`, for policy "rewind".
+    target: What the gradient is compiled for to see how memory grows. Values
+      are computed on this machine.
 
   Returns:
     The certificate. Each failure names its likely cause.
@@ -99,7 +103,7 @@ def certify(
   )
   dtypes = [x.dtype for x in inexact_leaves((params, state, xs))]
   dtype = promote(*dtypes) if dtypes else jnp.float32
-  return certify_calls(call, to_float64(call), step, dtype)
+  return certify_calls(call, to_float64(call), step, dtype, target)
 
 
 def certify_calls(
@@ -107,6 +111,7 @@ def certify_calls(
   call_float64: ScanCall,
   token_outputs: StepFn,
   dtype: DTypeLike,
+  target: Target,
 ) -> Certificate:
   """Checks a step that exists in its own dtype and in float64.
 
@@ -116,6 +121,7 @@ def certify_calls(
       types enabled.
     token_outputs: A step in float64, with one out per token if there is any.
     dtype: Dtype of the computation in `call`.
+    target: What is compiled for to see how memory grows.
 
   Returns:
     The certificate.
@@ -149,7 +155,7 @@ def certify_calls(
     if call.policy == "rewind":
       checks += check_rewound_states(name, call, smallest, ROUNDING)
   with stage("comparing memory"):
-    checks += check_memory(name, call, chunk_size)
+    checks += check_memory(name, call, chunk_size, target)
   return Certificate(tuple(checks))
 
 

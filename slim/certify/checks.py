@@ -1,5 +1,6 @@
 """The checks of a scan: values, gradients, rewound states and memory."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from slim.certify.gradient_error import relative_errors
 from slim.certify.gradients import FAST_COMPILE_OPTIONS, Results, ScanCall
 from slim.certify.rewinding import decay_share, rewinding_error
 from slim.kernels.support.cotangents import inexact_leaves, is_inexact
+from slim.targets import Target
 
 # Limit in float64. Sums over chunks and over all tokens round differently.
 EXACT = 1e-9
@@ -116,11 +118,11 @@ def check_decay(dtype: str, call: ScanCall) -> Iterator[Check]:
 
 
 def check_memory(
-  dtype: str, call: ScanCall, chunk_size: int
+  dtype: str, call: ScanCall, chunk_size: int, target: Target
 ) -> Iterator[Check]:
   """Checks that a further chunk costs no memory beyond state and tokens.
 
-  The gradient over 4, 8 and 16 chunks is compiled, not run.
+  The gradient over 4, 8 and 16 chunks is compiled for the target, not run.
   """
 
   def temporary_bytes(num_chunks):
@@ -137,17 +139,20 @@ def check_memory(
       )
 
     gradient = jax.grad(loss, argnums=(0, 1, 2), allow_int=True)
-    lowered = jax.jit(gradient).lower(
-      call.params, call.state, jax.tree.map(resize, call.xs)
+    compiled = target.compile(
+      gradient,
+      call.params,
+      call.state,
+      jax.tree.map(resize, call.xs),
+      options=FAST_COMPILE_OPTIONS,
     )
-    compiled = lowered.compile(FAST_COMPILE_OPTIONS)
-    return compiled.memory_analysis().temp_size_in_bytes
+    return target.temporary_bytes(compiled)
 
   few, some, many = (temporary_bytes(n) for n in (4, 8, 16))
   # "sqrt" may grow in steps, so take the larger of two slopes.
   slope = max((some - few) / 4, (many - some) / 8)
-  token_bytes = _num_bytes(call.xs) * chunk_size / call.length
-  state_bytes = 0 if call.policy == "rewind" else _num_bytes(call.state)
+  token_bytes = _num_bytes(call.xs, target) * chunk_size / call.length
+  state_bytes = 0 if call.policy == "rewind" else _num_bytes(call.state, target)
   yield Check(
     "bytes per chunk",
     "",
@@ -176,5 +181,15 @@ def _find_memory_cause(call: ScanCall) -> str:
   )
 
 
-def _num_bytes(tree: Any) -> int:
-  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+def _num_bytes(tree: Any, target: Target) -> int:
+  """Returns bytes as the device keeps arrays: TPUs in tiles of 8 · 128."""
+  tile = (8, 128) if target.platform == "tpu" else (1, 1)
+
+  def size(x):
+    *others, rows, columns = (1, 1, *x.shape)
+    rows, columns = (
+      -(-n // k) * k for n, k in zip((rows, columns), tile, strict=True)
+    )
+    return math.prod(others) * rows * columns * x.dtype.itemsize
+
+  return sum(map(size, jax.tree.leaves(tree)))

@@ -12,6 +12,7 @@ from slim.certify.checks import EXACT, check_gradients
 from slim.certify.gradients import Results, ScanCall, compile_fast
 from slim.kernels.support.random_bits import split
 from slim.runs.stages import stage
+from slim.targets import HERE, Target
 from slim.training import build
 from slim.training.gradients import make_step, make_value_and_grad
 from slim.types import Batch, LanguageModel
@@ -21,7 +22,9 @@ _NUM_TOKENS = 100  # Enough for three chunk sizes, most with a short chunk.
 _TOKENS_BEFORE = 16  # Make the initial state nonzero.
 
 
-def certify_config(config: ml_collections.ConfigDict) -> Certificate:
+def certify_config(
+  config: ml_collections.ConfigDict, target: Target = HERE
+) -> Certificate:
   """Checks the gradient that a config trains with; no data is read.
 
   Tokens are random, and parameters come from the seed of the config. Dropout is
@@ -29,6 +32,8 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
 
   Args:
     config: All settings.
+    target: What is compiled for to see how memory grows; this machine need not
+      have it.
 
   Returns:
     The certificate.
@@ -80,7 +85,7 @@ def certify_config(config: ml_collections.ConfigDict) -> Certificate:
 
   with jax.default_matmul_precision(config.matmul_precision):
     certificate = certify_calls(
-      call, call_float64, token_outputs, config.model.dtype
+      call, call_float64, token_outputs, config.model.dtype, target
     )
     with stage("checking what training calls"):
       training = _check_training(model_float64, call_float64, keys)

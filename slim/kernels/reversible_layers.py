@@ -175,7 +175,9 @@ def _forward(
     for fn, consts, own_params, context in zip(
       functions.forward, forward_consts, *params_and_contexts, strict=True
     ):
-      y, out, replay = not_inlined(fn, consts, own_params, two, context)
+      states = inexact_leaves(fn.out[1])
+      run = partial(not_inlined, updates_state=bool(states))
+      y, out, replay = run(fn, consts, own_params, two, context)
       one, two = two, one + y.astype(one.dtype)
       outs.append(out)
       replays.append(replay)

@@ -2,8 +2,9 @@
 
 Prints arguments, outputs and activations of the gradient of a config, and the
 largest buffers at the peak with the source lines that allocate them.
-`--output=memory.svg` draws the activations over the program. Nothing is run,
-and no data is read.
+`--output=memory.svg` draws the activations over the program.
+`--target=cuda:h100` compiles for that device, which need not be there. Nothing
+is run, and no data is read.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from absl import flags
 from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
+from slim.config.byte_sizes import format_size
 from slim.files import local_path, writing
 from slim.memory.rendering import (
   check_output,
@@ -25,17 +27,25 @@ from slim.memory.rendering import (
 )
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline, analyze
+from slim.targets import HERE, Target
+from slim.targets.matrix_products import (
+  count_operations,
+  list_matrix_products,
+)
+from slim.targets.roofline import find_roofline
+from slim.targets.target_flags import define_target
 from slim.training import build
 from slim.training.gradients import COMPILER_OPTIONS
 
 
 def analyze_config(
-  config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict, target: Target = HERE
 ) -> Iterator[tuple[str, MemoryReport, MemoryTimeline]]:
   """Compiles the gradients of a config as training does, and analyzes them.
 
   Args:
     config: All settings.
+    target: What to compile for.
 
   Yields:
     For each gradient method: its name, report and timeline.
@@ -45,13 +55,14 @@ def analyze_config(
   """
   config_lib.validate(config)
   experiment = build.create_experiment(config)
-  params = jax.eval_shape(lambda: build.init(experiment)).params
-  batch = build.abstract_batch(config)
-  step = jax.ShapeDtypeStruct((), jnp.int32)
+  shapes = _shapes(config, experiment)
   for method, gradient_step in experiment.gradient_steps.items():
     with jax.default_matmul_precision(config.matmul_precision):
       found = analyze(
-        gradient_step, params, batch, step, compiler_options=COMPILER_OPTIONS
+        gradient_step,
+        *shapes,
+        compiler_options=COMPILER_OPTIONS,
+        target=target,
       )
     yield method, *found
 
@@ -76,6 +87,51 @@ def describe(
   )
 
 
+def describe_target(
+  config: ml_collections.ConfigDict,
+  method: str,
+  report: MemoryReport,
+  target: Target,
+) -> str:
+  """Says whether training fits a target, and how long a gradient takes.
+
+  Args:
+    config: All settings.
+    method: The method of the gradient.
+    report: That of the gradient, compiled for the target.
+    target: The target.
+
+  Returns:
+    Lines of text; none for a device of this machine.
+  """
+  device, memory = target.accelerator, target.memory_bytes
+  if device is None or memory is None:
+    return ""
+  experiment = build.create_experiment(config)
+  state = jax.eval_shape(lambda: build.init(experiment)).opt_state
+  optimizer = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  needed = report.total_bytes + optimizer
+  with jax.default_matmul_precision(config.matmul_precision):
+    products = list_matrix_products(
+      experiment.gradient_steps[method], *_shapes(config, experiment)
+    )
+  effort = "" if device.gpu else f", compiled with effort {target.effort}"
+  return (
+    f"{'fits' if needed <= memory else 'does not fit'} {target.name}: needs "
+    f"{format_size(needed)} of {format_size(memory)}, with "
+    f"{format_size(optimizer)} for the optimizer{effort}\n"
+    f"takes at least {1e3 * find_roofline(products, device).at_least:,.3g} ms, "
+    f"by the roofline of {count_operations(products):,.3g} operations\n"
+  )
+
+
+def _shapes(config, experiment):
+  """Returns the shapes of the arguments of a gradient step."""
+  params = jax.eval_shape(lambda: build.init(experiment)).params
+  step = jax.ShapeDtypeStruct((), jnp.int32)
+  return params, build.abstract_batch(config), step
+
+
 def main(argv: list[str] | None = None) -> None:
   """Runs the command line.
 
@@ -83,6 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     argv: Program name and arguments. Default: `sys.argv`.
   """
   config = setting_flags.define_config()
+  target = define_target()
   output = flags.DEFINE_string(
     "output", None, "Draw the figure to this new file."
   )
@@ -93,15 +150,17 @@ def main(argv: list[str] | None = None) -> None:
       path = local_path("--output", path)
       with _name_flag():
         check_output(path)
-    timelines = {}
-    for method, report, timeline in analyze_config(config.value):
+    timelines, chosen = {}, target()
+    for method, report, timeline in analyze_config(config.value, chosen):
       print(describe(method, report, timeline), flush=True)
+      about_target = describe_target(config.value, method, report, chosen)
+      print(about_target, end="", flush=True)
       timelines[f"activations of {method}"] = timeline
     if path is not None:
       with writing(path, "--output"), _name_flag():
         plot_timelines(timelines, path)
 
-  command_line.run(show, argv)
+  command_line.run(show, argv, choose_device=target)
 
 
 @contextlib.contextmanager

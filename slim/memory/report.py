@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from slim.targets import HERE, Target
+
 
 class MemoryReport(NamedTuple):
   """Memory of a compiled program, in bytes.
@@ -16,7 +18,7 @@ class MemoryReport(NamedTuple):
     temporary_bytes: All other buffers. For a gradient these are the
       activations.
     device_peak_bytes: Peak of the process so far; None if the device does not
-      count it.
+      count it, or if the program is for another one.
   """
 
   argument_bytes: int
@@ -36,6 +38,7 @@ def memory_report(
   fn: Callable[..., Any],
   *args: Any,
   compiler_options: Mapping[str, Any] | None = None,
+  target: Target = HERE,
 ) -> MemoryReport:
   """Asks the compiler how much memory a function needs; nothing is run.
 
@@ -43,32 +46,35 @@ def memory_report(
     fn: A function. Pass a jitted function to respect its donations.
     *args: Its arguments: arrays, or `jax.ShapeDtypeStruct`s.
     compiler_options: As for `jax.jit`.
+    target: What to compile for; this machine need not have it.
 
   Returns:
     The report. `device_peak_bytes` is not about `fn`: it is the peak of the
     whole process on its first device so far, which cannot be reset. To measure
     a program on a device, run it in a process of its own and call this
     afterwards. It is None on CPUs, which do not count.
+
+  Raises:
+    DoesNotFitError: If the compiler refuses a program of this size, which only
+      that for TPUs does.
+    ValueError: If the compiler for the target is not installed.
   """
-  return report_of(lower(fn, *args).compile(dict(compiler_options or {})))
+  compiled = target.compile(fn, *args, options=compiler_options)
+  return report_of(compiled, target)
 
 
-def lower(fn: Callable[..., Any], *args: Any) -> jax.stages.Lowered:
-  """Lowers a function, jitted or not."""
-  # A second `jax.jit` would drop the donations of the first one.
-  jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
-  return jitted.lower(*args)
-
-
-def report_of(compiled: jax.stages.Compiled) -> MemoryReport:
-  """Returns the report of a compiled program."""
-  # Not peak_memory_in_bytes, which on CPUs omits temporary buffers.
+def report_of(
+  compiled: jax.stages.Compiled, target: Target = HERE
+) -> MemoryReport:
+  """Returns the report of a program that is compiled for a target."""
   memory: Any = compiled.memory_analysis()
-  device = jax.local_devices()[0].memory_stats() or {}
+  device: dict[str, int] = {}
+  if target == HERE:
+    device = jax.local_devices()[0].memory_stats() or {}
   return MemoryReport(
     argument_bytes=memory.argument_size_in_bytes,
     output_bytes=memory.output_size_in_bytes,
     aliased_bytes=memory.alias_size_in_bytes,
-    temporary_bytes=memory.temp_size_in_bytes,
+    temporary_bytes=target.temporary_bytes(compiled),
     device_peak_bytes=device.get("peak_bytes_in_use"),
   )

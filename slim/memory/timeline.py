@@ -10,8 +10,9 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from slim.memory.live_ranges import LiveRanges
-from slim.memory.report import MemoryReport, lower, report_of
+from slim.memory.report import MemoryReport, report_of
 from slim.memory.source_lines import Origins
+from slim.targets import HERE, Target
 
 
 class Buffer(NamedTuple):
@@ -52,6 +53,7 @@ def memory_timeline(
   fn: Callable[..., Any],
   *args: Any,
   compiler_options: Mapping[str, Any] | None = None,
+  target: Target = HERE,
 ) -> MemoryTimeline:
   """Finds the live buffers at each instruction of a function; nothing is run.
 
@@ -64,6 +66,7 @@ def memory_timeline(
     fn: A function, jitted or not.
     *args: Its arguments: arrays, or `jax.ShapeDtypeStruct`s.
     compiler_options: As for `jax.jit`.
+    target: What to compile for; this machine need not have it.
 
   Returns:
     The timeline. Its peak is the `temporary_bytes` of `memory_report`, without
@@ -72,19 +75,20 @@ def memory_timeline(
   Raises:
     ValueError: If this version of XLA describes its buffers in another format.
   """
-  return analyze(fn, *args, compiler_options=compiler_options)[1]
+  return analyze(fn, *args, compiler_options=compiler_options, target=target)[1]
 
 
 def analyze(
   fn: Callable[..., Any],
   *args: Any,
   compiler_options: Mapping[str, Any] | None = None,
+  target: Target = HERE,
 ) -> tuple[MemoryReport, MemoryTimeline]:
   """Compiles a function once; returns its report and its timeline."""
   with tempfile.TemporaryDirectory() as folder, _without_cache():
     options = dict(compiler_options or {})
     options |= {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-    compiled = lower(fn, *args).compile(options)
+    compiled = target.compile(fn, *args, options=options)
     ranges = LiveRanges(folder)
   live = np.array(
     [ranges.count_bytes(i) for i in range(ranges.num_instructions)], np.int64
@@ -95,7 +99,7 @@ def analyze(
     for x in ranges.values_at(int(live.argmax()))
   ]
   buffers.sort(reverse=True)
-  return report_of(compiled), MemoryTimeline(live, tuple(buffers))
+  return report_of(compiled, target), MemoryTimeline(live, tuple(buffers))
 
 
 @contextlib.contextmanager

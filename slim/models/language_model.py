@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from slim.models.network import Call, Network
-from slim.types import LanguageModel, Params, State, StateKind
+from slim.types import LanguageModel, Params, State, StateKind, exportable
 
 
+@exportable
 class ModelState(NamedTuple):
   """What the model remembers of the tokens so far.
 

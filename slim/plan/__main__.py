@@ -1,15 +1,17 @@
 """Find the fastest gradient that fits: `python -m slim.plan --config=…`.
 
 Prints the candidates for `--budget=2GiB`, the fastest first, and the flags that
-select the choice. Nothing is run, and no data is read.
+select the choice. With `--target=cuda:h100` they are compiled for that device,
+whose memory is the budget. Nothing is run, and no data is read.
 """
 
 from absl import flags
 
 from slim import command_line
 from slim.config import setting_flags
-from slim.config.byte_sizes import parse_size
+from slim.plan.budget import parse_budget
 from slim.plan.from_config import override_flags, plan_config
+from slim.targets.target_flags import define_target
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,19 +24,22 @@ def main(argv: list[str] | None = None) -> None:
   budget = flags.DEFINE_string(
     "budget",
     None,
-    "Memory of the device or, on CPUs, of the process, such as 2GiB.",
-    required=True,
+    "Memory of the device or, on CPUs, of the process, such as 2GiB; default: "
+    "that of --target.",
   )
+  target = define_target()
 
   def show() -> None:
-    found = plan_config(config.value, parse_size("--budget", budget.value))
+    chosen = target()
+    size = parse_budget("--budget", budget.value, chosen)
+    found = plan_config(config.value, size, chosen)
     print(found)
     if found.choice is None:
       raise ValueError(f"--budget {found.describe_failure()}")
     flags_to_add = override_flags(found.choice.gradient, config.value)
     print(*flags_to_add or ["no flags needed"])
 
-  command_line.run(show, argv)
+  command_line.run(show, argv, choose_device=target)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from slim.plan.memory_estimate import (
 )
 from slim.plan.results import Candidate
 from slim.plan.time_estimate import estimate_time
+from slim.targets import HERE, Target
+from slim.targets.matrix_products import MatrixProduct, list_matrix_products
 from slim.training import build
-from slim.training.flops import count_matmul_flops
 from slim.training.losses import cross_entropy_sums
 from slim.types import LanguageModel, TrainState
 
@@ -78,11 +79,14 @@ def create_planned_model(config: ml_collections.ConfigDict) -> PlannedModel:
   return PlannedModel(config, experiment, state)
 
 
-def list_candidates(planned: PlannedModel) -> list[Candidate]:
+def list_candidates(
+  planned: PlannedModel, target: Target = HERE
+) -> list[Candidate]:
   """Lists the ways to differentiate a model, the fastest first.
 
   Args:
     planned: The model.
+    target: What computes its gradient.
 
   Returns:
     Candidates with predicted times.
@@ -93,13 +97,18 @@ def list_candidates(planned: PlannedModel) -> list[Candidate]:
     policies = ["store", "sqrt"]
     if model.rewind is not None:
       policies.insert(0, "rewind")
-  state = jax.eval_shape(lambda: model.init_state(config.train.batch_size))
-  flops = count_matmul_flops(
-    model.apply,
-    planned.state.params,
-    build.abstract_batch(config).inputs,
-    state,
-  )
+  num_parts = config.train.accumulation_steps
+  batch_size = config.train.batch_size // num_parts
+  state = jax.eval_shape(lambda: model.init_state(batch_size))
+
+  @functools.cache
+  def products(chunk_size: int) -> list[MatrixProduct]:
+    tokens = build.abstract_batch(config, batch_size, chunk_size).inputs
+    with jax.default_matmul_precision(config.matmul_precision):
+      return list_matrix_products(
+        model.apply, planned.state.params, tokens, state
+      )
+
   candidates = []
   for choice in list_choices(
     config.data.sequence_length,
@@ -107,15 +116,16 @@ def list_candidates(planned: PlannedModel) -> list[Candidate]:
     remat=not config.model.reversible,
     reversible=config.model.reversible,
   ):
-    _, num_chunks = choice.cut(config.data.sequence_length)
     time = estimate_time(
       choice,
-      num_chunks=num_chunks * config.train.accumulation_steps,
+      length=config.data.sequence_length,
+      products=products,
       weight_bytes=tree_bytes(planned.state.params),
-      flops=flops,
+      target=target,
+      num_parts=num_parts,
     )
     candidates.append(Candidate(choice, time))
-  return sorted(candidates, key=lambda x: x.relative_time)
+  return sorted(candidates, key=lambda x: x.time.relative)
 
 
 def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:

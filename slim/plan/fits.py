@@ -6,7 +6,8 @@ import jax
 
 from slim.config.byte_sizes import format_size
 from slim.plan.memory_estimate import tree_bytes
-from slim.training.compiled import CompiledSteps, temporary_bytes
+from slim.targets import HERE
+from slim.training.compiled import CompiledSteps
 from slim.types import Batch, TrainState
 
 # Limit and use of a group of processes, and the statistics with the memory that
@@ -61,7 +62,7 @@ def check_steps_fit(state: TrainState, compiled: CompiledSteps) -> None:
   Raises:
     ValueError: It says what is needed and what is left.
   """
-  update_bytes = temporary_bytes(compiled.update)  # type: ignore[arg-type]
+  update_bytes = HERE.temporary_bytes(compiled.update)  # type: ignore[arg-type]
   sizes = {
     "gradients": tree_bytes(state.params),
     "activations": max(

@@ -20,18 +20,20 @@ from slim.plan.fits import list_resident_bytes
 from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import Candidate, Plan
 from slim.plan.search import CompiledSize, search
+from slim.targets import HERE, Target
 from slim.training import build, steps
 from slim.training.compiled import (
   CompiledSteps,
   compile_gradient_step,
   compile_update_step,
-  temporary_bytes,
 )
 
 _LOG = logging.getLogger("slim.plan")
 
 
-def plan_config(config: ml_collections.ConfigDict, budget: int) -> Plan:
+def plan_config(
+  config: ml_collections.ConfigDict, budget: int, target: Target = HERE
+) -> Plan:
   """Finds the fastest gradient of a config that fits; nothing is run.
 
   The method, the policy and the chunk size are chosen. If none fits, reversible
@@ -41,6 +43,7 @@ def plan_config(config: ml_collections.ConfigDict, budget: int) -> Plan:
     config: All settings. `gradient.method`, `policy` and `chunk_size` do not
       matter.
     budget: Bytes of the device or, on CPUs, of the whole process.
+    target: What to compile for; this machine need not have it.
 
   Returns:
     The plan. Candidates slower than the choice are not compiled.
@@ -51,20 +54,23 @@ def plan_config(config: ml_collections.ConfigDict, budget: int) -> Plan:
   Cost: one compilation per candidate that is too large, and one for the choice.
   """
   models = _create_models(config)
-  plan, _ = _search(models, _estimate_all(models), budget)
+  plan, _ = _search(models, _estimate_all(models, target), budget, target)
   return plan
 
 
-def list_estimates(config: ml_collections.ConfigDict) -> list[Candidate]:
+def list_estimates(
+  config: ml_collections.ConfigDict, target: Target = HERE
+) -> list[Candidate]:
   """Lists the candidates of `plan_config` in its order; nothing is compiled.
 
   Args:
     config: All settings, as for `plan_config`.
+    target: Likewise.
 
   Returns:
     Candidates with predicted times and estimated activations.
   """
-  return _estimate_all(_create_models(config))
+  return _estimate_all(_create_models(config), target)
 
 
 def fit_config(
@@ -86,7 +92,7 @@ def fit_config(
   name = "config.gradient.memory_budget"
   budget = parse_size(name, config.gradient.memory_budget)
   planned = create_planned_model(config)
-  plan, last = _search([planned], list_candidates(planned), budget)
+  plan, last = _search([planned], list_candidates(planned), budget, HERE)
   choice = plan.choice
   if choice is None or choice.memory is None or last is None:
     raise ValueError(f"{name} {plan.describe_failure()}")
@@ -139,20 +145,25 @@ def _create_models(config: ml_collections.ConfigDict) -> list[PlannedModel]:
   return models
 
 
-def _estimate_all(models: Sequence[PlannedModel]) -> list[Candidate]:
+def _estimate_all(
+  models: Sequence[PlannedModel], target: Target
+) -> list[Candidate]:
   """Lists the candidates of each model with their estimates."""
   candidates = []
   for planned in models:
     estimate = make_estimator(planned)
     candidates += [
       x._replace(estimated_bytes=estimate(x.gradient))
-      for x in list_candidates(planned)
+      for x in list_candidates(planned, target)
     ]
   return candidates
 
 
 def _search(
-  models: Sequence[PlannedModel], candidates: Sequence[Candidate], budget: int
+  models: Sequence[PlannedModel],
+  candidates: Sequence[Candidate],
+  budget: int,
+  target: Target,
 ) -> tuple[Plan, _Programs | None]:
   """Compiles as training does; also returns the last compiled programs."""
   config, _, state = models[0]
@@ -168,7 +179,7 @@ def _search(
       with_choice(config, choice), experiment.model
     )
     gradient = compile_gradient_step(
-      gradient_steps[choice.method], state.params, batch
+      gradient_steps[choice.method], state.params, batch, target
     )
     last = _Programs(
       experiment._replace(gradient_steps=gradient_steps),
@@ -184,7 +195,8 @@ def _search(
         models[0].experiment.optimizer, build.skip_above(config)
       ),
       state,
+      target,
     )
-    update_bytes = temporary_bytes(update)
-    plan = search(candidates, budget, resident_bytes, compile_gradient)
+    update_bytes = target.temporary_bytes(update)
+    plan = search(candidates, budget, resident_bytes, compile_gradient, target)
   return plan, last

@@ -1,14 +1,15 @@
 """Plan the gradient of a step of `slim.kernels.scan`."""
 
+import functools
 from typing import Any
 
 import jax
 
-from slim.config.byte_sizes import parse_size
 from slim.kernels import scan
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.cotangents import inexact_leaves
+from slim.plan.budget import parse_budget
 from slim.plan.gradient_choice import GradientChoice, list_choices
 from slim.plan.memory_estimate import (
   count_residuals,
@@ -18,8 +19,8 @@ from slim.plan.memory_estimate import (
 from slim.plan.results import Candidate, Plan
 from slim.plan.search import CompiledSize, search
 from slim.plan.time_estimate import estimate_time
-from slim.training.compiled import temporary_bytes
-from slim.training.flops import count_matmul_flops
+from slim.targets import HERE, Target
+from slim.targets.matrix_products import MatrixProduct, list_matrix_products
 from slim.training.gradients import COMPILER_OPTIONS
 
 
@@ -29,7 +30,8 @@ def plan(
   state: Any,
   xs: Any,
   *,
-  budget: str,
+  budget: str | None = None,
+  target: Target = HERE,
   axis: int = 1,
   rewind: RewindFn | None = None,
   others: Any = (),
@@ -46,6 +48,9 @@ def plan(
     state: Likewise, the state before the first token.
     xs: Likewise, with T ≥ 1 tokens along `axis`.
     budget: Memory of the device or, on CPUs, of the process, such as "2GiB".
+      Default: the memory of the target.
+    target: What to compile for, such as `Target("cuda:h100")`; this machine
+      need not have it.
     axis: The axis of time.
     rewind: `rewind(params, state_after, chunk) -> (state_before, out,
       state_after)`. Pass it to include the policy "rewind".
@@ -67,27 +72,33 @@ def plan(
   )
   length = jax.tree.leaves(xs)[0].shape[axis]
   weight_bytes = tree_bytes(params)
-  # At least one product with each weight per token.
-  flops = max(
-    count_matmul_flops(step, params, state, xs), weight_bytes // 2 * length, 1
-  )
 
-  def make_candidate(choice: GradientChoice) -> Candidate:
-    chunk_size, num_chunks = choice.cut(length)
-    chunk = jax.tree.map(
+  def chunk_of(chunk_size):
+    return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
         (*x.shape[:axis], chunk_size, *x.shape[axis + 1 :]), x.dtype
       ),
       xs,
     )
+
+  @functools.cache
+  def products(chunk_size: int) -> list[MatrixProduct]:
+    return list_matrix_products(step, params, state, chunk_of(chunk_size))
+
+  def make_candidate(choice: GradientChoice) -> Candidate:
+    chunk_size, num_chunks = choice.cut(length)
     return Candidate(
       choice,
       estimate_time(
-        choice, num_chunks=num_chunks, weight_bytes=weight_bytes, flops=flops
+        choice,
+        length=length,
+        products=products,
+        weight_bytes=weight_bytes,
+        target=target,
       ),
       estimate_activations(
         choice,
-        residuals=count_residuals(step, params, state, chunk),
+        residuals=count_residuals(step, params, state, chunk_of(chunk_size)),
         state_bytes=tree_bytes(state),
         sequence_bytes=tree_bytes(xs),
         num_chunks=num_chunks,
@@ -104,8 +115,10 @@ def plan(
       return sum((x.real.sum() for x in inexact_leaves(outs)), 0.0)
 
     gradient = jax.grad(total, allow_int=True)
-    lowered = jax.jit(gradient).lower(params, state, xs)
-    activation_bytes = temporary_bytes(lowered.compile(COMPILER_OPTIONS))
+    compiled = target.compile(
+      gradient, params, state, xs, options=COMPILER_OPTIONS
+    )
+    activation_bytes = target.temporary_bytes(compiled)
     return CompiledSize(activation_bytes, peak_bytes=activation_bytes)
 
   policies = ("rewind", "store", "sqrt") if rewind else ("store", "sqrt")
@@ -115,12 +128,12 @@ def plan(
   # `scan` runs "full" as one chunk.
   full = full._replace(chunk_size=length, policy="store")
   candidates = sorted(
-    map(make_candidate, [full, *chunked]), key=lambda x: x.relative_time
+    map(make_candidate, [full, *chunked]), key=lambda x: x.time.relative
   )
   resident_bytes = {
     "arguments": tree_bytes((params, state, xs)),
     "gradients": tree_bytes(inexact_leaves(params)),
     "others": tree_bytes(others),
   }
-  size = parse_size("budget", budget)
-  return search(candidates, size, resident_bytes, compile_gradient)
+  size = parse_budget("budget", budget, target)
+  return search(candidates, size, resident_bytes, compile_gradient, target)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from slim.config.byte_sizes import format_size
 from slim.plan.gradient_choice import GradientChoice
+from slim.plan.time_estimate import PredictedTime
 
 
 class CompiledMemory(NamedTuple):
@@ -18,13 +19,13 @@ class Candidate(NamedTuple):
 
   Attributes:
     gradient: How the gradient is computed.
-    relative_time: Predicted time relative to "full".
+    time: Predicted time of an update.
     estimated_bytes: Estimated activations; None if not estimated.
     memory: Memory as compiled; None if not compiled.
   """
 
   gradient: GradientChoice
-  relative_time: float
+  time: PredictedTime
   estimated_bytes: int | None = None
   memory: CompiledMemory | None = None
 
@@ -61,27 +62,20 @@ class Plan(NamedTuple):
 
   def __str__(self) -> str:
     """Formats a table."""
-    rows = [("gradient", "C", "time", "estimate", "activations", "total", "")]
-    for x in self.candidates:
-      estimate, memory = x.estimated_bytes, x.memory
-      rows.append(
-        (
-          x.gradient.name,
-          str(x.gradient.chunk_size or ""),
-          f"{x.relative_time:.2f}",
-          "" if estimate is None else format_size(estimate),
-          "" if memory is None else format_size(memory.activation_bytes),
-          "" if memory is None else format_size(memory.total_bytes),
-          "fits" if self._fits(x) else "",
-        )
-      )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows = [self._row(x) for x in self.candidates]
+    # The column of a bound is left out for devices that have none.
+    columns = [
+      (name, *(row[name] for row in rows))
+      for name in rows[0]
+      if name != "at least" or any(row[name] for row in rows)
+    ]
+    widths = [max(map(len, column)) for column in columns]
     table = "\n".join(
       "  ".join(
         [row[0].ljust(widths[0])]
         + [x.rjust(n) for x, n in zip(row[1:], widths[1:], strict=True)]
       ).rstrip()
-      for row in rows
+      for row in zip(*columns, strict=True)
     )
     resident = "".join(
       f" + {name} {format_size(n)}"
@@ -89,6 +83,24 @@ class Plan(NamedTuple):
       if n
     )
     return f"{table}\ntotal = activations{resident}"
+
+  def _row(self, candidate: Candidate) -> dict[str, str]:
+    """Formats a candidate; the names of the columns are the keys."""
+    gradient, time, estimate, memory = candidate
+
+    def size(num_bytes):
+      return "" if num_bytes is None else format_size(num_bytes)
+
+    return {
+      "gradient": gradient.name,
+      "C": str(gradient.chunk_size or ""),
+      "time": f"{time.relative:.2f}",
+      "at least": time.at_least and f"{1e3 * time.at_least:,.3g} ms" or "",
+      "estimate": size(estimate),
+      "activations": size(memory and memory.activation_bytes),
+      "total": size(memory and memory.total_bytes),
+      "": "fits" if self._fits(candidate) else "",
+    }
 
   def _fits(self, candidate: Candidate) -> bool:
     memory = candidate.memory

@@ -6,11 +6,10 @@ import resource
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
-
 from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import Candidate, CompiledMemory, Plan
 from slim.runs.stages import stage
+from slim.targets import HERE, DoesNotFitError, Target
 
 # What a training process on a CPU needs besides its arrays and the memory it
 # has before training: leftovers of the compiler, and workspaces of matrix
@@ -30,6 +29,7 @@ def search(
   budget: int,
   resident_bytes: dict[str, int],
   compile_gradient: Callable[[GradientChoice], CompiledSize],
+  target: Target = HERE,
 ) -> Plan:
   """Compiles candidates in turn until one fits.
 
@@ -39,6 +39,7 @@ def search(
     resident_bytes: Bytes that every candidate needs, by name. On CPUs those of
       the process are added.
     compile_gradient: Compiles a gradient and returns its memory.
+    target: What it compiles for.
 
   Returns:
     The plan.
@@ -46,9 +47,12 @@ def search(
   tried = list(candidates)
   for i, candidate in enumerate(tried):
     with stage(f"compiling candidate {i + 1}, {candidate.gradient}"):
-      size = compile_gradient(candidate.gradient)
-    # Measure the process after it has compiled.
-    resident_bytes = resident_bytes | {"the process": _process_bytes()}
+      try:
+        size = compile_gradient(candidate.gradient)
+      except DoesNotFitError as error:
+        size = CompiledSize(error.temporary_bytes, error.temporary_bytes)
+    if target.platform == "cpu":  # Measure the process after it has compiled.
+      resident_bytes = resident_bytes | {"the process": _process_bytes()}
     total = size.peak_bytes + sum(resident_bytes.values())
     memory = CompiledMemory(size.activation_bytes, total)
     tried[i] = candidate._replace(memory=memory)
@@ -58,9 +62,7 @@ def search(
 
 
 def _process_bytes() -> int:
-  """Returns what the process itself needs on CPUs, and 0 on other devices."""
-  if jax.default_backend() != "cpu":
-    return 0
+  """Returns what the process itself needs on CPUs."""
   statm = pathlib.Path("/proc/self/statm")
   if not statm.exists():  # macOS, where ru_maxrss is in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

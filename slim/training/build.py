@@ -15,8 +15,8 @@ import optax
 from slim import data, models
 from slim.kernels.support.random_bits import split
 from slim.settings import prefix_setting_errors
+from slim.targets.matrix_products import count_matmul_flops
 from slim.training import steps
-from slim.training.flops import count_matmul_flops
 from slim.training.gradients import make_value_and_grad
 from slim.training.optimizers import (
   OptimizerSettings,

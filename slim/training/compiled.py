@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from slim.targets import HERE, Target
 from slim.training import build, steps
 from slim.training.gradients import COMPILER_OPTIONS
 from slim.training.steps import GradientStep, UpdateStep
@@ -62,7 +63,10 @@ def compile_steps(
 
 
 def compile_gradient_step(
-  gradient_step: GradientStep, params: Params, batch: Batch
+  gradient_step: GradientStep,
+  params: Params,
+  batch: Batch,
+  target: Target = HERE,
 ) -> CompiledGradient:
   """Compiles a gradient, and asks the compiler how much memory it needs.
 
@@ -70,32 +74,27 @@ def compile_gradient_step(
     gradient_step: From `make_gradient_step`.
     params: Parameters, or their shapes.
     batch: A batch, or its shapes.
+    target: What to compile for.
 
   Returns:
     The compiled gradient with its activation memory.
   """
   step = jax.ShapeDtypeStruct((), jnp.int32)
-  compiled = (
-    jax.jit(gradient_step).lower(params, batch, step).compile(COMPILER_OPTIONS)
+  compiled = target.compile(
+    gradient_step, params, batch, step, options=COMPILER_OPTIONS
   )
-  return CompiledGradient(compiled, temporary_bytes(compiled))
-
-
-def temporary_bytes(compiled: jax.stages.Compiled) -> int:
-  """Returns the size of all temporary buffers; no arguments or results."""
-  memory = compiled.memory_analysis()
-  assert memory is not None, "this backend reports no memory"
-  return memory.temp_size_in_bytes
+  return CompiledGradient(compiled, target.temporary_bytes(compiled))
 
 
 def compile_update_step(
-  update_step: UpdateStep, state: TrainState
+  update_step: UpdateStep, state: TrainState, target: Target = HERE
 ) -> jax.stages.Compiled:
   """Compiles an update that writes the new state over the old one.
 
   Args:
     update_step: From `make_update_step`.
     state: A state, or its shapes.
+    target: What to compile for.
 
   Returns:
     The compiled `update_step`. It donates the state that it is given.
@@ -103,4 +102,4 @@ def compile_update_step(
   number = jax.ShapeDtypeStruct((), jnp.float32)
   sums = Sums._make((number, number, number))
   jitted = jax.jit(update_step, donate_argnums=0)
-  return jitted.lower(state, state.params, sums).compile()
+  return target.compile(jitted, state, state.params, sums)

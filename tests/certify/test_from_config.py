@@ -128,7 +128,7 @@ def test_failure_is_one_line(monkeypatch, tmp_path):
   """Fails if a wrong gradient exits with 0, or leaves no file."""
   failed = Check("outs", "", "float64", 4, 0.5, 1e-9, "a cause")
   monkeypatch.setattr(
-    "slim.certify.__main__.certify_config", lambda _: Certificate((failed,))
+    "slim.certify.__main__.certify_config", lambda *_: Certificate((failed,))
   )
   output = tmp_path / "certificate.json"
   done = run(f"--output={output}")

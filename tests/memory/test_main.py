@@ -7,6 +7,7 @@ import pytest
 
 from slim.memory import __main__ as command
 from slim.memory import timeline
+from slim.targets import HERE
 from slim.training import build
 from slim.training.compiled import compile_gradient_step
 from slim.training.gradients import COMPILER_OPTIONS
@@ -28,8 +29,9 @@ def test_program_is_that_of_training(monkeypatch):
   """Fails if the report describes another program than training runs."""
   calls = []
 
-  def spy(*args, compiler_options):
+  def spy(*args, compiler_options, target):
     calls.append((compiler_options, jax.config.jax_default_matmul_precision))
+    assert target == HERE
     return timeline.analyze(*args, compiler_options=compiler_options)
 
   monkeypatch.setattr(command, "analyze", spy)

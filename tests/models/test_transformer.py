@@ -8,6 +8,7 @@ import pytest
 from slim.certify.gradient_error import largest_error
 from slim.models import create_model
 from slim.models.positions import rotate
+from slim.training.gradients import make_value_and_grad
 from tests.helpers import assert_gradients_close
 from tests.models.small import (
   KEYS,
@@ -194,3 +195,14 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
   with pytest.raises(ValueError, match=message) as error:
     create_model(**DEFAULTS | settings)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("attention", ["chunked_softmax", "local"])
+def test_loops_of_training_have_a_known_length(attention):
+  """Fails if the host of a GPU waits at each turn of a loop."""
+  model = create_model(**DEFAULTS | {"attention": attention, "window": 9})
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  gradient = make_value_and_grad(model, method="full")
+  text = str(jax.make_jaxpr(gradient)(params, batch_of(1100)))
+  assert "scan[" in text
+  assert "while[" not in text

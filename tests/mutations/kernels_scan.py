@@ -102,4 +102,22 @@ MUTATIONS = [
     "return self._cut(xs, i * self.size, self.size)",
     SCAN,
   ),
+  Mutation(
+    "kernels/chunk_scan/_ordered_sums.py",
+    "values |= zip(others, unchanged, strict=True)",
+    "pass",
+    "kernels/chunk_scan/test_ordered_sums.py",
+  ),
+  Mutation(
+    "kernels/chunk_scan/_ordered_sums.py",
+    "if isinstance(x, core.Var) and count[x] == 1",
+    "if isinstance(x, core.Var)",
+    "kernels/chunk_scan/test_ordered_sums.py",
+  ),
+  Mutation(
+    "kernels/chunk_scan/_packing.py",
+    "return x.reshape(*x.shape[:-2], -1)",
+    "return x",
+    "kernels/chunk_scan/test_ordered_sums.py",
+  ),
 ]

@@ -70,7 +70,7 @@ MUTATIONS = [
   ),
   Mutation(
     "models/mixers/softmax.py",
-    "query_offset=position",
+    "query_offset=offset",
     "query_offset=0",
     MODELS,
   ),
@@ -97,5 +97,11 @@ MUTATIONS = [
     "fold_in(call.keys, 1 + 2 * self.num_layers + layer)",
     "fold_in(call.keys, layer)",
     MODELS,
+  ),
+  Mutation(
+    "models/mixers/softmax.py",
+    "cache, offset = state, 0",
+    "cache, offset = state, position",
+    "models/test_transformer.py",
   ),
 ]

@@ -29,8 +29,8 @@ MUTATIONS = [
   ),
   Mutation(
     "plan/time_estimate.py",
-    "return work / 3 + traffic",
-    "return work / 3",
+    "work / 3 + num_bytes * operations_per_byte / (3 * flops)",
+    "work / 3",
     "plan",
   ),
   Mutation(
@@ -56,5 +56,47 @@ MUTATIONS = [
     "total += max(0, stop - max(value.address, end))",
     "total += value.size",
     "memory",
+  ),
+  Mutation(
+    "plan/time_estimate.py",
+    "num_parts * passes * chunk.at_least",
+    "passes * chunk.at_least",
+    "plan",
+  ),
+  Mutation(
+    "targets/roofline.py",
+    "at_least += x.times * max(compute, traffic)",
+    "at_least += x.times * traffic",
+    "plan targets",
+  ),
+  Mutation(
+    "targets/matrix_products.py",
+    'times = params["length"] if name == "scan" else 1',
+    "times = 1",
+    "targets",
+  ),
+  Mutation(
+    "targets/matrix_products.py",
+    "sum(x.size * x.dtype.itemsize for x in (*operands, result))",
+    "sum(x.size * x.dtype.itemsize for x in operands)",
+    "targets",
+  ),
+  Mutation(
+    "targets/matrix_products.py",
+    'jax.lax.Precision.HIGHEST: "float32"',
+    'jax.lax.Precision.HIGHEST: "default"',
+    "targets",
+  ),
+  Mutation(
+    "targets/target.py",
+    "return int(share * device.memory_bytes)",
+    "return device.memory_bytes",
+    "targets",
+  ),
+  Mutation(
+    "targets/topologies.py",
+    'if "lockfile" in reason:',
+    'if "no such word" in reason:',
+    "targets",
   ),
 ]

@@ -77,7 +77,7 @@ def test_reversible_layers_come_last(no_process, no_estimate):
   """Fails if another network is chosen although the given one fits."""
   config = make()
   candidates = list_estimates(config)
-  order = [(x.gradient.reversible, x.relative_time) for x in candidates]
+  order = [(x.gradient.reversible, x.time.relative) for x in candidates]
   assert order == sorted(order)
   plenty = plan_config(config, 2**30)
   assert plenty.choice.gradient == GradientChoice("full", None, None, False)
@@ -106,10 +106,10 @@ def test_accumulation():
   )
   full = GradientChoice("full", None, None, False)
   assert make_estimator(parts)(full) < 0.5 * make_estimator(whole)(full)
-  times = {x.gradient: x.relative_time for x in list_candidates(whole)}
+  times = {x.gradient: x.time.relative for x in list_candidates(whole)}
   candidates = list_candidates(parts)
-  assert all(x.relative_time >= times[x.gradient] for x in candidates)
-  assert candidates[-1].relative_time > times[candidates[-1].gradient]
+  assert all(x.time.relative >= times[x.gradient] for x in candidates)
+  assert candidates[-1].time.relative > times[candidates[-1].gradient]
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_budget_keeps_network(monkeypatch):
   """Fails if a budget makes layers reversible, another network."""
   seen = []
 
-  def find_none(candidates, budget, resident_bytes, compile_gradient):
+  def find_none(candidates, budget, resident_bytes, *_):
     seen.extend(candidates)
     memory = CompiledMemory(activation_bytes=2**20, total_bytes=2**21)
     last = candidates[-1]._replace(memory=memory)

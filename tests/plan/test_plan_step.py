@@ -75,7 +75,7 @@ def test_large_budget_needs_no_chunks():
   """Fails if a recurrence that fits whole is cut into chunks."""
   found = plan(step, PARAMS, STATE, XS, budget="1GiB", others=array(2**20, 2))
   assert found.choice.gradient == GradientChoice("full", T, "store", False)
-  assert found.choice.relative_time == 1
+  assert found.choice.time.relative == 1
   assert found.resident_bytes["others"] == 2**23
   assert all(x.memory is None for x in found.candidates[1:])
 

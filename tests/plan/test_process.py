@@ -9,6 +9,7 @@ import pytest
 
 import slim.plan.__main__ as plan
 from slim.plan import Candidate, CompiledMemory, GradientChoice, Plan
+from slim.plan.time_estimate import PredictedTime
 from tests.commands import run_command
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -143,10 +144,10 @@ def test_small_budget_raises_one_line(monkeypatch):
   """Fails if the command succeeds although nothing fits."""
   full = GradientChoice("full", None, None, False)
   memory = CompiledMemory(activation_bytes=2**20, total_bytes=2**21)
-  candidate = Candidate(full, 1.0, None, memory)
+  candidate = Candidate(full, PredictedTime(1.0), None, memory)
   monkeypatch.setattr(
     "slim.plan.__main__.plan_config",
-    lambda config, budget: Plan((candidate,), budget, {}),
+    lambda config, budget, _: Plan((candidate,), budget, {}),
   )
   config = f"--config={ROOT}/configs/quickstart.py:smoke"
   done = run_command(plan.main, config, "--budget=1KiB")

@@ -4,14 +4,16 @@ import pytest
 
 from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import Candidate
-from slim.plan.search import CompiledSize, _process_bytes, search
+from slim.plan.search import CompiledSize, search
+from slim.plan.time_estimate import PredictedTime
+from slim.targets import Target
 
 MIB = 2**20
 CANDIDATES = [
-  Candidate(GradientChoice("full", None, None, False), 1.0, 90),
-  Candidate(GradientChoice("slim", 64, "store", False), 1.4, 50),
-  Candidate(GradientChoice("slim", 32, "store", False), 1.5, 20),
-  Candidate(GradientChoice("slim", 16, "store", False), 1.6, 9),
+  Candidate(GradientChoice("full", None, None, False), PredictedTime(1.0), 90),
+  Candidate(GradientChoice("slim", 64, "store", False), PredictedTime(1.4), 50),
+  Candidate(GradientChoice("slim", 32, "store", False), PredictedTime(1.5), 20),
+  Candidate(GradientChoice("slim", 16, "store", False), PredictedTime(1.6), 9),
 ]
 ACTIVATIONS = {None: 100, 64: 50, 32: 25, 16: 30}
 
@@ -33,7 +35,8 @@ def make_plan(budget):
     return CompiledSize(activations, max(activations, 28 * MIB))
 
   resident = {"weights": 7 * MIB}
-  return search(CANDIDATES, budget * MIB, resident, compile_gradient), compiled
+  found = search(CANDIDATES, budget * MIB, resident, compile_gradient)
+  return found, compiled
 
 
 @pytest.mark.parametrize(
@@ -74,8 +77,9 @@ def test_process_counts_on_cpus(monkeypatch):
     found.choice.memory.total_bytes
     == sum(found.resident_bytes.values()) + 100 * MIB
   )
-  monkeypatch.setattr("jax.default_backend", lambda: "gpu")
-  assert _process_bytes() == 0
+  monkeypatch.setattr(Target, "platform", "gpu")
+  found, _ = make_plan(2**20)
+  assert "the process" not in found.resident_bytes
 
 
 def test_table_lists_all_candidates(no_process):

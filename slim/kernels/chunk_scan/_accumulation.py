@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from slim.kernels.support.custom_derivative import add_to_sum
+from slim.kernels.chunk_scan._ordered_sums import add_in_turn
 from slim.kernels.support.dtypes import at_least_float32
 
 
@@ -43,14 +43,21 @@ def vjp_onto_totals(
       jax.new_ref(total) if place else total
       for total, place in zip(totals, in_place, strict=True)
     ]
-    cts, state_ct = vjp.with_refs(targets, state)(ct)
-    sums = [
-      jax.freeze(target) if place else add_to_sum(target, ct)
-      for target, place, ct in zip(targets, in_place, cts, strict=True)
-    ]
-    return sums, state_ct
+
+    def pull_back():
+      cts, state_ct = vjp.with_refs(targets, state)(ct)
+      return _select(cts, in_place, False), state_ct
+
+    sums, state_ct = add_in_turn(pull_back, _select(totals, in_place, False))
+    refs, sums = map(jax.freeze, _select(targets, in_place, True)), iter(sums)
+    return [next(refs if place else sums) for place in in_place], state_ct
 
   return out, add_vjp, aux
+
+
+def _select(xs, in_place, wanted):
+  """Returns those of the arrays that are added in place, or the others."""
+  return [x for x, place in zip(xs, in_place, strict=True) if place == wanted]
 
 
 def can_add_in_place(jaxpr: core.Jaxpr, var: core.Var) -> bool:

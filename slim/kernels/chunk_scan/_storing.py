@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.chunk_scan._opaque import opaque_one
+from slim.kernels.chunk_scan._packing import pack, unpack
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.support.cotangents import inexact_leaves, is_inexact
 from slim.kernels.support.dtypes import at_least_float32
@@ -53,11 +54,13 @@ def _scan(step, params, state, xs, chunks, walk):
   chunks, first_out = chunks.merge_equal(), None
   if chunks.first_size:
     state, first_out = _apart(step, params, state, chunks.first(xs))
-  state, later_outs = walk(
-    lambda state, chunk: step(params, state, chunk),
-    state,
-    chunks.stack_later(xs),
-  )
+
+  def packed_step(packed, chunk):
+    after, out = step(params, unpack(packed, state), chunk)
+    return pack(after), out
+
+  packed, later_outs = walk(packed_step, pack(state), chunks.stack_later(xs))
+  state = unpack(packed, state)
   return state, chunks.unstack(first_out, later_outs)
 
 

@@ -17,6 +17,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.chunk_scan._packing import pack, unpack
+
 
 def _rewind(forward, back, count, state, state_ct, totals, nothing):
   """Keeps the final state, and rewinds it chunk by chunk."""
@@ -39,11 +41,12 @@ def _store(forward, back, count, state, state_ct, totals, nothing):
   del nothing
 
   def walk_back(carry, i_and_state):
-    (_, *carry), outs = back(*i_and_state, *carry)
+    i, packed = i_and_state
+    (_, *carry), outs = back(i, unpack(packed, state), *carry)
     return carry, outs
 
   _, states = jax.lax.scan(
-    lambda state, i: (forward(state, i), state), state, jnp.arange(count)
+    lambda state, i: (forward(state, i), pack(state)), state, jnp.arange(count)
   )
   (state_ct, totals), outs = jax.lax.scan(
     walk_back, [state_ct, totals], (jnp.arange(count), states), reverse=True
@@ -73,26 +76,27 @@ def _sqrt(forward, back, count, state, state_ct, totals, nothing):
     after = jax.lax.fori_loop(
       0, length, lambda j, state: forward(state, first + j), state
     )
-    return after, state
+    return after, pack(state)
 
-  def walk_back(carry, group_and_state):
-    group, state = group_and_state
+  def walk_back(carry, group_and_start):
+    group, packed = group_and_start
     first, length = chunks_of(group)
 
     def keep(j, carry):
       state, states = carry
       state = forward(state, first + j - 1)
-      return state, _set(states, j, state)
+      return state, _set(states, j, pack(state))
 
     def undo(k, carry):
       *carry, outs = carry
       j = length - 1 - k
-      state = jax.tree.map(lambda x: x[j], states)
-      (_, *carry), out = back(first + j, state, *carry)
+      packed = jax.tree.map(lambda x: x[j], states)
+      (_, *carry), out = back(first + j, unpack(packed, state), *carry)
       return *carry, _set(outs, first + j, out)
 
-    states = _repeat(state, size)
-    _, states = jax.lax.fori_loop(1, length, keep, (state, states))
+    _, states = jax.lax.fori_loop(
+      1, length, keep, (unpack(packed, state), _repeat(packed, size))
+    )
     return jax.lax.fori_loop(0, length, undo, carry)
 
   _, starts = jax.lax.scan(walk_group, state, jnp.arange(num_groups))

@@ -50,7 +50,8 @@ def sum_and_grad(
       structure, shapes and dtypes. Randomness must depend on the position in
       the sequence, not on the chunk.
     params: Any pytree of arrays and numbers. Inside `shard_map`, gradients of
-      replicated `params` are all-reduced once.
+      replicated `params` are all-reduced once; if `jax.jit` alone distributes
+      a batch over a mesh, once per chunk.
     state: Any pytree of arrays and numbers, the state before the first token.
     xs: Pytree of arrays with T ≥ 1 tokens along `axis`.
     chunk_size: C, tokens. If C does not divide T, the first chunk is shorter.

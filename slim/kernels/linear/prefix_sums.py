@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import export
 from jax.typing import DTypeLike
 
 from slim.kernels.support.dtypes import at_least_float32
@@ -33,6 +34,12 @@ class PrefixSums(NamedTuple):
   kv: jax.Array
   k: jax.Array
   error: "PrefixSums | None" = None
+
+
+# `jax.export` serializes functions that take or return it.
+export.register_namedtuple_serialization(
+  PrefixSums, serialized_name="slim.PrefixSums"
+)
 
 
 def init_prefix_sums(

@@ -15,7 +15,9 @@ from slim.kernels.softmax._scores import (
   term_maker,
 )
 from slim.kernels.softmax._window import (
+  Limits,
   Window,
+  known_limits,
   make_window,
 )
 from slim.kernels.support.dtypes import at_least_float32
@@ -66,6 +68,7 @@ class Attention(NamedTuple):
     q_scale: Multiplied with q before it is used.
     product_scale: Multiplied with q · k.
     window: Which keys a query sees by their distance.
+    limits: Those of the window, if they are known at compile time; or None.
     make_terms: From `term_maker`.
     dropout_scale: From `make_dropout_scale`, or None.
     precision: Of the matrix products, as in `jax.lax.dot_general`.
@@ -80,6 +83,7 @@ class Attention(NamedTuple):
   q_scale: float
   product_scale: float
   window: Window
+  limits: Limits | None
   make_terms: MakeTerms
   dropout_scale: DropoutScale | None
   precision: jax.lax.PrecisionLike
@@ -100,12 +104,13 @@ def check_attention(arguments: Arguments) -> Attention:
       names the argument, what was expected and what was found.
   """
   q, k, v, bias, mask, sizes = _check_arrays(arguments)
-  window = make_window(
+  window_arguments = (
     arguments.local_window_size,
     arguments.is_causal,
     arguments.query_offset,
     sizes,
   )
+  window = make_window(*window_arguments)
   for name in ("mask_fn", "bias_fn"):
     fn = getattr(arguments, name)
     if fn is not None and not callable(fn):
@@ -147,6 +152,7 @@ def check_attention(arguments: Arguments) -> Attention:
     q_scale=static_scale if scales_q else 1,
     product_scale=1 if scales_q else static_scale,
     window=window,
+    limits=known_limits(*window_arguments),
     make_terms=make_terms,
     dropout_scale=dropout_scale,
     precision=_check_precision(arguments.precision),

@@ -18,7 +18,7 @@ from slim.kernels.softmax._grid import (
   Heads,
 )
 from slim.kernels.softmax._slices import Index
-from slim.kernels.softmax._window import Window
+from slim.kernels.softmax._window import Limits, Window
 from slim.kernels.support.closures import (
   ClosureConverted,
   closure_to_arguments,
@@ -60,6 +60,7 @@ class Blocks(NamedTuple):
 
   Attributes:
     grid: The blocks.
+    limits: Of the window, if they are known at compile time; or None.
     q_scale: Multiplied with q before it is used.
     product_scale: Multiplied with the products of queries and keys.
     precision: Of the matrix products.
@@ -68,6 +69,7 @@ class Blocks(NamedTuple):
   """
 
   grid: Grid
+  limits: Limits | None
   q_scale: float
   product_scale: float
   precision: jax.lax.PrecisionLike
@@ -193,6 +195,7 @@ def split_into_blocks(
   return (
     Blocks(
       grid,
+      limits=attention.limits,
       q_scale=attention.q_scale,
       product_scale=attention.product_scale,
       precision=attention.precision,

@@ -23,8 +23,9 @@ from slim.kernels.softmax._finite import (
   finite_or_zero,
   query_key_products,
 )
-from slim.kernels.softmax._slices import add_to_slice, set_slice
+from slim.kernels.softmax._slices import add_to_heads, add_to_slice, set_heads
 from slim.kernels.softmax._turns import for_all_heads
+from slim.kernels.softmax._walk import Walk
 from slim.kernels.support.cotangents import inexact_leaves
 from slim.kernels.support.custom_derivative import (
   add_to_sum,
@@ -62,47 +63,46 @@ def _forward(blocks, inputs):
   """Returns (y, lse), and what the backward pass needs."""
   q, v = inputs.q, inputs.v
   dtype = at_least_float32(q.dtype, v.dtype)
-  zeros = (
+  unseen = (
     varying_full((*q.shape[:3], v.shape[-1]), 0, v.dtype, like=q),
-    varying_full((*q.shape[:3], 1), 0, dtype, like=q),
+    varying_full((*q.shape[:3], 1), -jnp.inf, dtype, like=q),
   )
-  y, lse = for_all_heads(partial(_attend_heads, blocks), blocks, inputs, zeros)
+  y, lse = for_all_heads(partial(_attend_heads, blocks), blocks, inputs, unseen)
   lse = lse[..., 0]
   return (y, lse), (inputs, y, to_residual(lse))
 
 
 def _attend_heads(blocks, heads, outputs, inputs):
   """Sets y and the log-sum-exp of some heads."""
-  grid, (rows, columns) = blocks.grid, blocks.grid
-  dtype = outputs[1].dtype
+  grid, dtype = blocks.grid, outputs[1].dtype
+  like = grid.queries(inputs.q, heads, 0)
+  shape = like.shape[:3]
+  nothing = Partial(
+    varying_full((*shape, 1), -jnp.inf, dtype, like=like),
+    varying_full((*shape, 1), 0, dtype, like=like),
+    varying_full((*shape, inputs.v.shape[-1]), 0, dtype, like=like),
+  )
 
-  def query_block(i, outputs):
+  def visit(i, j, is_first, carry):
+    so_far, outputs = carry
+    so_far = jax.tree.map(partial(jnp.where, is_first), nothing, so_far)
     q_block = blocks.q_scale * grid.queries(inputs.q, heads, i)
-
-    def key_block(j, so_far):
-      return so_far.extend(
-        *blocks.scores_and_weigh(inputs, heads, q_block, i, j)
-      )
-
-    index = rows.tokens(i)
-    shape = q_block.shape[:3]
-    nothing = Partial(
-      varying_full((*shape, 1), -jnp.inf, dtype, like=q_block),
-      varying_full((*shape, 1), 0, dtype, like=q_block),
-      varying_full((*shape, inputs.v.shape[-1]), 0, dtype, like=q_block),
+    so_far = so_far.extend(
+      *blocks.scores_and_weigh(inputs, heads, q_block, i, j)
     )
-    key_blocks = columns.blocks(*inputs.window.columns(index[0], index[-1]))
-    attended = jax.lax.fori_loop(*key_blocks, key_block, nothing)
-    return tuple(
-      set_slice(
+    # All but the last visit of a row set what the next one replaces.
+    outputs = tuple(
+      set_heads(
         whole,
         from_head_rows(x, heads.num_heads),
-        heads.of_queries(index[0]),
+        heads.of_queries(grid.rows.start(i)),
       )
-      for whole, x in zip(outputs, attended.finish(), strict=True)
+      for whole, x in zip(outputs, so_far.finish(), strict=True)
     )
+    return so_far, outputs
 
-  return jax.lax.fori_loop(0, rows.num_blocks, query_block, outputs)
+  walk = Walk.along_rows(grid, blocks.limits or inputs.window.limits())
+  return walk.run(visit, (nothing, outputs), inputs.q)[1]
 
 
 def _backward(blocks, residuals, cotangents):
@@ -146,65 +146,53 @@ def _pull_back_heads(blocks, heads, totals, inputs, lse, shift, y_ct):
   grid, (rows, columns) = blocks.grid, blocks.grid
   matmul = partial(matmul_f32, precision=blocks.precision)
 
-  def key_block(j, totals):
-    index = columns.tokens(j)
+  def visit(j, i, is_first, totals):
+    del is_first  # All sums are added to where they belong.
+    k_ct, v_ct, q_ct, bias_ct, consts_ct = totals
     k_block, v_block = (finite_or_zero(grid.keys(x, heads, j)) for x in (k, v))
-
-    def query_block(i, carry):
-      k_ct, v_ct, q_ct, bias_ct, consts_ct = carry
-      start = rows.start(i)
-      part = partial(grid.queries, heads=heads, i=i)
-      q_block, lse_block = finite_or_zero(part(q)), part(lse)
-      q_block = blocks.q_scale * q_block
-      y_ct_block = jnp.where(lse_block < jnp.inf, part(y_ct), 0)
-      scores, pull_back = jax.vjp(
-        partial(blocks.scores, i=i, j=j),
-        term_consts,
-        query_key_products(blocks.precision, q_block, k_block, scale),
-        grid.bias(bias, i, j),
-      )
-      p = jnp.exp(scores - lse_block)
-      counted = rows.counted_here(i)
-      if counted is not None:
-        counted = jnp.tile(counted, heads.num_heads // heads.num_groups)
-        p = jnp.where(counted[:, None], p, 0)
-      p_ct = matmul(y_ct_block, v_block, (-1, -1))
-      p_ct = blocks.drop(dropout_consts, p_ct, i, j)
-      kept = blocks.drop(dropout_consts, p, i, j).astype(v.dtype)
-      scores_ct = p * (p_ct - part(shift))
-      block_consts_ct, products_ct, bias_block_ct = pull_back(scores_ct)
-      products_ct = products_ct.astype(k.dtype)
-      if bias is not None:
-        starts = {2: start, 3: index[0]}
-        bias_ct = add_to_slice(bias_ct, bias_block_ct, starts)
-      q_block_ct = blocks.q_scale * matmul(products_ct, k_block, (-1, -2))
-      q_block_ct = from_head_rows(q_block_ct, heads.num_heads)
-      return (
-        # The short sides come first: XLA's CPU matmul transposes nothing.
-        k_ct + matmul(_transpose(q_block), products_ct, (-1, -2)),
-        v_ct + matmul(_transpose(y_ct_block), kept, (-1, -2)),
-        add_to_slice(q_ct, q_block_ct, heads.of_queries(start)),
-        bias_ct,
-        add_to_sum(consts_ct, inexact_leaves(block_consts_ct)),
-      )
-
-    k_ct, v_ct, *rest = totals
-    *block_cts, q_ct, bias_ct, consts_ct = jax.lax.fori_loop(
-      *rows.blocks(*window.rows(j * columns.size, index[-1])),
-      query_block,
-      (*zeros_for_sum((_transpose(k_block), _transpose(v_block))), *rest),
+    part = partial(grid.queries, heads=heads, i=i)
+    q_block, lse_block = finite_or_zero(part(q)), part(lse)
+    q_block = blocks.q_scale * q_block
+    y_ct_block = jnp.where(lse_block < jnp.inf, part(y_ct), 0)
+    scores, pull_back = jax.vjp(
+      partial(blocks.scores, i=i, j=j),
+      term_consts,
+      query_key_products(blocks.precision, q_block, k_block, scale),
+      grid.bias(bias, i, j),
     )
-    k_ct, v_ct = (
-      add_to_slice(
-        x,
-        from_head_rows(_transpose(block), heads.num_groups),
-        heads.of_keys(index[0]),
-      )
-      for x, block in zip((k_ct, v_ct), block_cts, strict=True)
-    )
-    return k_ct, v_ct, q_ct, bias_ct, consts_ct
+    p = jnp.exp(scores - lse_block)
+    counted = rows.counted_here(i)
+    if counted is not None:
+      counted = jnp.tile(counted, heads.num_heads // heads.num_groups)
+      p = jnp.where(counted[:, None], p, 0)
+    p_ct = matmul(y_ct_block, v_block, (-1, -1))
+    p_ct = blocks.drop(dropout_consts, p_ct, i, j)
+    kept = blocks.drop(dropout_consts, p, i, j).astype(v.dtype)
+    scores_ct = p * (p_ct - part(shift))
+    block_consts_ct, products_ct, bias_block_ct = pull_back(scores_ct)
+    products_ct = products_ct.astype(k.dtype)
+    row, column = rows.start(i), columns.start(j)
+    if bias is not None:
+      bias_ct = add_to_slice(bias_ct, bias_block_ct, {2: row, 3: column})
+    q_block_ct = blocks.q_scale * matmul(products_ct, k_block, (-1, -2))
+    # The short sides come first: XLA's CPU matmul transposes nothing.
+    k_block_ct = matmul(_transpose(q_block), products_ct, (-1, -2))
+    v_block_ct = matmul(_transpose(y_ct_block), kept, (-1, -2))
 
-  return jax.lax.fori_loop(0, columns.num_blocks, key_block, totals)
+    def add(total, block, num_heads, starts):
+      return add_to_heads(total, from_head_rows(block, num_heads), starts)
+
+    of_keys = heads.num_groups, heads.of_keys(column)
+    return (
+      add(k_ct, _transpose(k_block_ct), *of_keys),
+      add(v_ct, _transpose(v_block_ct), *of_keys),
+      add(q_ct, q_block_ct, heads.num_heads, heads.of_queries(row)),
+      bias_ct,
+      add_to_sum(consts_ct, inexact_leaves(block_consts_ct)),
+    )
+
+  walk = Walk.along_columns(grid, blocks.limits or window.limits())
+  return walk.run(visit, totals, q)
 
 
 def _transpose(x):

@@ -1,11 +1,12 @@
 """The cut of queries and keys into a grid of blocks."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from slim.kernels.softmax._slices import Index, slice_or_broadcast
+from slim.kernels.softmax._slices import Index, slice_heads, slice_or_broadcast
 from slim.kernels.support.head_rows import to_head_rows
 from slim.kernels.support.mesh_axes import match_varying_axes
 
@@ -53,10 +54,11 @@ class Axis(NamedTuple):
     """The number of blocks."""
     return -(-self.length // self.size)
 
-  def start(self, i: Index) -> jax.Array:
-    """Returns the first token of block i, int32."""
-    start = jnp.minimum(i * self.size, self.length - self.size)
-    return start.astype(jnp.int32)
+  def start(self, i: Index) -> Any:
+    """Returns the first token of block i, int32; of NumPy if `i` is."""
+    numpy: Any = jnp if isinstance(i, jax.Array) else np
+    start = numpy.minimum(i * self.size, self.length - self.size)
+    return start.astype(np.int32)
 
   def tokens(self, i: Index) -> jax.Array:
     """Returns the tokens of block i, [size], int32."""
@@ -68,25 +70,22 @@ class Axis(NamedTuple):
       return None
     return self.tokens(i) >= i * self.size
 
-  def blocks(
-    self, first: jax.Array | None, last: jax.Array | None
-  ) -> tuple[Index, Index]:
+  def blocks(self, first: Any, last: Any) -> tuple[Any, Any]:
     """Returns the range of blocks with any token from `first` to `last`.
 
     Args:
-      first: Token, may be negative. Default: the first of all.
-      last: Token, may be beyond the end. Default: the last of all.
+      first: Token, may be negative. None: the first of all.
+      last: Token, may be beyond the end. None: the last of all.
 
     Returns:
       begin: The first block.
-      end: The last block plus one.
+      end: The last block plus one. Both are of JAX if the tokens are.
     """
-    begin: Index = 0
-    end: Index = self.num_blocks
+    begin, end = np.int32(0), np.int32(self.num_blocks)
     if first is not None:
-      begin = jnp.clip(first // self.size, 0, end)
+      begin = (first // self.size).clip(0, self.num_blocks)
     if last is not None:
-      end = jnp.clip(last // self.size + 1, 0, end)
+      end = (last // self.size + 1).clip(0, self.num_blocks)
     return begin, end
 
 
@@ -114,13 +113,13 @@ class Grid(NamedTuple):
     """
     starts = heads.of_queries(self.rows.start(i))
     sizes = {0: heads.num_sequences, 1: self.rows.size, 2: heads.num_heads}
-    return to_head_rows(slice_or_broadcast(x, starts, sizes), heads.num_groups)
+    return to_head_rows(slice_heads(x, starts, sizes), heads.num_groups)
 
   def keys(self, x: jax.Array, heads: Heads, j: Index) -> jax.Array:
     """Slices block j out of keys or values: [B, S, G, X] to [b, g, t, X]."""
     starts = heads.of_keys(self.columns.start(j))
     sizes = {0: heads.num_sequences, 1: self.columns.size, 2: heads.num_groups}
-    return to_head_rows(slice_or_broadcast(x, starts, sizes), heads.num_groups)
+    return to_head_rows(slice_heads(x, starts, sizes), heads.num_groups)
 
   def bias(
     self, bias: jax.Array | None, i: Index, j: Index

@@ -9,6 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 Limit = jax.Array | None  # None: no limit.
+# Of the distances t - s at which query s may see key t. Integers of Python, if
+# they are known before the program is compiled.
+Limits = tuple[Limit | int, Limit | int]
 
 _INT32 = np.iinfo(np.int32)
 
@@ -42,18 +45,11 @@ class Window(NamedTuple):
       seen &= distance <= self.high.reshape(-1, 1, 1, 1)
     return seen
 
-  def columns(self, first: jax.Array, last: jax.Array) -> tuple[Limit, Limit]:
-    """Returns the first and last key that queries `first` … `last` see."""
+  def limits(self) -> Limits:
+    """Returns the limits of all sequences together."""
     return (
-      None if self.low is None else first + self.low.min(),
-      None if self.high is None else last + self.high.max(),
-    )
-
-  def rows(self, first: jax.Array, last: jax.Array) -> tuple[Limit, Limit]:
-    """Returns the first and last query that see keys `first` … `last`."""
-    return (
-      None if self.high is None else first - self.high.max(),
-      None if self.low is None else last - self.low.min(),
+      None if self.low is None else self.low.min(),
+      None if self.high is None else self.high.max(),
     )
 
 
@@ -89,6 +85,43 @@ def make_window(
   return Window(
     None if left is None else _bound(offset, -left, sizes),
     None if right is None else _bound(offset, right, sizes),
+  )
+
+
+def known_limits(
+  local_window_size: int | tuple[int, int] | None,
+  is_causal: bool,
+  query_offset: ArrayLike,
+  sizes: dict[str, int],
+) -> Limits | None:
+  """Returns the limits of all sequences, if the offset is no array of JAX.
+
+  Args:
+    local_window_size: As for `make_window`, which checks it.
+    is_causal: Likewise.
+    query_offset: Likewise.
+    sizes: Likewise.
+
+  Returns:
+    What `Window.limits` would return; None if it is known at run time only.
+  """
+  if isinstance(query_offset, jax.Array):
+    return None
+  left, right = _left_and_right(local_window_size)
+  if is_causal:
+    right = 0
+  offsets = np.asarray(query_offset)
+  first, last = (
+    int(f(initial=0) if not offsets.size else f())
+    for f in (offsets.min, offsets.max)
+  )
+
+  def clip(n):
+    return min(max(n, -sizes["T"]), sizes["S"])
+
+  return (
+    None if left is None else clip(first - left),
+    None if right is None else clip(last + right),
   )
 
 

@@ -1,8 +1,9 @@
 """Compile a function as a unit, apart from the program around it.
 
 XLA may reorder an inlined program so that many layers hold temporary memory at
-once. On CPUs it allocates the initial zeros of the loops of all layers first
-(jax 0.10 to 0.12).
+once. On CPUs and GPUs it allocates the initial zeros of the loops of all layers
+first, and on TPUs it recomputes many layers before it differentiates one (jax
+0.10 to 0.12).
 """
 
 import functools
@@ -13,16 +14,22 @@ import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 
-def not_inlined(fn: Callable[..., Any], *args: Any) -> Any:
-  """Returns fn(*args), compiled on CPUs to a call that is not inlined.
+def not_inlined(
+  fn: Callable[..., Any], *args: Any, updates_state: bool = False
+) -> Any:
+  """Returns fn(*args), compiled to a call that is not inlined.
 
   Its temporary memory is allocated at the call and freed at the return, and
   nothing in it is merged with an equal computation outside. Two equal calls may
-  be merged. On accelerators this does nothing: XLA schedules by memory there.
+  be merged. TPUs inline all calls, so there it starts when all arguments are
+  there, and what follows waits for all of its results.
 
   Args:
     fn: Returns a pytree of arrays. It may close over arrays.
     *args: Pytrees of arrays.
+    updates_state: Whether `fn` returns a state that a loop may carry. It is
+      then inlined on GPUs, where XLA fails ("A cycle is detected") if a call
+      computes the rounding error of a sum that the loop carries.
 
   Returns:
     The value. Its derivative is inlined.
@@ -32,7 +39,17 @@ def not_inlined(fn: Callable[..., Any], *args: Any) -> Any:
   def as_call(*args):
     return set_xla_metadata(fn(*args), inlineable="false")
 
-  return jax.lax.platform_dependent(*args, cpu=as_call, default=fn)
+  def between_barriers(*args):
+    barrier = jax.lax.optimization_barrier
+    return barrier(fn(*barrier(args)))
+
+  return jax.lax.platform_dependent(
+    *args,
+    cpu=as_call,
+    tpu=between_barriers,
+    cuda=fn if updates_state else as_call,
+    default=fn,
+  )
 
 
 def checked_as_one(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,7 +28,7 @@ from slim.models.mixers.mixer import (
 )
 from slim.models.settings import ModelSettings
 from slim.settings import SettingError, check_settings, setting
-from slim.types import StateKind
+from slim.types import StateKind, exportable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,7 @@ class LinearSettings:
       )
 
 
+@exportable
 class LinearState(NamedTuple):
   """What a layer of linear attention remembers of the tokens so far.
 

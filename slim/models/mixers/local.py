@@ -16,7 +16,7 @@ from slim.models.mixers.mixer import (
 )
 from slim.models.settings import ModelSettings
 from slim.settings import check_settings, setting
-from slim.types import StateKind
+from slim.types import StateKind, exportable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class LocalSettings:
     check_settings(self)
 
 
+@exportable
 class WindowState(NamedTuple):
   """The keys and values of the last W - 1 tokens; W is the window.
 

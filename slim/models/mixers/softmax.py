@@ -15,7 +15,7 @@ from slim.models.mixers.mixer import (
   multi_head_arguments,
 )
 from slim.models.settings import ModelSettings
-from slim.types import StateKind
+from slim.types import StateKind, exportable
 
 ATTENTIONS = {
   "softmax": softmax_attention,
@@ -31,6 +31,7 @@ class SoftmaxSettings:
     """Raises SettingError if a setting cannot work."""
 
 
+@exportable
 class KVCache(NamedTuple):
   """What a layer of softmax attention remembers: everything.
 
@@ -92,17 +93,16 @@ class SoftmaxAttention(MultiHead):
       )
     q, k, v = self.project(x, position if self.rotary else None)
     q, k = q.astype(self.dtype), k.astype(self.dtype)
-    cache = state
+    cache, offset = state, 0  # A number, for loops of known length.
     if cache is not None:
+      offset = position
       k, v = cache = KVCache(
         *(
           jax.lax.dynamic_update_slice_in_dim(old, new, position, 1)
           for old, new in zip(cache, (k, v), strict=True)
         )
       )
-    y = ATTENTIONS[self.attention](
-      q, k, v, is_causal=True, query_offset=position
-    )
+    y = ATTENTIONS[self.attention](q, k, v, is_causal=True, query_offset=offset)
     return Mixed(self.merge(y), state, cache, ())
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from slim.kernels import POLICIES
 from slim.plan.memory_estimate import count_residuals
-from slim.training.flops import count_matmul_flops
+from slim.targets.matrix_products import count_matmul_flops
 from tests.kernels.toy import by_scan, dense
 
 

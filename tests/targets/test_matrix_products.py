@@ -4,7 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from slim.training.flops import count_matmul_flops
+from slim.targets.matrix_products import (
+  MatrixProduct,
+  count_matmul_flops,
+  list_matrix_products,
+)
 
 
 def attention(x):
@@ -46,3 +50,25 @@ def test_matmul_flops_of_a_custom_vjp_are_counted():
   function.defvjp(lambda x: (attention(x), x), lambda x, ct: (ct,))
   x = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
   assert count_matmul_flops(function, x) == ATTENTION
+
+
+@pytest.mark.parametrize(
+  ("dtype", "precision", "name"),
+  [
+    ("float32", "highest", "float32"),
+    ("float32", "high", "tensorfloat32"),
+    ("float32", None, "default"),
+    ("bfloat16", "highest", "bfloat16"),
+    ("complex64", None, "float32"),
+  ],
+)
+def test_a_product_is_described(dtype, precision, name):
+  """Fails if traffic leaves out an array, or a precision has another rate."""
+  shapes = [jax.ShapeDtypeStruct(x, dtype) for x in ((2, 3, 5), (2, 5, 7))]
+  [found] = list_matrix_products(
+    lambda x, y: jnp.matmul(x, y, precision=precision), *shapes
+  )
+  size = jnp.dtype(dtype).itemsize
+  elements = 2 * (3 * 5 + 5 * 7 + 3 * 7)
+  expected = MatrixProduct(1, 2 * 2 * 3 * 5 * 7, size * elements, name)
+  assert found == expected

@@ -1,0 +1,24 @@
+"""Every kernel is lowered for all platforms, on a machine that has one."""
+
+import functools
+
+import jax
+import pytest
+from jax import export
+
+from tests.kernels.jax_modes.cases import CASES, make_args, value_and_gradients
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_platform_is_lowered_for(name, dtype):
+  """Fails if a kernel cannot be lowered for one, or not be stored."""
+  case = CASES[name]
+  fn = jax.jit(functools.partial(value_and_gradients, case.fn))
+  exported = export.export(fn, platforms=PLATFORMS)(
+    *make_args(case.shapes, dtype)
+  )
+  assert exported.platforms == PLATFORMS
+  assert export.deserialize(exported.serialize()).out_tree == exported.out_tree
