@@ -186,10 +186,8 @@ def _num_bytes(tree: Any, target: Target) -> int:
   tile = (8, 128) if target.platform == "tpu" else (1, 1)
 
   def size(x):
-    *others, rows, columns = (1, 1, *x.shape)
-    rows, columns = (
-      -(-n // k) * k for n, k in zip((rows, columns), tile, strict=True)
-    )
-    return math.prod(others) * rows * columns * x.dtype.itemsize
+    shape = (1, 1, *x.shape)
+    padded = [-(-n // k) * k for n, k in zip(shape[-2:], tile, strict=True)]
+    return math.prod((*shape[:-2], *padded)) * x.dtype.itemsize
 
   return sum(map(size, jax.tree.leaves(tree)))

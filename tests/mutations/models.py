@@ -100,8 +100,8 @@ MUTATIONS = [
   ),
   Mutation(
     "models/mixers/softmax.py",
-    "cache, offset = state, 0",
-    "cache, offset = state, position",
+    "offset: jax.Array | int = 0",
+    "offset: jax.Array | int = position",
     "models/test_transformer.py",
   ),
 ]

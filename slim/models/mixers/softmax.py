@@ -93,7 +93,8 @@ class SoftmaxAttention(MultiHead):
       )
     q, k, v = self.project(x, position if self.rotary else None)
     q, k = q.astype(self.dtype), k.astype(self.dtype)
-    cache, offset = state, 0  # A number, for loops of known length.
+    cache = state
+    offset: jax.Array | int = 0  # A number makes loops of known length.
     if cache is not None:
       offset = position
       k, v = cache = KVCache(
