@@ -1,13 +1,14 @@
 """The command that measures the memory of a config."""
 
 import pathlib
+import re
 
 import jax
 import pytest
 
 from slim.memory import __main__ as command
 from slim.memory import timeline
-from slim.targets import HERE
+from slim.targets import HERE, Target
 from slim.training import build
 from slim.training.compiled import compile_gradient_step
 from slim.training.gradients import COMPILER_OPTIONS
@@ -82,3 +83,20 @@ def test_invalid_setting_raises():
   """Fails if a wrong setting is not named."""
   with pytest.raises(ValueError, match="config.gradient.method must be one of"):
     next(command.analyze_config(make(gradient__method="slimm")))
+
+
+def test_a_target_is_described():
+  """Fails if what fits or how long it takes is left out, or is of another."""
+  config = make(gradient__method="full")
+  [(method, report, _)] = command.analyze_config(config)
+  assert not command.describe_target(config, method, report, HERE)
+  text = command.describe_target(config, method, report, Target("tpu:v5e"))
+  assert re.fullmatch(
+    r"fits tpu:v5e: needs [\d.]+ KiB of 15.8 GiB, with [\d.]+ KiB for the "
+    r"optimizer, compiled with effort O0\n"
+    r"takes at least [\d.e-]+ ms, by the roofline of [\d.e+,]+ operations\n",
+    text,
+  )
+  large = report._replace(temporary_bytes=2**40)
+  text = command.describe_target(config, method, large, Target("cuda:h100"))
+  assert text.startswith("does not fit cuda:h100: needs 1.0 TiB of 59.3 GiB")

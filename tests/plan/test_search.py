@@ -6,7 +6,7 @@ from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import Candidate
 from slim.plan.search import CompiledSize, search
 from slim.plan.time_estimate import PredictedTime
-from slim.targets import Target
+from slim.targets import DoesNotFitError, Target
 
 MIB = 2**20
 CANDIDATES = [
@@ -91,3 +91,16 @@ def test_table_lists_all_candidates(no_process):
     False
   ] * 2
   assert lines[-1].startswith("total = activations + weights 7.0 MiB")
+
+
+def test_what_the_compiler_refuses_does_not_fit(no_process):
+  """Fails if a plan ends at the first program that a TPU refuses."""
+
+  def compile_gradient(choice):
+    if choice.chunk_size is None:
+      raise DoesNotFitError("tpu:v5e", 90 * 2**30, 16 * 2**30)
+    return CompiledSize(50 * MIB, 50 * MIB)
+
+  found = search(CANDIDATES, 2**34, {}, compile_gradient)
+  assert found.choice.gradient.chunk_size == 64
+  assert found.candidates[0].memory.activation_bytes == 90 * 2**30
