@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def make_gradient(
-  name: str, configuration: str, tokens: int | None
+  name: str, configuration: str, tokens: int
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
   """Makes a gradient of a configuration, and its arguments."""
   quick = _QUICK.value
@@ -104,10 +104,7 @@ def check_prediction(case: int) -> dict[str, Any]:
   """Compares the predicted temporary memory with that of a fresh process."""
   name, tokens = _CASES[case]
   command = [sys.executable, *sys.argv, f"--case={case}"]
-  environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-  done = subprocess.run(
-    command, env=environment, stdout=subprocess.PIPE, text=True, check=True
-  )
+  done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
   found = json.loads(done.stdout.splitlines()[-1])
   fn, args = make_gradient(name, "III", tokens)
   target = Target("cpu" if _QUICK.value else _TARGET.value)
@@ -170,5 +167,13 @@ def _row(part, what, tokens, **values):
   return row | {name: values.get(name) for name in names}
 
 
+def leave_memory() -> None:
+  """Lets this process and those it starts share the memory of the GPU.
+
+  Call it before JAX looks for devices, or JAX takes most of the memory.
+  """
+  os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+
+
 if __name__ == "__main__":
-  command_line.run(main)
+  command_line.run(main, choose_device=leave_memory)

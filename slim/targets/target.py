@@ -83,8 +83,14 @@ class Target:
       return None
     if device.gpu is None:
       return device.memory_bytes
-    share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75"))
-    return int(share * device.memory_bytes)
+    text = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")
+    try:
+      return int(float(text) * device.memory_bytes)
+    except ValueError:
+      raise ValueError(
+        "XLA_PYTHON_CLIENT_MEM_FRACTION must be a number, the share of a GPU's "
+        f"memory that JAX takes, got {text!r}"
+      ) from None
 
   @property
   def platform(self) -> str:
@@ -158,7 +164,14 @@ class Target:
     )
 
   def explain(self, error: Exception) -> Exception:
-    """Returns the error to raise in place of one of the compiler."""
+    """Returns the error to raise in place of one of the compiler.
+
+    Args:
+      error: What the compiler raised.
+
+    Returns:
+      An error in one line that says what to do, if there is one; or `error`.
+    """
     message = str(error)
     if match := _TOO_LARGE.search(message):
       sizes = [int(float(match[i]) * _UNITS[match[i + 1]]) for i in (1, 3)]

@@ -68,7 +68,7 @@ MUTATIONS = [
   ),
   Mutation(
     "kernels/chunk_scan/_rewinding.py",
-    "totals = jax.tree.map(_add, totals, params_ct)",
+    "totals = add_to_sum(totals, params_ct)",
     "totals = totals",
     SCAN,
   ),
@@ -80,7 +80,7 @@ MUTATIONS = [
   ),
   Mutation(
     "kernels/chunk_scan/_summing.py",
-    "totals = [zeros_like(x, at_least_float32(x.dtype)) for x in leaves]",
+    "totals = zeros_for_sum(leaves)",
     "totals = [zeros_like(x) for x in leaves]",
     SCAN,
   ),

@@ -89,7 +89,7 @@ MUTATIONS = [
   ),
   Mutation(
     "targets/target.py",
-    "return int(share * device.memory_bytes)",
+    "return int(float(text) * device.memory_bytes)",
     "return device.memory_bytes",
     "targets",
   ),

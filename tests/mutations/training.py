@@ -69,12 +69,6 @@ MUTATIONS = [
     "training/test_build.py train",
   ),
   Mutation(
-    "training/flops.py",
-    'total += params["length"] * sum(inner)',
-    "total += sum(inner)",
-    "training/test_flops.py",
-  ),
-  Mutation(
     "training/evaluation.py",
     "if not carry_state:",
     "if carry_state:",

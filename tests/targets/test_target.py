@@ -124,6 +124,9 @@ def test_memory_of_devices(monkeypatch):
   assert h100.memory_bytes == int(0.75 * h100.accelerator.memory_bytes)
   monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", ".5")
   assert h100.memory_bytes == int(0.5 * h100.accelerator.memory_bytes)
+  monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "half")
+  with pytest.raises(ValueError, match="MEM_FRACTION must be a number, .*half"):
+    _ = h100.memory_bytes
   assert Target("tpu:v5e").memory_bytes == int(15.75 * 2**30)
   assert Target("cpu").memory_bytes is None
 
