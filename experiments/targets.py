@@ -28,7 +28,7 @@ from slim.kernels import (
 )
 from slim.targets import DoesNotFitError, Target
 from slim.targets.topologies import start_no_accelerator
-from slim.training import build
+from slim.training import build, shapes
 from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad
 
 _NAMES = ("cpu", "tpu:v5e", "cuda:h100")
@@ -199,7 +199,7 @@ def _reversible(case):
   params = jax.eval_shape(lambda: build.init(experiment)).params
   [gradient_step] = experiment.gradient_steps.values()
   step = jax.ShapeDtypeStruct((), jnp.int32)
-  return gradient_step, params, build.abstract_batch(config), step
+  return gradient_step, params, shapes.abstract_batch(config), step
 
 
 def _rabe_and_staats(case):

@@ -1,7 +1,7 @@
 """Trains a model: `python -m slim.train --config=… --workdir=…`.
 
 The same command again continues a run that was stopped, to the same numbers.
-One device is used.
+All devices are used, see `config.mesh`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from slim import config as config_lib
 from slim.config import setting_flags
 from slim.plan.fits import check_state_fits, check_steps_fit
 from slim.plan.resolve import resolve_gradient
-from slim.runs import checkpoints, metrics, weights
+from slim.runs import checkpoints, metrics
 from slim.runs.best import Best
 from slim.runs.compilation_cache import define_cache, use_cache
 from slim.runs.config_json import write_config
@@ -29,7 +29,7 @@ from slim.runs.log_file import LogFile
 from slim.runs.loop import Loop
 from slim.runs.profiler import Profiler
 from slim.runs.progress import Progress
-from slim.runs.resuming import resume
+from slim.runs.resuming import init_state, resume
 from slim.runs.stages import stage
 from slim.runs.start_log import log_start
 from slim.runs.workdir import (
@@ -37,9 +37,8 @@ from slim.runs.workdir import (
   find_workdir,
   lock_workdir,
 )
-from slim.training import build, steps
+from slim.training import build, devices, shapes
 from slim.training.compiled import compile_steps
-from slim.training.evaluation import make_evaluation
 from slim.types import TrainState
 
 _LOG = logging.getLogger("slim.train")
@@ -91,13 +90,13 @@ def _train(config, workdir, allow_change, log_file, interruptions):
   fingerprints = fingerprint_data(config)
   config, experiment, compiled = resolve_gradient(config, workdir)
   changed = check_workdir(workdir, config, allow_change)
-  abstract_state = jax.eval_shape(lambda: build.init(experiment))
+  abstract_state = shapes.abstract_state(experiment)
 
   saved = checkpoints.list_steps(workdir)
   check_state_fits(abstract_state)
   restored = resume(config, workdir, abstract_state, fingerprints, changed)
   if restored is None:
-    state, stored = _first_state(config, experiment), None
+    state, stored = init_state(config, experiment, abstract_state), None
   else:
     state, stored = restored
     if state.step >= config.train.num_steps:
@@ -120,13 +119,7 @@ def _train(config, workdir, allow_change, log_file, interruptions):
     with stage("compiling"):
       compiled = compile_steps(config, experiment, abstract_state, start)
   check_steps_fit(abstract_state, compiled)
-  evaluate = make_evaluation(
-    experiment.model,
-    validation_data,
-    batch_size=batch_size,
-    chunk_size=build.evaluation_chunk(config),
-    num_batches=config.train.eval_batches,
-  )
+  evaluate = devices.create_evaluation(config, experiment, validation_data)
 
   if interruptions.reason is not None:
     _LOG.info("%s: ended before the first step", interruptions.reason)
@@ -157,7 +150,7 @@ def _train(config, workdir, allow_change, log_file, interruptions):
         num_steps=config.train.num_steps,
         log_every=config.train.log_every,
         tokens_per_step=batch_size * config.data.sequence_length,
-        flops_per_step=build.count_flops(config, experiment.model),
+        flops_per_step=shapes.count_flops(config, experiment.model),
         learning_rate=build.create_schedule(config),
         pauses={
           "evaluation": config.train.eval_every,
@@ -195,14 +188,6 @@ def _train(config, workdir, allow_change, log_file, interruptions):
     os.path.join(workdir, "config.json"),
   )
   return state
-
-
-def _first_state(config, experiment):
-  """Computes the state before the first update."""
-  params = weights.load_initial_params(config, experiment.model)
-  if params is None:
-    return jax.jit(lambda: build.init(experiment))()
-  return steps.init_train_state(params, experiment.optimizer)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -22,6 +22,7 @@ from jax import export
 Params = Any  # A pytree of arrays.
 State = Any  # A pytree of arrays.
 StateKind = Literal["none", "fixed", "growing"]
+TokenOrder = Literal["chunk", "zigzag"]
 _Tuple = TypeVar("_Tuple")
 
 
@@ -66,6 +67,18 @@ class InitStateFn(Protocol):
     *,
     compensated: bool = False,
     max_tokens: int | None = None,
+  ) -> State | None: ...
+
+
+class StartStateFn(Protocol):
+  """Adds to the state before the first token what that token decides."""
+
+  def __call__(  # noqa: D102
+    self,
+    params: Params,
+    tokens: jax.Array,
+    state: State | None,
+    keys: jax.Array | None = None,
   ) -> State | None: ...
 
 
@@ -126,6 +139,12 @@ class LanguageModel(NamedTuple):
       "growing", a state with room for a number of tokens; "none", no state.
     is_random: Whether `keys` change anything.
     max_tokens: Tokens that the model has positions for; None: any number.
+    token_order: In which order several devices can share the tokens of a
+      sequence: "chunk" or "zigzag", see `slim.kernels.chunk_order` and
+      `zigzag_order`; None: all tokens must be on one device.
+    start_state: `start_state(params, tokens, state, keys=None) -> state`. If
+      devices share the tokens of a sequence, only one of them has the first.
+      This lets all of them know what that token decides. None: nothing.
   """
 
   init: InitFn
@@ -135,3 +154,5 @@ class LanguageModel(NamedTuple):
   state_kind: StateKind
   is_random: bool
   max_tokens: int | None = None
+  token_order: TokenOrder | None = None
+  start_state: StartStateFn | None = None

@@ -38,6 +38,7 @@ SMALL = dict(
 def make_config(**settings):
   """Returns settings that differ from the defaults, dots written as __."""
   config = config_lib.base()
+  config.mesh = "data=1"  # The suite has eight devices.
   config.update_from_flattened_dict(
     {name.replace("__", "."): value for name, value in settings.items()}
   )

@@ -25,6 +25,12 @@ class TopSettings:
     "default).",
     choices=("default", "high", "highest"),
   )
+  mesh: str | None = setting(
+    None,
+    "Devices, as in data=2,fsdp=2,sequence=2: data shares the sequences of a "
+    "batch, sequence the tokens of each, and fsdp sequences and parameters. "
+    "None: all devices share the sequences.",
+  )
 
 
 @dataclasses.dataclass(frozen=True)

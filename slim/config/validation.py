@@ -8,7 +8,7 @@ from slim.config.defaults import GROUPS, list_declarations
 from slim.config.names import check_names, flatten
 from slim.files import local_path
 from slim.settings import SettingError, prefix_setting_errors
-from slim.training import build
+from slim.training import build, devices
 from slim.training.optimizers import SCHEDULES
 
 
@@ -58,6 +58,7 @@ def depends_on_num_steps(config: ml_collections.ConfigDict) -> bool:
 
 def _check_groups(config: ml_collections.ConfigDict) -> None:
   """Raises if settings of two groups do not fit each other."""
+  devices.check_mesh(config)
   if config.gradient.memory_budget is not None:
     parse_size("config.gradient.memory_budget", config.gradient.memory_budget)
   if config.model.reversible and config.gradient.method == "remat":

@@ -5,6 +5,7 @@
   lsh/         LSH attention and its hash
   chunk_scan/  a scan over chunks in O(C) memory; position-wise layers
   reversible_layers.py  reversible residual layers
+  token_orders.py       which tokens each device of a mesh axis gets
   support/     what several of them share
 
 Import from `slim.kernels` only. `slim.types` explains the letters of shapes. A
@@ -40,6 +41,10 @@ from slim.kernels.linear.random_features import (
   positive_random_query_features,
   sample_projection,
 )
+from slim.kernels.linear.sequence_parallel import (
+  exchange_sums,
+  sequence_parallel_linear_attention,
+)
 from slim.kernels.lsh.attention import lsh_attention
 from slim.kernels.lsh.buckets import lsh_buckets
 from slim.kernels.reversible_layers import (
@@ -56,6 +61,8 @@ from slim.kernels.softmax.definition import (
   softmax_attention_and_lse,
 )
 from slim.kernels.softmax.flax_drop_in import attention_fn
+from slim.kernels.softmax.ring import ring_attention
+from slim.kernels.token_orders import chunk_order, zigzag_order
 
 __all__ = [
   "FEATURE_MAPS",
@@ -63,12 +70,14 @@ __all__ = [
   "PrefixSums",
   "add_sums",
   "attention_fn",
+  "chunk_order",
   "chunked_linear_attention",
   "chunked_map",
   "chunked_softmax_attention",
   "chunked_softmax_attention_and_lse",
   "chunked_sum",
   "elu_plus_one",
+  "exchange_sums",
   "init_prefix_sums",
   "lsh_attention",
   "lsh_buckets",
@@ -81,11 +90,14 @@ __all__ = [
   "reversible",
   "reversible_scan",
   "rewind_prefix_sums",
+  "ring_attention",
   "sample_projection",
   "scan",
+  "sequence_parallel_linear_attention",
   "softmax_attention",
   "softmax_attention_and_lse",
   "square",
   "sum_and_grad",
   "token_sums",
+  "zigzag_order",
 ]

@@ -34,7 +34,7 @@ from slim.targets.matrix_products import (
 )
 from slim.targets.roofline import find_roofline
 from slim.targets.target_flags import define_target
-from slim.training import build
+from slim.training import build, shapes
 from slim.training.gradients import COMPILER_OPTIONS
 
 
@@ -129,7 +129,7 @@ def _shapes(config, experiment):
   """Returns the shapes of the arguments of a gradient step."""
   params = jax.eval_shape(lambda: build.init(experiment)).params
   step = jax.ShapeDtypeStruct((), jnp.int32)
-  return params, build.abstract_batch(config), step
+  return params, shapes.abstract_batch(config), step
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from slim.models.layers import MLP, Embedding, Logits
 from slim.models.mixers import MIXERS
 from slim.models.network import Network
 from slim.models.norms import LayerNorm
+from slim.models.sequence_axis import SequenceAxis
 from slim.models.settings import ModelSettings
 from slim.settings import Setting, SettingError, list_settings
 from slim.types import LanguageModel
@@ -52,6 +53,7 @@ def create_model(
   vocab_size: int,
   max_positions: int | None = None,
   frozen_key: jax.Array | None = None,
+  sequence_axis: str | None = None,
   **settings: Any,
 ) -> LanguageModel:
   """Builds a language model; the defaults are the SLiM paper's Performer.
@@ -63,6 +65,10 @@ def create_model(
     frozen_key: PRNG key of constants that are random but not learned: the
       projections of "favor", and the rotations of "lsh" where nothing is to be
       random. An equal key makes an equal model.
+    sequence_axis: A mesh axis whose devices share the tokens of a sequence. All
+      functions of the model but `init` and `init_state` are then for
+      `jax.shard_map`, and take the tokens of one device, in the `token_order`
+      of the model.
     **settings: The fields of `ModelSettings` and of the settings of the mixers,
       by their names: see `list_model_settings`.
 
@@ -103,6 +109,16 @@ def create_model(
         "got None",
       )
     frozen_keys = [fold_in(frozen_key, i) for i in range(model.num_layers)]
+  order = _token_order(blocks)
+  axis = None
+  if sequence_axis is not None:
+    if order is None:
+      raise SettingError(
+        "attention",
+        "must be 'linear' in all layers, or softmax in all, for a sequence "
+        f"that devices share, got {model.attention!r}",
+      )
+    axis = SequenceAxis(sequence_axis, order)
   network = Network(
     embedding=Embedding(
       vocab_size,
@@ -122,8 +138,14 @@ def create_model(
     dtype=dtype,
   )
   return make_language_model(
-    network, frozen_keys, max_positions if is_bounded else None
+    network, frozen_keys, max_positions if is_bounded else None, order, axis
   )
+
+
+def _token_order(blocks):
+  """The order of tokens that all mixers can have, or None."""
+  orders = {block.attention.token_order for block in blocks}
+  return orders.pop() if len(orders) == 1 else None
 
 
 def _mixer_settings() -> list[type]:

@@ -5,8 +5,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from slim.models.network import Call, Network
-from slim.types import LanguageModel, Params, State, StateKind, exportable
+from slim.models.call import Call
+from slim.models.network import Network
+from slim.models.sequence_axis import SequenceAxis
+from slim.types import (
+  LanguageModel,
+  Params,
+  State,
+  StateKind,
+  TokenOrder,
+  exportable,
+)
 
 
 @exportable
@@ -27,6 +36,8 @@ def make_language_model(
   network: Network,
   frozen_keys: list[jax.Array] | None,
   max_tokens: int | None,
+  token_order: TokenOrder | None,
+  axis: SequenceAxis | None = None,
 ) -> LanguageModel:
   """Makes a language model of a network.
 
@@ -35,6 +46,9 @@ def make_language_model(
     frozen_keys: One PRNG key a layer, for mixers with random constants; None if
       there are none.
     max_tokens: Tokens that the network has positions for; None: any number.
+    token_order: In which devices can share the tokens of a sequence, or None.
+    axis: The mesh axis whose devices share the tokens of a sequence,
+      in `jax.shard_map`; None: each has all.
 
   Returns:
     LanguageModel.
@@ -77,11 +91,38 @@ def make_language_model(
 
   constants_of_blocks = _of_blocks(network, constants)
 
+  def start_state(
+    params: Params,
+    tokens: jax.Array,
+    state: ModelState | None,
+    keys: jax.Array | None = None,
+  ) -> ModelState | None:
+    if state is None or axis is None:
+      return state
+    # Each device runs the first token, and needs no other to know its states.
+    first = axis.of_first_device(tokens[:, :1])
+    call = Call(state.position, keys, rewind=False, remat=False)
+    *_, after = network.apply(
+      jax.lax.stop_gradient(params),
+      first,
+      state.layers,
+      constants_of_blocks,
+      call,
+    )
+    layers = [
+      mixer.start_state(*states)
+      for mixer, *states in zip(mixers, state.layers, after, strict=True)
+    ]
+    return state._replace(layers=tuple(layers))
+
+  def count_tokens(tokens):
+    return tokens.shape[1] * (1 if axis is None else axis.size)
+
   def run(params, tokens, state, call):
     logits, before, after = network.apply(
       params, tokens, state.layers, constants_of_blocks, call
     )
-    end = call.position + tokens.shape[1]
+    end = call.position + count_tokens(tokens)
     return (
       ModelState(call.position, tuple(before)),
       logits,
@@ -100,7 +141,7 @@ def make_language_model(
     if start is None:
       layers = stacked(init_layers(tokens.shape[0]))
       start = ModelState(jnp.int32(0), layers)
-    call = Call(start.position, keys, rewind=False, remat=remat)
+    call = Call(start.position, keys, False, remat, axis)
     _, logits, after = run(params, tokens, start, call)
     return logits, None if state is None else after
 
@@ -110,8 +151,8 @@ def make_language_model(
     state_after: ModelState,
     keys: jax.Array | None = None,
   ) -> tuple[ModelState, jax.Array, ModelState]:
-    position = state_after.position - tokens.shape[1]
-    call = Call(position, keys, rewind=True, remat=False)
+    position = state_after.position - count_tokens(tokens)
+    call = Call(position, keys, True, False, axis)
     return run(params, tokens, state_after, call)
 
   can_rewind = all(mixer.can_rewind for mixer in mixers)
@@ -123,6 +164,8 @@ def make_language_model(
     state_kind=_state_kind(mixers),
     is_random=network.dropout > 0 or any(mixer.is_random for mixer in mixers),
     max_tokens=max_tokens,
+    token_order=token_order,
+    start_state=None if axis is None else start_state,
   )
 
 

@@ -57,6 +57,11 @@ class Embedding(nn.Module):
   scaled: bool
   dtype: Any
 
+  @property
+  def is_bounded(self) -> bool:
+    """Whether later positions give NaN."""
+    return self.positions in ("learned", "axial")
+
   @nn.compact
   def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
     """Maps tokens [B, T] and positions [T] to [B, T, D]."""

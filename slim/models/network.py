@@ -14,27 +14,12 @@ from slim.kernels import reversible, reversible_scan
 from slim.kernels.support.dtypes import at_least_float32
 from slim.kernels.support.random_bits import fold_in, split
 from slim.models.block import Block
+from slim.models.call import Call
 from slim.models.layers import Embedding, Logits, dropout
 from slim.models.mixers.mixer import Site
 from slim.models.norms import LayerNorm
 from slim.models.stacking import join_layers, split_layers
 from slim.types import Params, State
-
-
-class Call(NamedTuple):
-  """What all layers of one call share.
-
-  Attributes:
-    position: [], int32, of the first token.
-    keys: [B], PRNG keys, or None where nothing is random.
-    rewind: Whether the states are those after the tokens.
-    remat: Whether the backward pass recomputes each layer from its input.
-  """
-
-  position: jax.Array
-  keys: jax.Array | None
-  rewind: bool
-  remat: bool
 
 
 class Network(NamedTuple):
@@ -123,7 +108,10 @@ class Network(NamedTuple):
     Raises:
       ValueError: If `remat` is asked of reversible layers.
     """
-    positions = call.position + jnp.arange(tokens.shape[1])
+    positions = call.positions(tokens.shape[1])
+    if call.sequence_axis is not None and self.embedding.is_bounded:
+      # Padding at the end of a sequence has no positions of its own.
+      positions = jnp.minimum(positions, self.embedding.max_positions - 1)
 
     def drop(x, index):
       if call.keys is None:
@@ -151,11 +139,9 @@ class Network(NamedTuple):
 
   def _site(self, call, layer, constants, is_random, replay):
     """Where the mixer of a layer is called; `layer` is its number."""
-    keys = None
-    if call.keys is not None and is_random:
-      # Dropout has the numbers from 0 to 2 L.
-      keys = fold_in(call.keys, 1 + 2 * self.num_layers + layer)
-    return Site(call.position, constants, keys, call.rewind, replay)
+    # Dropout has the numbers from 0 to 2 L.
+    counter = 1 + 2 * self.num_layers + layer if is_random else None
+    return call.site(constants, counter, replay)
 
   def _on_one_stream(self, layers, x, states, constants, call, drop):
     """Adds the sublayers to one stream."""

@@ -19,7 +19,7 @@ from slim.plan.results import Candidate
 from slim.plan.time_estimate import estimate_time
 from slim.targets import HERE, Target
 from slim.targets.matrix_products import MatrixProduct, list_matrix_products
-from slim.training import build
+from slim.training import build, shapes
 from slim.training.losses import cross_entropy_sums
 from slim.types import LanguageModel, TrainState
 
@@ -103,7 +103,7 @@ def list_candidates(
 
   @functools.cache
   def products(chunk_size: int) -> list[MatrixProduct]:
-    tokens = build.abstract_batch(config, batch_size, chunk_size).inputs
+    tokens = shapes.abstract_batch(config, batch_size, chunk_size).inputs
     with jax.default_matmul_precision(config.matmul_precision):
       return list_matrix_products(
         model.apply, planned.state.params, tokens, state
@@ -161,7 +161,7 @@ def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
       return sums.nll, state
 
     state = jax.eval_shape(lambda: model.init_state(batch_size))
-    batch = build.abstract_batch(config, batch_size, length)
+    batch = shapes.abstract_batch(config, batch_size, length)
     return count_residuals(loss, params, state, batch, keys)
 
   def estimate(choice: GradientChoice) -> int:
@@ -183,7 +183,7 @@ def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
       choice,
       residuals=residuals,
       state_bytes=tree_bytes(state),
-      sequence_bytes=tree_bytes(build.abstract_batch(config, batch_size)),
+      sequence_bytes=tree_bytes(shapes.abstract_batch(config, batch_size)),
       num_chunks=num_chunks,
       params=params,
     )

@@ -21,7 +21,7 @@ from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import Candidate, Plan
 from slim.plan.search import CompiledSize, search
 from slim.targets import HERE, Target
-from slim.training import build, steps
+from slim.training import build, shapes, steps
 from slim.training.compiled import (
   CompiledSteps,
   compile_gradient_step,
@@ -168,7 +168,7 @@ def _search(
   """Compiles as training does; also returns the last compiled programs."""
   config, _, state = models[0]
   by_reversible = {x.config.model.reversible: x.experiment for x in models}
-  batch = build.abstract_batch(config)
+  batch = shapes.abstract_batch(config)
   last: _Programs | None = None
 
   def compile_gradient(choice: GradientChoice) -> CompiledSize:

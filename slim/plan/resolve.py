@@ -6,7 +6,7 @@ from slim.plan.from_config import fit_config
 from slim.runs.config_json import is_run, read_config
 from slim.runs.weights import load_initial_params
 from slim.runs.workdir import check_workdir
-from slim.training import build
+from slim.training import build, devices
 from slim.training.compiled import CompiledSteps
 
 
@@ -29,6 +29,7 @@ def resolve_gradient(
     ValueError: If no gradient fits, or the workdir or `train.init_from` is not
       usable. The latter are checked first, because a choice takes minutes.
   """
+  mesh = devices.create_mesh(config)
   if config.gradient.memory_budget is not None and not is_run(workdir):
     check_workdir(workdir, config)
     load_initial_params(config, build.create_model(config))
@@ -36,4 +37,4 @@ def resolve_gradient(
   if config.gradient.memory_budget is not None:
     config = config.copy_and_resolve_references()
     config.gradient = read_config(workdir).gradient
-  return config, build.create_experiment(config), None
+  return config, build.create_experiment(config, mesh), None

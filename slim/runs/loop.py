@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from slim.data import Dataset
 from slim.runs.best import Best
@@ -110,7 +110,7 @@ class Loop:
     gradient = self.compiled.gradients[build.method_at(self.config, step)]
     with self.profiler.step(step + 1):
       batch = self.data.batch(step)
-      sums, gradients = gradient.step(state.params, batch, jnp.int32(step))
+      sums, gradients = gradient.step(state.params, batch, np.int32(step))
       state, norm = self.compiled.update(state, gradients, sums)
       del gradients  # Free it before the next one is computed.
       self.progress.add(step + 1, sums, norm, gradient.activation_bytes)

@@ -22,6 +22,7 @@ from slim.runs.checkpoints import (
   list_steps,
 )
 from slim.runs.checksums import verify_checksums
+from slim.training.devices import place, shardings_of
 from slim.types import TrainState
 
 _LOG = logging.getLogger("slim.runs.restoring")
@@ -125,12 +126,12 @@ def _restore(
       f"the checkpoint {folder} has other parameters than its settings make "
       f"here: continue with the settings and the version in its {RECORD}"
     )
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  target = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), stored
-  )
+  target = place(stored, abstract_state)
   with ocp.StandardCheckpointer() as checkpointer:
     state = checkpointer.restore(arrays, target)
   with open(os.path.join(folder, RECORD), encoding="utf-8") as file:
     record = json.load(file)
-  return stacking.match_form(state, abstract_state.params), record
+  state = stacking.match_form(state, abstract_state.params)
+  if abstract_state.step.sharding is not None:
+    state = jax.device_put(state, shardings_of(abstract_state))
+  return state, record

@@ -1,18 +1,48 @@
-"""Continuing a run: from where, with what data, and what has changed."""
+"""Where a run starts or goes on, with what data, and what has changed."""
 
 import logging
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import ml_collections
 
 from slim.runs.config_json import read_config
 from slim.runs.fingerprints import check_data, fingerprint_data
 from slim.runs.provenance import describe_process, list_changes
 from slim.runs.restoring import restore_newest
+from slim.runs.weights import load_initial_params
+from slim.training import build, devices, steps
 from slim.types import TrainState
 
 _LOG = logging.getLogger("slim.train")
+
+
+def init_state(
+  config: ml_collections.ConfigDict,
+  experiment: build.Experiment,
+  abstract_state: TrainState,
+) -> TrainState:
+  """Computes the state before the first update of a run.
+
+  Args:
+    config: All settings.
+    experiment: The experiment of these settings.
+    abstract_state: The shapes of its state, and the shardings on a mesh.
+
+  Returns:
+    The state.
+
+  Raises:
+    ValueError: If `train.init_from` cannot be read, or does not fit.
+  """
+  params = load_initial_params(config, experiment.model)
+  shardings = devices.shardings_of(abstract_state)
+  if params is None:
+    init = jax.jit(lambda: build.init(experiment), out_shardings=shardings)
+    return init()
+  state = steps.init_train_state(params, experiment.optimizer)
+  return state if shardings is None else jax.device_put(state, shardings)
 
 
 def resume(

@@ -24,6 +24,7 @@ _LOG = logging.getLogger("slim.runs.workdir")
 _MAY_DIFFER = (
   "data.path",
   "data.tokenizer",
+  "mesh",
   "model.stack_layers",
   "profile.steps",
   "train.checkpoint_every",

@@ -8,14 +8,13 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
+from jax.sharding import Mesh
 
-from slim import data, models
+from slim import data, models, scale
 from slim.kernels.support.random_bits import split
 from slim.settings import prefix_setting_errors
-from slim.targets.matrix_products import count_matmul_flops
 from slim.training import steps
 from slim.training.gradients import make_value_and_grad
 from slim.training.optimizers import (
@@ -24,7 +23,7 @@ from slim.training.optimizers import (
   make_schedule,
 )
 from slim.training.steps import GradientStep
-from slim.types import Batch, LanguageModel, TrainState
+from slim.types import LanguageModel, TrainState
 
 
 class Experiment(NamedTuple):
@@ -34,13 +33,17 @@ class Experiment(NamedTuple):
   optimizer: optax.GradientTransformation
   gradient_steps: dict[str, GradientStep]  # By method, see `method_at`.
   init_key: jax.Array  # PRNG key of the parameters.
+  mesh: Mesh | None = None  # None: one device.
 
 
-def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
+def create_experiment(
+  config: ml_collections.ConfigDict, mesh: Mesh | None = None
+) -> Experiment:
   """Builds an experiment; only random features are computed.
 
   Args:
     config: All settings.
+    mesh: The devices, from `slim.training.devices`; None: one device.
 
   Returns:
     The experiment.
@@ -55,7 +58,11 @@ def create_experiment(config: ml_collections.ConfigDict) -> Experiment:
     )
   init_key, *_ = _keys(config)
   return Experiment(
-    model, optimizer, make_gradient_steps(config, model), init_key
+    model,
+    optimizer,
+    make_gradient_steps(config, model, mesh),
+    init_key,
+    mesh,
   )
 
 
@@ -77,11 +84,14 @@ def create_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
     )
 
 
-def create_model(config: ml_collections.ConfigDict) -> LanguageModel:
+def create_model(
+  config: ml_collections.ConfigDict, sequence_axis: str | None = None
+) -> LanguageModel:
   """Builds the model of an experiment.
 
   Args:
     config: All settings.
+    sequence_axis: As for `slim.models.create_model`.
 
   Returns:
     The model.
@@ -95,41 +105,71 @@ def create_model(config: ml_collections.ConfigDict) -> LanguageModel:
       vocab_size=config.data.vocab_size,
       frozen_key=frozen_key,
       max_positions=config.data.sequence_length,
+      sequence_axis=sequence_axis,
       **config.model,
     )
 
 
 def make_gradient_steps(
-  config: ml_collections.ConfigDict, model: LanguageModel
+  config: ml_collections.ConfigDict,
+  model: LanguageModel,
+  mesh: Mesh | None = None,
 ) -> dict[str, GradientStep]:
   """Makes the gradients that a run uses.
 
   Args:
     config: All settings.
     model: The model of these settings.
+    mesh: The devices; None: one device.
 
   Returns:
-    The gradient of a batch by each method, in the order of their use.
+    The gradient of a batch by each method, in the order of their use. On a
+    mesh, it takes batches as `slim.training.devices.batch_layout` says.
 
   Raises:
     SettingError: If the settings of the gradient do not fit the model.
   """
   _, training_key, _ = _keys(config)
-  gradient_steps = {}
+  of_device = model_of_device(config, model, mesh)
+  gradient_steps: dict[str, GradientStep] = {}
   for method in _methods(config):
     with prefix_setting_errors("config.gradient."):
       value_and_grad = make_value_and_grad(
-        model,
+        of_device,
         method=method,
         chunk_size=config.gradient.chunk_size,
         policy=config.gradient.policy,
       )
-    gradient_steps[method] = steps.make_gradient_step(
+    gradient_step = steps.make_gradient_step(
       value_and_grad,
       accumulation_steps=config.train.accumulation_steps,
       key=training_key if model.is_random else None,
     )
+    gradient_steps[method] = gradient_step
+    if mesh is not None:
+      params = jax.eval_shape(model.init, jax.random.key(0))
+      gradient_steps[method] = scale.shard_gradient_step(
+        gradient_step, mesh, params
+      )
   return gradient_steps
+
+
+def model_of_device(
+  config: ml_collections.ConfigDict, model: LanguageModel, mesh: Mesh | None
+) -> LanguageModel:
+  """Returns the model that each device of a mesh computes.
+
+  Args:
+    config: All settings.
+    model: The model of these settings.
+    mesh: The devices; None: one device.
+
+  Returns:
+    The same, or one for a sequence whose tokens devices share.
+  """
+  if mesh is None or "sequence" not in mesh.shape:
+    return model
+  return create_model(config, "sequence")
 
 
 def init(experiment: Experiment) -> TrainState:
@@ -159,47 +199,6 @@ def create_split(
     return data.create_dataset(
       split=split, batch_size=batch_size, seed=config.seed, **config.data
     )
-
-
-def abstract_batch(
-  config: ml_collections.ConfigDict,
-  batch_size: int | None = None,
-  length: int | None = None,
-) -> Batch:
-  """Returns the shapes of a batch, to compile without data.
-
-  Args:
-    config: All settings.
-    batch_size: B, sequences; None: `config.train.batch_size`.
-    length: T, tokens; None: `config.data.sequence_length`.
-
-  Returns:
-    Batch of `jax.ShapeDtypeStruct`s.
-  """
-  shape = (
-    batch_size or config.train.batch_size,
-    length or config.data.sequence_length,
-  )
-  tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
-  weights = jax.ShapeDtypeStruct(shape, jnp.float32)
-  return Batch._make((tokens, tokens, weights))
-
-
-def count_flops(config: ml_collections.ConfigDict, model: LanguageModel) -> int:
-  """Counts the FLOPs of the model in one update, for any gradient method.
-
-  Args:
-    config: All settings.
-    model: The model of these settings.
-
-  Returns:
-    FLOPs of the matrix products in one forward and one backward pass. A
-    backward pass costs two forward passes; recomputation is not counted.
-  """
-  params = jax.eval_shape(model.init, jax.random.key(0))
-  tokens = abstract_batch(config).inputs
-  state = jax.eval_shape(lambda: model.init_state(tokens.shape[0]))
-  return 3 * count_matmul_flops(model.apply, params, tokens, state)
 
 
 def skip_above(config: ml_collections.ConfigDict) -> float | None:

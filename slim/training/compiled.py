@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from slim.targets import HERE, Target
-from slim.training import build, steps
+from slim.training import build, devices, shapes, steps
 from slim.training.gradients import COMPILER_OPTIONS
 from slim.training.steps import GradientStep, UpdateStep
 from slim.types import Batch, Params, Sums, TrainState
@@ -48,11 +48,8 @@ def compile_steps(
     build.method_at(config, start),
     build.method_at(config, config.train.num_steps - 1),
   }
-  batch = build.abstract_batch(config)
   gradients = {
-    method: compile_gradient_step(
-      experiment.gradient_steps[method], abstract_state.params, batch
-    )
+    method: _compile_method(config, experiment, abstract_state.params, method)
     for method in methods
   }
   update = compile_update_step(
@@ -60,6 +57,23 @@ def compile_steps(
     abstract_state,
   )
   return CompiledSteps(gradients, update)
+
+
+def _compile_method(config, experiment, params, method):
+  """Compiles the gradient of a method, for the devices of the experiment."""
+  gradient_step = experiment.gradient_steps[method]
+  if experiment.mesh is None:
+    return compile_gradient_step(
+      gradient_step, params, shapes.abstract_batch(config)
+    )
+  layout = devices.batch_layout(config, experiment, method)
+  batch = layout.abstract(config.train.batch_size)
+  compiled = compile_gradient_step(gradient_step, params, batch)
+
+  def put_and_run(params, batch, step):
+    return compiled.step(params, layout.put(batch), step)
+
+  return compiled._replace(step=put_and_run)
 
 
 def compile_gradient_step(
@@ -99,7 +113,12 @@ def compile_update_step(
   Returns:
     The compiled `update_step`. It donates the state that it is given.
   """
-  number = jax.ShapeDtypeStruct((), jnp.float32)
+  # The step is on all devices; None: there is one.
+  sharding, shardings = state.step.sharding, None
+  if sharding is not None:
+    # Else the compiler might choose others.
+    shardings = jax.tree.map(lambda x: x.sharding, state), sharding
+  number = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding)
   sums = Sums._make((number, number, number))
-  jitted = jax.jit(update_step, donate_argnums=0)
+  jitted = jax.jit(update_step, donate_argnums=0, out_shardings=shardings)
   return target.compile(jitted, state, state.params, sums)

@@ -9,7 +9,8 @@ import numpy as np
 
 from slim.data import Dataset
 from slim.kernels import scan
-from slim.training.gradients import make_step
+from slim.scale import BatchLayout, shard_evaluation_step
+from slim.training.gradients import make_step, start_state
 from slim.types import Batch, LanguageModel, Params, State, Sums
 
 
@@ -81,10 +82,51 @@ def make_evaluation(
         state = initial_state
       sums, state = evaluation_step(params, state, batch)
       found.append(sums)
-    # Transfer them after the loop, so that the device never waits for the host.
-    found = jax.device_get(found)
-    return Sums(
-      *(np.sum(x, dtype=np.float64) for x in zip(*found, strict=True))
-    )
+    return _add(found)
 
   return evaluate
+
+
+def make_sharded_evaluation(
+  model: LanguageModel,
+  dataset: Dataset,
+  layout: BatchLayout,
+  *,
+  params: Params,
+  num_batches: int | None = None,
+) -> Callable[[Params], Sums]:
+  """Makes the evaluation of parameters on a split, by all devices of a mesh.
+
+  Args:
+    model: The model, as each device computes it.
+    dataset: The split.
+    layout: How its batches lie on the mesh.
+    params: The parameters, or their shapes.
+    num_batches: How many batches to evaluate; None: the whole split.
+
+  Returns:
+    `evaluate(params) -> Sums`, as from `make_evaluation`.
+  """
+  chunk_size = layout.chunk_size or layout.num_tokens
+  of_chunks = make_evaluation_step(model, chunk_size)
+
+  def of_device(params, batch):
+    state = start_state(model, params, batch.inputs)
+    return of_chunks(params, state, batch)[0]
+
+  evaluation_step = jax.jit(
+    shard_evaluation_step(of_device, layout.mesh, params)
+  )
+
+  def evaluate(params):
+    batches = itertools.islice(dataset.evaluation_batches(), num_batches)
+    return _add([evaluation_step(params, layout.put(x)) for x in batches])
+
+  return evaluate
+
+
+def _add(found):
+  """Adds the sums of batches."""
+  # Transfer them after the loop, so that the device never waits for the host.
+  found = jax.device_get(found)
+  return Sums(*(np.sum(x, dtype=np.float64) for x in zip(*found, strict=True)))

@@ -10,7 +10,7 @@ the last layer's MLP only once, so its work is below 4 F, or 5 F with policy
 "sqrt".
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
@@ -18,7 +18,7 @@ from slim.kernels import POLICIES, sum_and_grad
 from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.shapes import check_positive_int
 from slim.training.losses import cross_entropy_sums
-from slim.types import Batch, LanguageModel, Params, Sums
+from slim.types import Batch, LanguageModel, Params, State, Sums
 
 METHODS = ("full", "remat", "slim")
 
@@ -85,7 +85,7 @@ def make_value_and_grad(
       )
 
   def dense(params, batch, keys):
-    state = model.init_state(batch.inputs.shape[0])
+    state = start_state(model, params, batch.inputs, keys)
     logits, _ = model.apply(
       params, batch.inputs, state, keys, remat=method == "remat"
     )
@@ -94,8 +94,8 @@ def make_value_and_grad(
 
   def slim(params, batch, keys):
     step, rewind = _make_sums(model, keys, lambda sums: (sums.nll, sums))
-    state = model.init_state(
-      batch.inputs.shape[0], compensated=policy == "rewind"
+    state = start_state(
+      model, params, batch.inputs, keys, compensated=policy == "rewind"
     )
     return sum_and_grad(
       step,
@@ -115,6 +115,31 @@ def make_value_and_grad(
     return sums, gradients
 
   return value_and_grad
+
+
+def start_state(
+  model: LanguageModel,
+  params: Params,
+  tokens: jax.Array,
+  keys: jax.Array | None = None,
+  **settings: Any,
+) -> State | None:
+  """Returns the state before the first of some tokens [B, T].
+
+  Args:
+    model: The model.
+    params: Its parameters.
+    tokens: [B, T], int32; those of one device, if several share a sequence.
+    keys: Those of `LanguageModel.apply`.
+    **settings: Those of `LanguageModel.init_state`.
+
+  Returns:
+    The state.
+  """
+  state = model.init_state(tokens.shape[0], **settings)
+  if model.start_state is None:
+    return state
+  return model.start_state(params, tokens, state, keys)
 
 
 def make_step(

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
+from slim.kernels.support.mesh_axes import zeros_like
 from slim.kernels.support.random_bits import fold_in
 from slim.training.gradients import ValueAndGrad
 from slim.types import Batch, Params, Sums, TrainState
@@ -24,9 +26,23 @@ class GradientStep(Protocol):
   """Differentiates the summed loss of a batch."""
 
   def __call__(
-    self, params: Params, batch: Batch, step: jax.Array, /
+    self, params: Params, batch: Batch, step: ArrayLike, /
   ) -> tuple[Sums, Params]:
     """Returns the sums, and the gradient of `Sums.nll` in `params`."""
+
+
+class RowsGradientStep(Protocol):
+  """Differentiates the summed loss of some rows of a batch."""
+
+  def __call__(
+    self,
+    params: Params,
+    batch: Batch,
+    step: ArrayLike,
+    first_row: ArrayLike = 0,
+    /,
+  ) -> tuple[Sums, Params]:
+    """As `GradientStep`; `first_row` is the number of the first row."""
 
 
 class UpdateStep(Protocol):
@@ -58,12 +74,12 @@ def make_gradient_step(
   *,
   accumulation_steps: int,
   key: jax.Array | None,
-) -> GradientStep:
+) -> RowsGradientStep:
   """Makes the gradient of the summed loss of a batch.
 
   Row b of the batch of step s has the key fold_in(fold_in(key, s), b). A
   resumed run therefore draws the same dropout masks, and so does a run with
-  another `accumulation_steps`.
+  another `accumulation_steps`, or on another number of devices.
 
   Args:
     value_and_grad: From `slim.training.gradients`.
@@ -72,13 +88,14 @@ def make_gradient_step(
     key: PRNG key of the randomness in training; None if there is none.
 
   Returns:
-    `gradient_step(params, batch, step) -> (Sums, gradients of sums.nll)`.
+    `gradient_step(params, batch, step, first_row=0) -> (Sums, gradients of
+    sums.nll)`. `first_row` is b of the first row that is given.
   """
 
-  def gradient_step(params, batch, step):
+  def gradient_step(params, batch, step, first_row=0):
     keys = None
     if key is not None:
-      rows = jnp.arange(batch.inputs.shape[0])
+      rows = first_row + jnp.arange(batch.inputs.shape[0])
       keys = fold_in(fold_in(key, step), rows)
     if accumulation_steps == 1:
       return value_and_grad(params, batch, keys)
@@ -92,7 +109,7 @@ def make_gradient_step(
     )
     first = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(value_and_grad, params, *first)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    zero = jax.tree.map(lambda x: zeros_like(x, like=batch.inputs), shapes)
     return jax.lax.scan(add_part, zero, parts)[0]
 
   return gradient_step

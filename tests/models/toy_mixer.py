@@ -42,6 +42,7 @@ class MovingAverage(nn.Module):
   can_rewind = False  # The state decays.
   is_random = False
   needs_frozen_key = False
+  token_order = None  # All tokens must be on one device.
 
   @nn.nowrap
   def init_state(self, batch_size, *, compensated, max_tokens):

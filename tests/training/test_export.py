@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
-from slim.training import build
+from slim.training import build, shapes
 from tests.helpers import SMALL, make_config
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -36,7 +36,7 @@ def test_every_platform_is_lowered_for(settings):
   [step] = experiment.gradient_steps.values()
   params = jax.eval_shape(lambda: build.init(experiment)).params
   exported = export.export(jax.jit(step), platforms=PLATFORMS)(
-    params, build.abstract_batch(config), jax.ShapeDtypeStruct((), jnp.int32)
+    params, shapes.abstract_batch(config), jax.ShapeDtypeStruct((), jnp.int32)
   )
   assert exported.platforms == PLATFORMS
   assert export.deserialize(exported.serialize()).out_tree == exported.out_tree

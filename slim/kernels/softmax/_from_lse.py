@@ -11,6 +11,7 @@ skip blocks that no query sees.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,10 +108,32 @@ def _attend_heads(blocks, heads, outputs, inputs):
 
 def _backward(blocks, residuals, cotangents):
   inputs, y, lse = residuals
-  lse = from_residual(lse)
-  zeros_like = partial(zeros_for_sum, like=inputs.q)
-  y_ct, lse_ct = cotangents
+  return (pull_back(blocks, inputs, y, from_residual(lse), *cotangents),)
 
+
+def pull_back(
+  blocks: Blocks,
+  inputs: Inputs,
+  y: jax.Array,
+  lse: jax.Array,
+  y_ct: jax.Array,
+  lse_ct: jax.Array,
+) -> tuple[Any, ...]:
+  """Differentiates attention, given its results.
+
+  Args:
+    blocks: The static part.
+    inputs: The arrays. They may have only some of the keys.
+    y: [B, T, H, V], the attention to all keys.
+    lse: [B, T, H], its log-sum-exp.
+    y_ct: The cotangent of `y`.
+    lse_ct: The cotangent of `lse`.
+
+  Returns:
+    The cotangents of the inexact leaves of `inputs`, float32 or wider, or None
+    for those that are None.
+  """
+  zeros_like = partial(zeros_for_sum, like=inputs.q)
   # score_ct = p · (y_ct vᵀ - shift).
   shift = jnp.sum(y_ct.astype(lse.dtype) * y.astype(lse.dtype), -1) - lse_ct
   # A query with a score of NaN has a gradient of NaN. It must add nothing to
@@ -137,7 +160,7 @@ def _backward(blocks, residuals, cotangents):
     scale_ct = jnp.sum(finite_or_zero(inputs.q).astype(q_ct.dtype) * q_ct)
     q_ct, k_ct = scale * q_ct, scale * k_ct
   # In the order of `Inputs`; its other leaves are integers and keys.
-  return ((q_ct, k_ct, v_ct, bias_ct, scale_ct, consts_ct),)
+  return q_ct, k_ct, v_ct, bias_ct, scale_ct, consts_ct
 
 
 def _pull_back_heads(blocks, heads, totals, inputs, lse, shift, y_ct):

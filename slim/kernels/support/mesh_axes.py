@@ -6,6 +6,7 @@ type from beginning to end. Outside `shard_map` nothing varies, and these
 functions leave the types as they are.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -31,7 +32,22 @@ def match_varying_axes(tree: Any) -> Any:
   """
   tree = jax.tree.map(jnp.asarray, tree)
   axes = frozenset().union(*(_varying(x) for x in jax.tree.leaves(tree)))
-  return jax.tree.map(lambda x: _vary(x, axes), tree)
+  return jax.tree.map(lambda x: vary(x, axes), tree)
+
+
+def vary(x: jax.Array, axes: Iterable[str]) -> jax.Array:
+  """Casts an array to vary over some mesh axes, if it does not yet.
+
+  Args:
+    x: The array.
+    axes: Names of mesh axes. Without the checks of `shard_map` nothing varies,
+      and nothing is cast.
+
+  Returns:
+    The same values.
+  """
+  missing = tuple(set(axes) - _varying(x))
+  return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def zeros_like(
@@ -48,7 +64,7 @@ def zeros_like(
     The zeros.
   """
   varying = _varying(x if like is None else like)
-  return _vary(jnp.zeros_like(x, dtype), varying)
+  return vary(jnp.zeros_like(x, dtype), varying)
 
 
 def varying_full(
@@ -69,13 +85,8 @@ def varying_full(
   x = jnp.full(shape, value, dtype)
   if is_sharded(like):
     x = shard_alike(x, like[..., 0])
-  return _vary(x, _varying(like))
+  return vary(x, _varying(like))
 
 
 def _varying(x):
   return jax.typeof(x).manual_axis_type.varying
-
-
-def _vary(x, axes):
-  missing = tuple(axes - _varying(x))
-  return jax.lax.pcast(x, missing, to="varying") if missing else x

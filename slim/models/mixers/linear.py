@@ -11,7 +11,9 @@ from flax import linen as nn
 from slim.kernels import (
   FEATURE_MAPS,
   PrefixSums,
+  add_sums,
   chunked_linear_attention,
+  exchange_sums,
   init_prefix_sums,
   positive_random_features,
   positive_random_query_features,
@@ -28,7 +30,7 @@ from slim.models.mixers.mixer import (
 )
 from slim.models.settings import ModelSettings
 from slim.settings import SettingError, check_settings, setting
-from slim.types import StateKind, exportable
+from slim.types import StateKind, TokenOrder, exportable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,7 @@ class LinearAttention(MultiHead):
   orthogonal_features: bool
 
   state_kind: ClassVar[StateKind] = "fixed"
+  token_order: ClassVar[TokenOrder | None] = "chunk"
 
   @property
   def can_rewind(self) -> bool:
@@ -131,6 +134,13 @@ class LinearAttention(MultiHead):
     )
     return LinearState(sums, jnp.zeros((*shape, self.head_dim), dtype))
 
+  @nn.nowrap
+  def start_state(
+    self, state: LinearState, after_first: LinearState
+  ) -> LinearState:
+    """Takes over the value that the others are measured from."""
+    return state._replace(value_offset=after_first.value_offset)
+
   @nn.compact
   def __call__(self, x: jax.Array, state: LinearState, site: Site) -> Mixed:
     """Attends from each token to those before it and to itself.
@@ -154,17 +164,24 @@ class LinearAttention(MultiHead):
       q, k = feature_map(q), feature_map(k)
       eps = 1e-16
     q, k = q.astype(self.dtype), k.astype(self.dtype)
-    offset = _value_offset(state, v)
+    offset = state.value_offset
+    if site.sequence_axis is None:
+      offset = _value_offset(state, v)
     v = (v.astype(offset.dtype) - offset[:, None]).astype(self.dtype)
     # Scores and states between blocks then have about the same size.
     block_size = max(64, math.isqrt(k.shape[-1] * v.shape[-1]))
-    sums = state.sums
+    sums, earlier = state.sums, None
+    update = token_sums(k, v, block_size=block_size)
+    if site.sequence_axis is not None:
+      earlier, update = exchange_sums(update, site.sequence_axis.name)
     if site.rewind:
-      update = token_sums(k, v, block_size=block_size)
       sums = rewind_prefix_sums(sums, update)
+    before = sums if earlier is None else add_sums(sums, earlier)
     y, after = chunked_linear_attention(
-      q, k, v, sums, block_size=block_size, eps=eps
+      q, k, v, before, block_size=block_size, eps=eps
     )
+    if earlier is not None:
+      after = add_sums(sums, update)
     y = (y.astype(offset.dtype) + offset[:, None]).astype(self.dtype)
     return Mixed(
       self.merge(y), LinearState(sums, offset), LinearState(after, offset), ()

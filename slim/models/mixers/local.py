@@ -86,11 +86,11 @@ class LocalAttention(MultiHead):
     Returns:
       Mixed, with the window before and after.
     """
-    q, k, v = self.project(x, site.position if self.rotary else None)
+    length = x.shape[1]
+    q, k, v = self.project(x, site.positions(length) if self.rotary else None)
     num_before = self.window - 1
     k = jnp.concatenate([state.k, k.astype(self.dtype)], 1)
     v = jnp.concatenate([state.v, v.astype(self.dtype)], 1)
-    length = x.shape[1]
     y = chunked_softmax_attention(
       q.astype(self.dtype),
       k,

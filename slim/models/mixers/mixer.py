@@ -6,17 +6,17 @@ all that it remembers of the tokens before. The rest of slim asks a mixer for
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from slim.models.layers import dense, dense_heads
 from slim.models.norms import normalize_heads
 from slim.models.positions import rotate
+from slim.models.sequence_axis import SequenceAxis, token_positions
 from slim.models.settings import ModelSettings
-from slim.types import State, StateKind
+from slim.types import State, StateKind, TokenOrder
 
 
 class Site(NamedTuple):
@@ -31,6 +31,9 @@ class Site(NamedTuple):
       has to compute the one before them.
     replay: Pytree of integers that the mixer returned when it computed these
       tokens before, and must act by; None the first time.
+    sequence_axis: The mesh axis whose devices share these tokens, x has those
+      of one device, and `position` is that of the first of all; None: x has
+      all tokens.
   """
 
   position: jax.Array
@@ -38,6 +41,11 @@ class Site(NamedTuple):
   keys: jax.Array | None
   rewind: bool
   replay: Any
+  sequence_axis: SequenceAxis | None = None
+
+  def positions(self, num_tokens: int) -> jax.Array:
+    """Returns the positions [T], int32, of the T tokens in x."""
+    return token_positions(self.position, num_tokens, self.sequence_axis)
 
 
 class Mixed(NamedTuple):
@@ -68,6 +76,8 @@ class Mixer(Protocol):
       them.
     is_random: Whether `Site.keys` change the output.
     needs_frozen_key: Whether `init_constants` draws random numbers.
+    token_order: In which order the devices of a `SequenceAxis` share the
+      tokens; None: it needs all tokens on one device.
   """
 
   @property
@@ -78,6 +88,8 @@ class Mixer(Protocol):
   def is_random(self) -> bool: ...  # noqa: D102
   @property
   def needs_frozen_key(self) -> bool: ...  # noqa: D102
+  @property
+  def token_order(self) -> TokenOrder | None: ...  # noqa: D102
 
   def init_constants(self, key: jax.Array) -> Any:
     """Makes arrays that are no parameters, such as random projections.
@@ -106,6 +118,20 @@ class Mixer(Protocol):
     Returns:
       The state; None if nothing can be remembered, as for a growing state
       without `max_tokens`.
+    """
+    ...
+
+  def start_state(self, state: State, after_first: State) -> State:
+    """Adds to the state before the first token what that token decides.
+
+    Only called if there is a `token_order`: one device alone has that token.
+
+    Args:
+      state: As `init_state` makes it.
+      after_first: The state after the first token.
+
+    Returns:
+      The state before it, equal on all devices.
     """
     ...
 
@@ -147,7 +173,9 @@ class MultiHead(nn.Module):
   output_projection: bool
   dtype: Any
 
-  is_random = False  # Mixers that draw random numbers override it.
+  # Mixers that do, or can, override these.
+  is_random = False
+  token_order: ClassVar[TokenOrder | None] = None
 
   @property
   def needs_frozen_key(self) -> bool:
@@ -159,13 +187,19 @@ class MultiHead(nn.Module):
     """Makes the constants of a layer; see `Mixer`."""
     del key
 
+  @nn.nowrap
+  def start_state(self, state: State, after_first: State) -> State:
+    """Returns the state: the first token decides nothing."""
+    del after_first
+    return state
+
   @property
   def head_dim(self) -> int:
     """K = V = D / H."""
     return self.width // self.num_heads
 
   def project(
-    self, x: jax.Array, first_position: jax.Array | None = None
+    self, x: jax.Array, positions: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes q, k and v, [B, T, H, K] each, with biases.
 
@@ -173,8 +207,7 @@ class MultiHead(nn.Module):
 
     Args:
       x: [B, T, D].
-      first_position: [], int32, of the first token, if queries and keys are
-        rotated by their positions.
+      positions: [T], int32, if queries and keys are rotated by them.
 
     Returns:
       q, k, v. Queries and keys may be wider than `dtype`.
@@ -186,8 +219,7 @@ class MultiHead(nn.Module):
     if self.qk_norm:
       q = normalize_heads(q, "q_norm", use_scale=True)
       k = normalize_heads(k, "k_norm", use_scale=False)
-    if first_position is not None:
-      positions = first_position + jnp.arange(x.shape[1], dtype=jnp.int32)
+    if positions is not None:
       q, k = rotate(q, positions), rotate(k, positions)
     return q, k, v
 

@@ -7,7 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from slim.kernels import chunked_softmax_attention, softmax_attention
+from slim.kernels import (
+  chunked_softmax_attention,
+  ring_attention,
+  softmax_attention,
+)
 from slim.models.mixers.mixer import (
   Mixed,
   MultiHead,
@@ -15,7 +19,7 @@ from slim.models.mixers.mixer import (
   multi_head_arguments,
 )
 from slim.models.settings import ModelSettings
-from slim.types import StateKind, exportable
+from slim.types import StateKind, TokenOrder, exportable
 
 ATTENTIONS = {
   "softmax": softmax_attention,
@@ -57,6 +61,7 @@ class SoftmaxAttention(MultiHead):
 
   state_kind: ClassVar[StateKind] = "growing"
   can_rewind = False
+  token_order: ClassVar[TokenOrder | None] = "zigzag"
 
   @nn.nowrap
   def init_state(
@@ -76,7 +81,8 @@ class SoftmaxAttention(MultiHead):
     Args:
       x: [B, T, D].
       state: KVCache with room for these tokens; None if the sequence starts
-        with them and nothing has to be remembered.
+        with them and nothing has to be remembered, as always where devices
+        share them.
       site: Where the tokens are.
 
     Returns:
@@ -91,8 +97,11 @@ class SoftmaxAttention(MultiHead):
         f"state must have room for the {length} tokens given, got one for "
         f"{state.k.shape[1]}; see max_tokens of init_state"
       )
-    q, k, v = self.project(x, position if self.rotary else None)
+    q, k, v = self.project(x, site.positions(length) if self.rotary else None)
     q, k = q.astype(self.dtype), k.astype(self.dtype)
+    if site.sequence_axis is not None:
+      y = ring_attention(q, k, v, axis_name=site.sequence_axis.name)
+      return Mixed(self.merge(y), None, None, ())
     cache = state
     offset: jax.Array | int = 0  # A number makes loops of known length.
     if cache is not None:

@@ -7,7 +7,7 @@ import pytest
 
 from slim.certify.gradient_error import largest_error
 from slim.kernels import reversible_scan
-from slim.models import network
+from slim.models import call, network
 from slim.models.mixers import lsh
 from slim.models.mixers.lsh import LSHAttention
 from slim.models.mixers.mixer import Site
@@ -166,7 +166,7 @@ def test_layers_have_hashes_of_their_own(monkeypatch):
     found.append(jnp.broadcast_to(constants, 2) if keys is None else keys)
     return Site(position, constants, keys, *others)
 
-  monkeypatch.setattr(network, "Site", record)
+  monkeypatch.setattr(call, "Site", record)
   for keys in (None, KEYS):
     found.clear()
 

@@ -1,0 +1,79 @@
+"""The rows and tokens of a batch that each device has."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from slim.kernels import chunk_order, zigzag_order
+from slim.scale.mesh import ROW_AXES, count_devices, sharded_over
+from slim.types import Batch, TokenOrder
+
+
+def batch_spec(mesh: Mesh) -> PartitionSpec:
+  """Returns the spec of the arrays of a batch on a mesh."""
+  return sharded_over(mesh, ROW_AXES, ("sequence",))
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLayout:
+  """How a batch [B, T] lies on a mesh.
+
+  The axes "data" and "fsdp" share its rows, "sequence" the tokens of each row.
+  The end of a row is padded with tokens of weight 0 until they divide, which
+  changes nothing: they come after all others.
+
+  Attributes:
+    mesh: The mesh.
+    num_tokens: T.
+    chunk_size: C, tokens of a device in a chunk; None: all that it has.
+    token_order: That of the model; None: each device has all tokens of a row.
+  """
+
+  mesh: Mesh
+  num_tokens: int
+  chunk_size: int | None = None
+  token_order: TokenOrder | None = None
+
+  @property
+  def order(self) -> np.ndarray:
+    """Which token of a row comes where, [T, padded]; padding is T or more."""
+    num_devices = count_devices(self.mesh, ("sequence",))
+    if num_devices == 1:
+      return np.arange(self.num_tokens)
+    pieces = num_devices * (2 if self.token_order == "zigzag" else 1)
+    padded = self.num_tokens + -self.num_tokens % pieces
+    if self.token_order == "zigzag":
+      return zigzag_order(padded, num_devices)
+    size = self.chunk_size or padded
+    return chunk_order(padded, num_devices, size)
+
+  def abstract(self, batch_size: int) -> Batch:
+    """Returns the shapes of a batch on the mesh, to compile without data."""
+    shape = batch_size, self.order.size
+    sharding = NamedSharding(self.mesh, batch_spec(self.mesh))
+    tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
+    weights = jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
+    return Batch._make((tokens, tokens, weights))
+
+  def put(self, batch: Batch) -> Batch:
+    """Puts a batch onto the devices of the mesh.
+
+    Args:
+      batch: [B, T], of NumPy.
+
+    Returns:
+      [B, T, padded], each token where it belongs.
+    """
+    order = self.order
+    missing = order.max() + 1 - self.num_tokens
+    sharding = NamedSharding(self.mesh, batch_spec(self.mesh))
+
+    def put(x):
+      x = np.pad(x, ((0, 0), (0, missing)))[:, order]
+      return jax.make_array_from_callback(
+        x.shape, sharding, lambda index: x[index]
+      )
+
+    return Batch._make(map(put, batch))

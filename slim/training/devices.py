@@ -1,0 +1,162 @@
+"""The devices of a run: their mesh, and what lies on it."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from slim import scale
+from slim.data import Dataset
+from slim.settings import SettingError, prefix_setting_errors
+from slim.training import build
+from slim.training.evaluation import (
+  make_evaluation,
+  make_sharded_evaluation,
+)
+from slim.types import Params, Sums, TrainState
+
+
+def create_mesh(
+  config: ml_collections.ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh | None:
+  """Creates the mesh of devices that a run uses.
+
+  Args:
+    config: All settings.
+    devices: The devices; None: all that JAX has.
+
+  Returns:
+    The mesh; None for one device.
+
+  Raises:
+    SettingError: If the mesh does not fit the devices, or the batch.
+  """
+  with prefix_setting_errors("config."):
+    mesh = scale.create_mesh(config.mesh, devices)
+  if mesh is not None:
+    _check_sizes(config, mesh.shape)
+  return mesh
+
+
+def check_mesh(config: ml_collections.ConfigDict) -> None:
+  """Raises if `config.mesh` cannot work, whatever devices there are.
+
+  Args:
+    config: All settings.
+
+  Raises:
+    SettingError: If it is no mesh, or does not fit the batch or the mixers.
+  """
+  if config.mesh is not None:
+    with prefix_setting_errors("config."):
+      sizes = scale.parse_mesh(config.mesh)
+    _check_sizes(config, sizes)
+
+
+def _check_sizes(config, sizes):
+  """Raises if devices of a mesh cannot share a batch; `sizes` by axis."""
+  num_parts = math.prod(sizes.get(axis, 1) for axis in scale.ROW_AXES)
+  num_parts *= config.train.accumulation_steps
+  if config.train.batch_size % num_parts:
+    raise SettingError(
+      "config.train.batch_size",
+      f"must be a multiple of {num_parts}, the product of data and fsdp in "
+      "config.mesh and of config.train.accumulation_steps, got "
+      f"{config.train.batch_size}: change one of them; config.mesh=data=1 "
+      "trains on one device",
+    )
+  num_devices = sizes.get("sequence", 1)
+  if config.data.sequence_length < num_devices:
+    raise SettingError(
+      "config.data.sequence_length",
+      f"must be at least {num_devices}, so that each device on the axis "
+      f"sequence of config.mesh has a token, got {config.data.sequence_length}",
+    )
+  if num_devices > 1:
+    build.create_model(config, "sequence")
+
+
+def batch_layout(
+  config: ml_collections.ConfigDict, experiment: build.Experiment, method: str
+) -> scale.BatchLayout:
+  """Returns how a batch lies on the devices of an experiment.
+
+  Args:
+    config: All settings.
+    experiment: The experiment of these settings, on a mesh.
+    method: The gradient; only "slim" cuts sequences into chunks.
+
+  Returns:
+    The layout.
+  """
+  assert experiment.mesh is not None
+  return scale.BatchLayout(
+    experiment.mesh,
+    config.data.sequence_length,
+    config.gradient.chunk_size if method == "slim" else None,
+    experiment.model.token_order,
+  )
+
+
+def create_evaluation(
+  config: ml_collections.ConfigDict,
+  experiment: build.Experiment,
+  dataset: Dataset,
+) -> Callable[[Params], Sums]:
+  """Creates the evaluation of a run on a split.
+
+  Args:
+    config: All settings.
+    experiment: The experiment of these settings.
+    dataset: The split.
+
+  Returns:
+    `evaluate(params) -> Sums`, by all devices of the experiment.
+  """
+  num_batches = config.train.eval_batches
+  model, mesh = experiment.model, experiment.mesh
+  if mesh is None:
+    return make_evaluation(
+      model,
+      dataset,
+      batch_size=config.train.batch_size,
+      chunk_size=build.evaluation_chunk(config),
+      num_batches=num_batches,
+    )
+  return make_sharded_evaluation(
+    build.model_of_device(config, model, mesh),
+    dataset,
+    batch_layout(config, experiment, config.gradient.method),
+    params=jax.eval_shape(model.init, jax.random.key(0)),
+    num_batches=num_batches,
+  )
+
+
+def shardings_of(state: TrainState) -> TrainState | None:
+  """Returns the shardings of a state or its shapes; None without a mesh."""
+  if state.step.sharding is None:
+    return None
+  return jax.tree.map(lambda x: x.sharding, state)
+
+
+def place(state: TrainState, like: TrainState) -> TrainState:
+  """Adds to the shapes of a state where its arrays shall be.
+
+  Args:
+    state: Shapes; its layers may be stacked otherwise than those of `like`.
+    like: Shapes, with shardings if there is a mesh.
+
+  Returns:
+    The shapes with shardings.
+  """
+  sharding: Any = like.step.sharding
+  if sharding is not None:
+    return scale.shard(state, sharding.mesh)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state
+  )
