@@ -1,0 +1,79 @@
+"""A gradient on many devices is that of one device."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.helpers import assert_gradients_close
+from tests.scale.cases import Sharded, draw_batch, on_one_device
+
+DROPS = {"dropout": 0.2}
+SOFTMAX = {"attention": "chunked_softmax"}
+ROTARY = {"attention": "softmax", "positions": "rotary", **DROPS}
+LEARNED = {"positions": "learned", "max_positions": 37, "norm": "pre"}
+
+# Each is (mesh, rows, T, C) and what differs from "slim" with "rewind".
+CASES = [
+  ("data=2,fsdp=2,sequence=2", 8, 37, 5, DROPS | {"accumulation_steps": 2}),
+  ("sequence=8", 1, 9, 1, {"policy": "store"}),
+  ("data=2,sequence=4", 2, 37, None, {"method": "remat"} | ROTARY),
+  ("data=8", 8, 21, 5, {}),
+]
+SLOW_CASES = [
+  ("fsdp=8", 8, 21, 5, {"policy": "store"}),
+  ("sequence=8", 2, 101, 4, {"num_layers": 2} | DROPS),
+  ("sequence=3", 2, 41, 4, {"policy": "sqrt", "num_layers": 2}),
+  ("data=2,sequence=4", 4, 37, 4, {"accumulation_steps": 2} | DROPS),
+  ("fsdp=2,sequence=4", 2, 37, 4, {"method": "full"}),
+  ("fsdp=2,sequence=4", 2, 37, 4, {"method": "remat"}),
+  ("sequence=4", 2, 37, 4, {"reversible": True, "num_layers": 2}),
+  ("sequence=4", 2, 37, 4, {"stack_layers": True, "num_layers": 2}),
+  ("sequence=4", 2, 37, 4, {"feature_map": "favor", "qk_norm": True}),
+  ("sequence=8", 1, 8, 1, {}),
+  ("data=2,fsdp=2,sequence=2", 8, 37, None, {"method": "full"} | SOFTMAX),
+  ("sequence=4", 2, 37, None, {"method": "full"} | SOFTMAX | LEARNED),
+  ("data=2,sequence=4", 4, 37, 4, LEARNED),
+  ("data=4,fsdp=2", 8, 21, None, {"method": "full", "attention": "lsh"}),
+]
+
+
+def _name(x):
+  return x if isinstance(x, str) else None
+
+
+@pytest.mark.parametrize(
+  ("mesh", "rows", "length", "chunk_size", "settings"),
+  [*CASES, *(pytest.param(*x, marks=pytest.mark.slow) for x in SLOW_CASES)],
+  ids=_name,
+)
+def test_devices_equal_one(mesh, rows, length, chunk_size, settings, x64):
+  """Fails if devices sum twice, not at all, or other rows and tokens."""
+  sharded = Sharded(mesh, rows, length, chunk_size, **settings)
+  sums, gradients = sharded(draw_batch(rows, length))
+  how = ("method", "policy", "accumulation_steps")
+  model = {k: x for k, x in settings.items() if k not in how}
+  right_sums, right = on_one_device(rows, length, **model)
+  np.testing.assert_allclose(sums, right_sums, rtol=1e-12)
+  # Keys have no gradient but rounding where softmax sees all shifts alike.
+  largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(right))
+  for found, expected in zip(
+    jax.tree.leaves(gradients), jax.tree.leaves(right), strict=True
+  ):
+    size = max(float(np.abs(expected).max()), 1e-3 * largest)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * size)
+  for x, shard in zip(
+    jax.tree.leaves(gradients), jax.tree.leaves(sharded.params), strict=True
+  ):
+    assert x.sharding == shard.sharding
+
+
+@pytest.mark.slow
+def test_float32_is_as_exact_as_one_device():
+  """Fails if sums over devices lose digits that one device keeps."""
+  settings = {"dtype": "float32", "num_layers": 2}
+  sums, gradients = Sharded("sequence=8", 2, 101, 4, **settings)(
+    draw_batch(2, 101)
+  )
+  right_sums, right = on_one_device(2, 101, **settings)
+  np.testing.assert_allclose(sums.nll, right_sums.nll, rtol=1e-6)
+  assert_gradients_close(gradients, right, 5e-6)

@@ -1,0 +1,75 @@
+"""What compiled programs send, and how much memory they take."""
+
+import collections
+import math
+
+import jax
+import pytest
+
+from tests.helpers import AS_USERS
+from tests.models.small import SIZES
+from tests.scale.cases import Sharded
+from tests.scale.programs import list_collectives
+
+
+def count(found, in_loop):
+  """Counts collectives by their kind."""
+  return collections.Counter(x.kind for x in found if x.in_loop == in_loop)
+
+
+def test_a_chunk_exchanges_states_alone():
+  """Fails if a loop over chunks sends parameters, or sends a state twice."""
+  num_layers = 2
+  sharded = Sharded(
+    "data=2,sequence=2", 2, 32, 4, dtype="float32", num_layers=num_layers
+  )
+  found = list_collectives(sharded.compiled)
+  # Forward, back, and the derivative of the latter.
+  assert count(found, in_loop=True) == {
+    "all-gather": 2 * num_layers,
+    "reduce-scatter": num_layers,
+  }
+  head = SIZES["width"] // SIZES["num_heads"]
+  state = SIZES["num_heads"] * head * (head + 1)
+  assert all(x.elements <= 2 * state for x in found if x.in_loop)
+  leaves = jax.tree.leaves(sharded.params)
+  num_sharded = sum(not x.sharding.is_fully_replicated for x in leaves)
+  assert num_sharded == sum(x.ndim == 2 for x in leaves)
+  outside = count(found, in_loop=False)
+  assert outside["all-gather"] == outside["reduce-scatter"] == num_sharded
+  assert outside["all-to-all"] == outside["collective-permute"] == 0
+
+
+def test_batches_alone_exchange_nothing_in_a_loop():
+  """Fails if gradients are summed over devices once a chunk."""
+  sharded = Sharded("data=4", 4, 32, 4, dtype="float32")
+  found = list_collectives(sharded.compiled)
+  assert not count(found, in_loop=True)
+  assert set(count(found, in_loop=False)) == {"all-reduce"}
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_sequence():
+  """Fails if devices keep activations of more than a chunk."""
+
+  def temporary_bytes(mesh, length):
+    sharded = Sharded(
+      mesh,
+      1,
+      length,
+      128,
+      compiler_options=AS_USERS,
+      dtype="float32",
+      width=64,
+      mlp_width=256,
+    )
+    memory = sharded.compiled.memory_analysis()
+    whole = 4 * sum(math.prod(x.shape) for x in jax.tree.leaves(sharded.params))
+    return memory.temp_size_in_bytes, whole
+
+  short, _ = temporary_bytes("sequence=4", 4096)
+  long, whole = temporary_bytes("sequence=4", 65_536)
+  assert long <= 1.01 * short
+  # A device holds the parameters and their gradient whole.
+  one, _ = temporary_bytes("sequence=2", 65_536)
+  assert long <= 1.05 * (one + 2 * whole)
