@@ -103,6 +103,7 @@ def run(
   argv: list[str] | None = None,
   *,
   choose_device: Callable[[], object] = lambda: None,
+  end: Callable[[BaseException | None], object] = lambda error: None,
 ) -> None:
   """Runs a command that computes on a device.
 
@@ -110,6 +111,7 @@ def run(
     main: The command; it is called after the flags are parsed.
     argv: The program and its arguments; None: those of this process.
     choose_device: Called before JAX looks for devices.
+    end: Called at the end, with what was raised or None.
   """
 
   def start():
@@ -118,7 +120,12 @@ def run(
     _check_device()
     main()
 
-  app.run(lambda _: run_main(start), argv, flags_parser=parse_flags)
+  def run_to_the_end(_):
+    with contextlib.ExitStack() as stack:
+      stack.push(lambda kind, error, traceback: end(error))
+      run_main(start)
+
+  app.run(run_to_the_end, argv, flags_parser=parse_flags)
 
 
 def run_script(
@@ -222,8 +229,7 @@ def _log_to_stderr() -> None:
   """Shows the log of slim, but only warnings of the libraries."""
   if not flags.FLAGS["verbosity"].present:
     absl_logging.set_verbosity(absl_logging.WARNING)
-    # An error in a thread of Orbax is raised again where slim waits for it. The
-    # traceback that each thread prints before that is hidden.
+    # Errors in threads of Orbax are raised again where slim waits for them.
     absl_logging.get_absl_logger().addFilter(_is_news)
     sys.unraisablehook = threading.excepthook = _keep_for_debugging
   handler = logging.StreamHandler()

@@ -29,6 +29,7 @@ from slim.runs.log_file import LogFile
 from slim.runs.loop import Loop
 from slim.runs.profiler import Profiler
 from slim.runs.progress import Progress
+from slim.runs.provenance import describe_process
 from slim.runs.resuming import init_state, resume
 from slim.runs.stages import stage
 from slim.runs.start_log import log_start
@@ -37,6 +38,7 @@ from slim.runs.workdir import (
   find_workdir,
   lock_workdir,
 )
+from slim.scale import processes
 from slim.training import build, devices, shapes
 from slim.training.compiled import compile_steps
 from slim.types import TrainState
@@ -114,6 +116,7 @@ def _train(config, workdir, allow_change, log_file, interruptions):
     state.params,
     train_data.description,
     is_named=train_data.name == config.data.name,
+    mesh=experiment.mesh,
   )
   if compiled is None:
     with stage("compiling"):
@@ -121,27 +124,32 @@ def _train(config, workdir, allow_change, log_file, interruptions):
   check_steps_fit(abstract_state, compiled)
   evaluate = devices.create_evaluation(config, experiment, validation_data)
 
-  if interruptions.reason is not None:
+  if interruptions.reason is not None and not processes.are_many():
     _LOG.info("%s: ended before the first step", interruptions.reason)
     return state
 
-  with lock_workdir(workdir):
-    if checkpoints.list_steps(workdir) != saved:
+  processes.check_equal(
+    config=str(config_lib.flatten(config)),
+    data=str(fingerprints),
+    versions=str(describe_process()["versions"]),
+  )
+  with processes.folder_to_write(workdir) as own, lock_workdir(own):
+    if processes.is_first() and checkpoints.list_steps(workdir) != saved:
       raise ValueError(
         f"--workdir {workdir} has been trained by another process just now: "
         "the same command again continues from there"
       )
-    log_file.open(os.path.join(workdir, "log.txt"))
-    record = write_config(workdir, config, train_data.description, start)
+    log_file.open(os.path.join(own, "log.txt"))
+    record = write_config(own, config, train_data.description, start)
     record["fingerprints"] = fingerprints
-    if restored is not None:
+    if restored is not None and processes.is_first():
       checkpoints.set_aside_after(workdir, start)
     with (
       contextlib.closing(
-        metrics.MetricsWriter(workdir, start, config.train.tensorboard)
+        metrics.MetricsWriter(own, start, config.train.tensorboard)
       ) as writer,
-      contextlib.closing(
-        checkpoints.Checkpointer(workdir, config.train.keep_checkpoints)
+      checkpoints.Checkpointer(
+        workdir, config.train.keep_checkpoints
       ) as checkpointer,
     ):
       progress = Progress(
@@ -161,7 +169,7 @@ def _train(config, workdir, allow_change, log_file, interruptions):
         stored=stored,
       )
       with contextlib.closing(
-        Profiler(workdir, config.profile.steps, start, progress)
+        Profiler(own, config.profile.steps, start, progress)
       ) as profiler:
         loop = Loop(
           config,
@@ -175,6 +183,7 @@ def _train(config, workdir, allow_change, log_file, interruptions):
           record,
           interruptions,
           best,
+          processes.Ending(),
           evaluates_first=stored is not None and stored["evaluates_first"],
         )
         state = loop.run(state)
@@ -207,6 +216,13 @@ def main(argv: list[str] | None = None) -> None:
   print_config = flags.DEFINE_bool(
     "print_config", False, "Print all settings and end."
   )
+  connection = flags.DEFINE_string(
+    "processes",
+    None,
+    "How this process finds those that it trains with: auto, under SLURM, Open "
+    "MPI or on Cloud TPUs; or HOST:PORT,N,I: where process 0 listens, how many "
+    "there are, and which this is. Default: it is alone.",
+  )
   cache = define_cache()
 
   def train():
@@ -220,7 +236,12 @@ def main(argv: list[str] | None = None) -> None:
     else:
       train_and_evaluate(config.value, workdir.value, allow_change.value)
 
-  command_line.run(train, argv)
+  command_line.run(
+    train,
+    argv,
+    choose_device=lambda: processes.connect(connection.value),
+    end=processes.end,
+  )
 
 
 if __name__ == "__main__":

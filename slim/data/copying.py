@@ -98,11 +98,12 @@ class Copying:
     """The sha256 of `description`, which determines all batches."""
     return hashlib.sha256(self.description.encode()).hexdigest()
 
-  def batch(self, step: int) -> Batch:
+  def batch(self, step: int, rows: slice = dataset.ALL_ROWS) -> Batch:
     """Draws the sequences of one step.
 
     Args:
       step: Counted from 0.
+      rows: Which of them.
 
     Returns:
       A Batch: inputs and targets [B, T], int32; weights [B, T], float32.
@@ -111,8 +112,8 @@ class Copying:
     generator = dataset.create_generator(self._seed, self._split, step)
     words = generator.integers(
       1, self._vocab_size, size=(self._batch_size, half - 1), dtype=np.int32
-    )
-    marks = np.zeros((self._batch_size, 1), np.int32)
+    )[rows]
+    marks = np.zeros((words.shape[0], 1), np.int32)
     inputs = np.concatenate([marks, words, marks, words], axis=1)
     targets = np.concatenate([words, marks, words, marks], axis=1)
     weights = np.zeros(inputs.shape, np.float32)

@@ -9,6 +9,7 @@ from slim.settings import SettingError
 from slim.types import Batch
 
 SPLITS = ("train", "validation", "test")
+ALL_ROWS = slice(None)
 
 
 class Dataset(Protocol):
@@ -39,8 +40,8 @@ class Dataset(Protocol):
     it with the stored one, to detect that a file or a setting has changed.
     """
 
-  def batch(self, step: int) -> Batch:
-    """Returns the training batch of a step, counted from 0."""
+  def batch(self, step: int, rows: slice = ALL_ROWS) -> Batch:
+    """Returns the training batch of a step, counted from 0, or some rows."""
 
   def evaluation_batches(self) -> Iterator[Batch]:
     """Yields the fixed, finite list of batches that evaluate the split."""

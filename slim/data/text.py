@@ -201,11 +201,12 @@ class Text:
     digest.update(self._data.data)
     return digest.hexdigest()
 
-  def batch(self, step: int) -> Batch:
+  def batch(self, step: int, rows: slice = dataset.ALL_ROWS) -> Batch:
     """Cuts the sequences of one step from the split.
 
     Args:
       step: Counted from 0.
+      rows: Which of them.
 
     Returns:
       A Batch: inputs and targets [B, T], int32; weights [B, T], float32.
@@ -220,7 +221,7 @@ class Text:
       numbers = step * self._batch_size + np.arange(self._batch_size)
       starts = numbers % ((self._data.size - 1) // length) * length
     windows = np.lib.stride_tricks.sliding_window_view(self._data, length + 1)
-    sequences = windows[starts].astype(np.int32)  # [B, T + 1].
+    sequences = windows[starts[rows]].astype(np.int32)  # [B, T + 1].
     inputs, targets = sequences[:, :-1], sequences[:, 1:]
     weights = np.ones(inputs.shape, np.float32)
     return Batch._make((inputs, targets, weights))

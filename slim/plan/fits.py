@@ -85,7 +85,7 @@ def free_bytes() -> int | None:
     Bytes; on CPUs, of the machine, or of the group of processes if it may use
     less. None if that is unknown.
   """
-  stats = jax.devices()[0].memory_stats()
+  stats = jax.local_devices()[0].memory_stats()
   if stats and "bytes_limit" in stats:
     return stats["bytes_limit"] - stats["bytes_in_use"]
   found = [_free_of_machine(), *map(_free_of_group, _list_groups())]
@@ -105,7 +105,7 @@ def _check(what, sizes, advice):
 
 def _place():
   """Names where the memory is."""
-  device = jax.devices()[0]
+  device = jax.local_devices()[0]
   return "the machine" if device.platform == "cpu" else device.device_kind
 
 

@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ import orbax.checkpoint as ocp
 
 from slim.files import list_tree, sync, write_file
 from slim.runs.checksums import write_checksums
+from slim.scale import processes
 from slim.types import TrainState
 
 ARRAYS = "arrays"
@@ -58,12 +59,14 @@ class Checkpointer:
     self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
     self._saving: concurrent.futures.Future[None] | None = None
     self.longest_seconds = 0.0
-    with self._name_folder():
-      os.makedirs(self._folder, exist_ok=True)
-      for name in os.listdir(self._folder):
-        if name.startswith(_UNDER_WAY):
-          # A file that somebody still reads stays on some file systems.
-          shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+    if processes.is_first():
+      with self._name_folder():
+        os.makedirs(self._folder, exist_ok=True)
+        for name in os.listdir(self._folder):
+          if name.startswith(_UNDER_WAY):
+            # A file that somebody still reads stays on some file systems.
+            shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+    processes.wait_for_all("the folder of checkpoints")
 
   def save(
     self,
@@ -82,10 +85,15 @@ class Checkpointer:
       ValueError: If this or the last save cannot be written.
     """
     self._wait()
-    # On CPUs this is a view, and JAX donates no buffer that has one.
-    state = jax.device_get(state)
+    step = int(state.step)
+    folder = os.path.join(self._folder, f"{_UNDER_WAY}{step}")
+    with self._name_folder():
+      if processes.is_first():
+        os.mkdir(folder)
+      processes.wait_for_all(f"the folder of step {step}")
+      finish_arrays = _start_arrays(os.path.join(folder, ARRAYS), state)
     self._saving = self._thread.submit(
-      self._write, state, record, set(keep_steps)
+      self._write, folder, finish_arrays, step, record, set(keep_steps)
     )
 
   def close(self) -> None:
@@ -99,25 +107,33 @@ class Checkpointer:
     finally:
       self._thread.shutdown()
 
+  def __enter__(self) -> "Checkpointer":
+    """Returns itself."""
+    return self
+
+  def __exit__(self, kind: object, error: object, traceback: object) -> None:
+    """Closes it, unless the save waits for a process that may be gone."""
+    if error is None or not processes.are_many():
+      self.close()
+
   def _wait(self):
     saving, self._saving = self._saving, None
     if saving:
       with self._name_folder():
         saving.result()
 
-  def _write(self, state, record, keep_steps):
+  def _write(self, folder, finish_arrays, step, record, keep_steps):
     """Writes a checkpoint, and then deletes those that are too many."""
     started = time.monotonic()
-    folder = os.path.join(self._folder, _UNDER_WAY + secrets.token_hex(8))
     try:
-      os.mkdir(folder)
-      with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(os.path.join(folder, ARRAYS), state)
+      finish_arrays()
+      if not processes.is_first():
+        return
       text = json.dumps(record, indent=2, allow_nan=False)
       write_file(os.path.join(folder, RECORD), text.encode())
       write_checksums(folder)
       sync(sum(list_tree(folder), []))
-      os.rename(folder, os.path.join(self._folder, str(int(state.step))))
+      os.rename(folder, os.path.join(self._folder, str(step)))
       sync([self._folder])
     except BaseException:
       shutil.rmtree(folder, ignore_errors=True)
@@ -145,6 +161,31 @@ class Checkpointer:
         f"cannot save a checkpoint in {self._folder}: {reason}: free space "
         "there, and the same command continues from the checkpoint before"
       ) from error
+
+
+def _start_arrays(path: str, state: TrainState) -> Callable[[], None]:
+  """Starts to write arrays.
+
+  Args:
+    path: Their folder, which does not exist.
+    state: Its buffers may be donated when this returns.
+
+  Returns:
+    A function that waits until all are written, by all processes.
+  """
+  if processes.are_many():
+    # Each writes what its own devices have.
+    together = ocp.StandardCheckpointer()
+    together.save(path, state)
+    return together.close
+  # On CPUs this is a view, and JAX donates no buffer that has one.
+  state = jax.device_get(state)
+
+  def write() -> None:
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(path, state)
+
+  return write
 
 
 def is_checkpoint(folder: str) -> bool:

@@ -7,6 +7,8 @@ import threading
 import time
 from types import FrameType, TracebackType
 
+from slim.scale import processes
+
 _LOG = logging.getLogger("slim.train")
 
 # What a cluster, a terminal that is closed, and Ctrl-C send.
@@ -81,6 +83,8 @@ class Interruptions:
       self._writing, warn_on_full_buffer=False
     )
     for number in (*ENDING, SAVING):
+      if processes.are_many() and number in (signal.SIGTERM, SAVING):
+        continue  # JAX tells all processes of SIGTERM, see `Ending`.
       if signal.getsignal(number) is not signal.SIG_IGN:
         self._before[number] = signal.signal(number, self._handle)
     self._thread = threading.Thread(target=self._watch, daemon=True)

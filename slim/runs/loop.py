@@ -15,6 +15,7 @@ from slim.runs.metrics import MetricsWriter
 from slim.runs.profiler import Profiler
 from slim.runs.progress import Progress
 from slim.runs.stages import stage
+from slim.scale.processes import Ending
 from slim.training import build
 from slim.training.compiled import CompiledSteps
 from slim.types import Params, Sums, TrainState
@@ -36,6 +37,7 @@ class Loop:
     record: What each checkpoint says about the run.
     interruptions: Ask for a checkpoint, or for the end.
     best: The best evaluation so far.
+    ending: Lets all processes end after the same step.
     evaluates_first: Whether the first step is still to be evaluated, because a
       signal has ended the run there.
   """
@@ -51,6 +53,7 @@ class Loop:
   record: dict[str, Any]
   interruptions: Interruptions
   best: Best
+  ending: Ending
   evaluates_first: bool
 
   def run(self, state: TrainState) -> TrainState:
@@ -79,11 +82,11 @@ class Loop:
       # Ask, in any case: a wish for a checkpoint is taken by asking.
       saving = self.interruptions.take_save_wanted()
       saving |= is_last or done % train.checkpoint_every == 0
-      ending = self._should_end() and not is_last
+      ending = self._should_end(done) and not is_last
       if evaluating and not ending:  # An evaluation may take minutes.
         self.progress.flush()  # Raises before a bad state is saved.
         saving |= self._evaluate(state, done) and train.keep_best is not None
-        ending = self._should_end() and not is_last
+        ending = self._should_end(done) and not is_last
         evaluating = False
       if saving or ending:
         self.progress.flush()
@@ -92,12 +95,16 @@ class Loop:
         break
     return state
 
-  def _should_end(self) -> bool:
+  def _should_end(self, step: int) -> bool:
     """Tells whether to end: by a signal, the time or the evaluations."""
     patience = self.config.train.patience
     if patience is not None and self.best.since >= patience:
       self.interruptions.reason = f"config.train.patience={patience}"
-    return self.interruptions.should_end(self.checkpointer.longest_seconds)
+    wish = self.interruptions.should_end(self.checkpointer.longest_seconds)
+    ending = self.ending.agree(wish, step)
+    if ending and not wish:
+      self.interruptions.reason = "a signal to one of the processes"
+    return ending
 
   def _evaluate(self, state: TrainState, step: int) -> bool:
     """Evaluates, and tells whether it was the best evaluation so far."""
@@ -109,7 +116,7 @@ class Loop:
     """Computes an update; the device may still be at it."""
     gradient = self.compiled.gradients[build.method_at(self.config, step)]
     with self.profiler.step(step + 1):
-      batch = self.data.batch(step)
+      batch = self.data.batch(step, self.compiled.rows)
       sums, gradients = gradient.step(state.params, batch, np.int32(step))
       state, norm = self.compiled.update(state, gradients, sums)
       del gradients  # Free it before the next one is computed.

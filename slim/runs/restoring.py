@@ -22,6 +22,7 @@ from slim.runs.checkpoints import (
   list_steps,
 )
 from slim.runs.checksums import verify_checksums
+from slim.scale import processes
 from slim.training.devices import place, shardings_of
 from slim.types import TrainState
 
@@ -85,6 +86,17 @@ def restore_newest(
     ValueError: If there are checkpoints but none is readable, or the newest
       readable one has other parameters.
   """
+  # One process decides, or they might restore different steps.
+  newest = _find_newest(workdir) if processes.is_first() else None
+  step = processes.choose_first(-1 if newest is None else newest)
+  if step < 0:
+    return None
+  folder = os.path.join(checkpoints_folder(workdir), str(step))
+  return _restore(folder, abstract_state)
+
+
+def _find_newest(workdir: str) -> int | None:
+  """Returns the step of the newest readable checkpoint of a run, or None."""
   steps = list_steps(workdir)[::-1]
   for step in steps:
     folder = os.path.join(checkpoints_folder(workdir), str(step))
@@ -98,9 +110,9 @@ def restore_newest(
         error,
       )
       continue
-    return _restore(folder, abstract_state)
+    return step
   if steps != list_steps(workdir)[::-1]:  # A run has saved meanwhile.
-    return restore_newest(workdir, abstract_state)
+    return _find_newest(workdir)
   if steps:
     raise ValueError(
       f"no readable checkpoint in {checkpoints_folder(workdir)}: all of the "

@@ -4,6 +4,7 @@ import logging
 
 import jax
 import ml_collections
+from jax.sharding import Mesh
 
 from slim import config as config_lib
 from slim.types import Params
@@ -12,7 +13,11 @@ _LOG = logging.getLogger("slim.train")
 
 
 def log_start(
-  config: ml_collections.ConfigDict, params: Params, data: str, is_named: bool
+  config: ml_collections.ConfigDict,
+  params: Params,
+  data: str,
+  is_named: bool,
+  mesh: Mesh | None = None,
 ) -> None:
   """Logs the settings, the device, the data and the parameters of a run.
 
@@ -22,6 +27,7 @@ def log_start(
     data: The description of the training data.
     is_named: Whether the data is the whole corpus that `config.data.name`
       names. If not, the description is logged as a warning.
+    mesh: The devices; None: one.
   """
   groups: dict[str, list[str]] = {}
   for name, value in config_lib.list_flags(config).items():
@@ -29,13 +35,18 @@ def log_start(
     groups.setdefault(group, []).append(f"{last}={value}")
   for group, values in groups.items():
     _LOG.info("%s: %s", group, "  ".join(values))
-  device = jax.devices()[0]
+  used = "one" if mesh is None else str(mesh.size)
   _LOG.info(
-    "training on one of %d devices: %s, jax %s",
+    "training on %s of %d devices%s: %s, jax %s",
+    used,
     jax.device_count(),
-    device.device_kind,
+    f" in {jax.process_count()} processes" if jax.process_count() > 1 else "",
+    jax.devices()[0].device_kind,
     jax.__version__,
   )
+  if mesh is not None:
+    sizes = "  ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    _LOG.info("mesh: %s", sizes)
   _LOG.log(logging.INFO if is_named else logging.WARNING, "data: %s", data)
   _LOG.info("parameters:\n%s", parameter_table(params))
 

@@ -3,7 +3,8 @@
 mesh.py        the setting `config.mesh`, as in "data=2,fsdp=2,sequence=2"
 parameters.py  parameters and moments, sharded at rest, whole in a gradient
 batches.py     the rows and tokens of a batch that each device has
-sharded.py     gradients and evaluation, each compiled for all devices
+  sharded.py     gradients and evaluation, each compiled for all devices
+  processes.py   several processes, on one machine or many
 """
 
 from slim.scale.batches import BatchLayout

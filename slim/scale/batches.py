@@ -1,6 +1,7 @@
 """The rows and tokens of a batch that each device has."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,11 +58,21 @@ class BatchLayout:
     weights = jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
     return Batch._make((tokens, tokens, weights))
 
-  def put(self, batch: Batch) -> Batch:
+  def rows(self, batch_size: int) -> slice:
+    """Returns the rows of a batch that the devices of this process need."""
+    sharding = NamedSharding(self.mesh, batch_spec(self.mesh))
+    shape = batch_size, self.order.size
+    pieces: Any = sharding.addressable_devices_indices_map(shape)
+    found = [range(batch_size)[rows] for rows, _ in pieces.values()]
+    return slice(min(x.start for x in found), max(x.stop for x in found))
+
+  def put(self, batch: Batch, batch_size: int, rows: slice) -> Batch:
     """Puts a batch onto the devices of the mesh.
 
     Args:
-      batch: [B, T], of NumPy.
+      batch: [rows, T], of NumPy: those rows that this process needs.
+      batch_size: B, rows of all processes.
+      rows: Which these are.
 
     Returns:
       [B, T, padded], each token where it belongs.
@@ -69,11 +80,15 @@ class BatchLayout:
     order = self.order
     missing = order.max() + 1 - self.num_tokens
     sharding = NamedSharding(self.mesh, batch_spec(self.mesh))
+    shape = batch_size, order.size
 
     def put(x):
       x = np.pad(x, ((0, 0), (0, missing)))[:, order]
-      return jax.make_array_from_callback(
-        x.shape, sharding, lambda index: x[index]
-      )
+
+      def piece(index):
+        first, last, _ = index[0].indices(batch_size)
+        return x[first - rows.start : last - rows.start, index[1]]
+
+      return jax.make_array_from_callback(shape, sharding, piece)
 
     return Batch._make(map(put, batch))

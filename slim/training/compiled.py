@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from slim.data.dataset import ALL_ROWS
 from slim.targets import HERE, Target
 from slim.training import build, devices, shapes, steps
 from slim.training.gradients import COMPILER_OPTIONS
@@ -25,6 +26,7 @@ class CompiledSteps(NamedTuple):
 
   gradients: dict[str, CompiledGradient]  # By method, see `build.method_at`.
   update: UpdateStep
+  rows: slice = ALL_ROWS  # Of a batch, that this process needs.
 
 
 def compile_steps(
@@ -56,7 +58,11 @@ def compile_steps(
     steps.make_update_step(experiment.optimizer, build.skip_above(config)),
     abstract_state,
   )
-  return CompiledSteps(gradients, update)
+  rows = ALL_ROWS
+  if experiment.mesh is not None:
+    layout = devices.batch_layout(config, experiment, "full")
+    rows = layout.rows(config.train.batch_size)
+  return CompiledSteps(gradients, update, rows)
 
 
 def _compile_method(config, experiment, params, method):
@@ -67,11 +73,13 @@ def _compile_method(config, experiment, params, method):
       gradient_step, params, shapes.abstract_batch(config)
     )
   layout = devices.batch_layout(config, experiment, method)
-  batch = layout.abstract(config.train.batch_size)
+  batch_size = config.train.batch_size
+  batch = layout.abstract(batch_size)
   compiled = compile_gradient_step(gradient_step, params, batch)
+  rows = layout.rows(batch_size)
 
   def put_and_run(params, batch, step):
-    return compiled.step(params, layout.put(batch), step)
+    return compiled.step(params, layout.put(batch, batch_size, rows), step)
 
   return compiled._replace(step=put_and_run)
 

@@ -119,8 +119,12 @@ def make_sharded_evaluation(
   )
 
   def evaluate(params):
-    batches = itertools.islice(dataset.evaluation_batches(), num_batches)
-    return _add([evaluation_step(params, layout.put(x)) for x in batches])
+    found = []
+    for batch in itertools.islice(dataset.evaluation_batches(), num_batches):
+      count = len(batch.inputs)
+      batch = layout.put(batch, count, slice(0, count))
+      found.append(evaluation_step(params, batch))
+    return _add(found)
 
   return evaluate
 

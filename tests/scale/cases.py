@@ -94,4 +94,7 @@ class Sharded:
 
   def __call__(self, batch):
     """Returns the sums and the gradient of a batch of NumPy."""
-    return self.compiled(self.params, self.layout.put(batch), STEP)
+    count = len(batch.inputs)
+    return self.compiled(
+      self.params, self.layout.put(batch, count, slice(0, count)), STEP
+    )

@@ -6,6 +6,7 @@ import pytest
 
 from slim import train
 from slim.runs import checkpoints
+from slim.training import devices
 from slim.types import Sums
 from tests.train.cases import make
 
@@ -19,7 +20,7 @@ def losses(monkeypatch):
   def set_losses(*values):
     left = list(values)
     monkeypatch.setattr(
-      train,
+      devices,
       "make_evaluation",
       lambda *args, **kwargs: lambda params: Sums(left.pop(0), 0.5, 1.0),
     )

@@ -43,11 +43,11 @@ def stop_at(monkeypatch, step):
     def __getattr__(self, name):
       return getattr(self._dataset, name)
 
-    def batch(self, number):
+    def batch(self, number, *rows):
       """Raises at the step."""
       if number == step:
         raise StoppedError
-      return self._dataset.batch(number)
+      return self._dataset.batch(number, *rows)
 
   monkeypatch.setattr(
     build, "create_split", lambda *args: Stopping(original(*args))
@@ -105,11 +105,11 @@ def test_a_signal_loses_nothing(
   original, note = Copying.batch, Interruptions._note
   noted = threading.Event()
 
-  def batch(self, step):
+  def batch(self, step, *rows):
     if step == at:  # Step 4 is evaluated, after the run has continued.
       os.kill(os.getpid(), getattr(signal, name))
       assert noted.wait(30)
-    return original(self, step)
+    return original(self, step, *rows)
 
   def noting(self, number):
     note(self, number)

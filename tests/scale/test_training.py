@@ -1,0 +1,71 @@
+"""Training on a mesh: the numbers of one device, and its checkpoints."""
+
+import numpy as np
+import pytest
+
+from slim import train
+from slim.runs.metrics import read_records
+from slim.runs.trained import load_run
+from tests.helpers import SMALL, make_config
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+def make(mesh, **settings):
+  """Makes the config of a fast run."""
+  defaults = SMALL | dict(
+    mesh=mesh,
+    model__dropout=0.1,
+    data__sequence_length=22,
+    gradient__chunk_size=4,
+    train__num_steps=4,
+    train__log_every=1,
+    train__eval_every=2,
+    train__eval_batches=1,
+    train__checkpoint_every=2,
+  )
+  return make_config(**(defaults | settings))
+
+
+def losses_of(folder):
+  """The losses of all steps."""
+  return [
+    record[name]
+    for record in read_records(str(folder / "metrics.jsonl"))
+    for name in ("train/loss", "eval/loss")
+    if name in record
+  ]
+
+
+@pytest.mark.parametrize(
+  ("meshes", "settings"),
+  [
+    (["fsdp=2,sequence=2", "data=1"], {"gradient__method": "full"}),
+    pytest.param(
+      ["data=2,fsdp=2,sequence=2", "data=1"], {}, marks=pytest.mark.slow
+    ),
+    pytest.param(["data=1", "sequence=8"], {}, marks=pytest.mark.slow),
+    pytest.param(
+      ["fsdp=4", "data=2,sequence=2"],
+      {"optimizer__name": "muon", "model__stack_layers": True}
+      | {"model__num_layers": 2, "optimizer__clip_norm": 0.5},
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      ["sequence=4", "data=4"],
+      {"model__attention": "softmax", "gradient__method": "full"},
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_a_run_goes_on_on_other_devices(tmp_path, meshes, settings):
+  """Fails if a checkpoint, or a number of a run, depends on the devices."""
+  for mesh, num_steps in zip(meshes, (2, 4), strict=True):
+    config = make(mesh, train__num_steps=num_steps, **settings)
+    train.train_and_evaluate(config, str(tmp_path / "moved"))
+  whole = make("data=1", **settings)
+  train.train_and_evaluate(whole, str(tmp_path / "whole"))
+  np.testing.assert_allclose(
+    losses_of(tmp_path / "moved"), losses_of(tmp_path / "whole"), rtol=1e-6
+  )
+  assert int(load_run(str(tmp_path / "moved")).state.step) == 4
