@@ -18,7 +18,7 @@ from record import print_table, save
 from slim import command_line
 from slim.generate import stream
 from slim.models import create_model
-from slim.plan.memory_estimate import tree_bytes
+from slim.training.shapes import tree_bytes
 
 _QUICK = define_quick("Small models, positions up to 2,000.")
 _ROUNDS = define_count("rounds", 9, "Timings of each position.")

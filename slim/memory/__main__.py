@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from absl import flags
 
@@ -34,8 +33,9 @@ from slim.targets.matrix_products import (
 )
 from slim.targets.roofline import find_roofline
 from slim.targets.target_flags import define_target
-from slim.training import build, shapes
+from slim.training import build, devices
 from slim.training.gradients import COMPILER_OPTIONS
+from slim.training.shapes import abstract_state, tree_bytes
 
 
 def analyze_config(
@@ -54,7 +54,8 @@ def analyze_config(
     ValueError: If a setting does not fit.
   """
   config_lib.validate(config)
-  experiment = build.create_experiment(config)
+  mesh = devices.create_mesh(config, target)
+  experiment = build.create_experiment(config, mesh)
   shapes = _shapes(config, experiment)
   for method, gradient_step in experiment.gradient_steps.items():
     with jax.default_matmul_precision(config.matmul_precision):
@@ -107,9 +108,9 @@ def describe_target(
   device, memory = target.accelerator, target.memory_bytes
   if device is None or memory is None:
     return ""
-  experiment = build.create_experiment(config)
-  state = jax.eval_shape(lambda: build.init(experiment)).opt_state
-  optimizer = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  mesh = devices.create_mesh(config, target)
+  experiment = build.create_experiment(config, mesh)
+  optimizer = tree_bytes(abstract_state(experiment).opt_state)
   needed = report.total_bytes + optimizer
   with jax.default_matmul_precision(config.matmul_precision):
     products = list_matrix_products(
@@ -127,9 +128,9 @@ def describe_target(
 
 def _shapes(config, experiment):
   """Returns the shapes of the arguments of a gradient step."""
-  params = jax.eval_shape(lambda: build.init(experiment)).params
-  step = jax.ShapeDtypeStruct((), jnp.int32)
-  return params, shapes.abstract_batch(config), step
+  state = abstract_state(experiment)
+  batch = devices.abstract_batch(config, experiment)
+  return state.params, batch, state.step
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -160,7 +161,11 @@ def main(argv: list[str] | None = None) -> None:
       with writing(path, "--output"), _name_flag():
         plot_timelines(timelines, path)
 
-  command_line.run(show, argv, choose_device=target)
+  def choose_device() -> None:
+    target()
+    devices.simulate_devices(config.value)
+
+  command_line.run(show, argv, choose_device=choose_device)
 
 
 @contextlib.contextmanager

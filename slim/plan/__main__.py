@@ -12,6 +12,7 @@ from slim.config import setting_flags
 from slim.plan.budget import parse_budget
 from slim.plan.from_config import override_flags, plan_config
 from slim.targets.target_flags import define_target
+from slim.training.devices import simulate_devices
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,7 +40,11 @@ def main(argv: list[str] | None = None) -> None:
     flags_to_add = override_flags(found.choice.gradient, config.value)
     print(*flags_to_add or ["no flags needed"])
 
-  command_line.run(show, argv, choose_device=target)
+  def choose_device() -> None:
+    target()
+    simulate_devices(config.value)
+
+  command_line.run(show, argv, choose_device=choose_device)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import ml_collections
+from jax.sharding import Mesh
 
 from slim.kernels.support.random_bits import split
 from slim.plan.gradient_choice import GradientChoice, list_choices
@@ -13,14 +14,14 @@ from slim.plan.memory_estimate import (
   Residuals,
   count_residuals,
   estimate_activations,
-  tree_bytes,
 )
 from slim.plan.results import Candidate
 from slim.plan.time_estimate import estimate_time
 from slim.targets import HERE, Target
 from slim.targets.matrix_products import MatrixProduct, list_matrix_products
-from slim.training import build, shapes
+from slim.training import build, devices, shapes
 from slim.training.losses import cross_entropy_sums
+from slim.training.shapes import tree_bytes
 from slim.types import LanguageModel, TrainState
 
 
@@ -31,11 +32,15 @@ class PlannedModel(NamedTuple):
     config: All settings, with `gradient.method` "full".
     experiment: The experiment of these settings.
     state: The shapes of its state.
+    num_rows: Sequences that a device processes at once.
+    num_tokens: Tokens of each that it has.
   """
 
   config: ml_collections.ConfigDict
   experiment: build.Experiment
   state: TrainState
+  num_rows: int
+  num_tokens: int
 
 
 def with_choice(
@@ -60,11 +65,14 @@ def with_choice(
   return config
 
 
-def create_planned_model(config: ml_collections.ConfigDict) -> PlannedModel:
+def create_planned_model(
+  config: ml_collections.ConfigDict, mesh: Mesh | None = None
+) -> PlannedModel:
   """Creates the model of a config; nothing is computed.
 
   Args:
     config: All settings. Those of the gradient do not matter.
+    mesh: The devices; None: one.
 
   Returns:
     The model.
@@ -74,9 +82,16 @@ def create_planned_model(config: ml_collections.ConfigDict) -> PlannedModel:
   """
   full = GradientChoice("full", None, None, config.model.reversible)
   config = with_choice(config, full)
-  experiment = build.create_experiment(config)
-  state = jax.eval_shape(lambda: build.init(experiment))
-  return PlannedModel(config, experiment, state)
+  experiment = build.create_experiment(config, mesh)
+  inputs = devices.abstract_batch(config, experiment).inputs
+  num_rows, num_tokens = shapes.shape_of_device(inputs)
+  return PlannedModel(
+    config,
+    experiment,
+    shapes.abstract_state(experiment),
+    num_rows // config.train.accumulation_steps,
+    num_tokens,
+  )
 
 
 def list_candidates(
@@ -97,13 +112,12 @@ def list_candidates(
     policies = ["store", "sqrt"]
     if model.rewind is not None:
       policies.insert(0, "rewind")
-  num_parts = config.train.accumulation_steps
-  batch_size = config.train.batch_size // num_parts
-  state = jax.eval_shape(lambda: model.init_state(batch_size))
+  num_rows = planned.num_rows
+  state = jax.eval_shape(lambda: model.init_state(num_rows))
 
   @functools.cache
   def products(chunk_size: int) -> list[MatrixProduct]:
-    tokens = shapes.abstract_batch(config, batch_size, chunk_size).inputs
+    tokens = shapes.abstract_batch(config, num_rows, chunk_size).inputs
     with jax.default_matmul_precision(config.matmul_precision):
       return list_matrix_products(
         model.apply, planned.state.params, tokens, state
@@ -111,18 +125,18 @@ def list_candidates(
 
   candidates = []
   for choice in list_choices(
-    config.data.sequence_length,
+    planned.num_tokens,
     policies=policies,
     remat=not config.model.reversible,
     reversible=config.model.reversible,
   ):
     time = estimate_time(
       choice,
-      length=config.data.sequence_length,
+      length=planned.num_tokens,
       products=products,
       weight_bytes=tree_bytes(planned.state.params),
       target=target,
-      num_parts=num_parts,
+      num_parts=config.train.accumulation_steps,
     )
     candidates.append(Candidate(choice, time))
   return sorted(candidates, key=lambda x: x.time.relative)
@@ -139,7 +153,7 @@ def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
   """
   config, model = planned.config, planned.experiment.model
   params = planned.state.params
-  batch_size = config.train.batch_size // config.train.accumulation_steps
+  num_rows, num_tokens = planned.num_rows, planned.num_tokens
   not_reversible = model
   if config.model.reversible:
     other = config.copy_and_resolve_references()
@@ -150,7 +164,7 @@ def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
   def count(
     model: LanguageModel, length: int, remat: bool = False
   ) -> Residuals:
-    keys = split(jax.random.key(0), batch_size)
+    keys = split(jax.random.key(0), num_rows)
 
     def loss(params, state, batch, keys):
       keys = keys if model.is_random else None
@@ -160,12 +174,12 @@ def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
       sums = cross_entropy_sums(logits, batch.targets, batch.weights)
       return sums.nll, state
 
-    state = jax.eval_shape(lambda: model.init_state(batch_size))
-    batch = shapes.abstract_batch(config, batch_size, length)
+    state = jax.eval_shape(lambda: model.init_state(num_rows))
+    batch = shapes.abstract_batch(config, num_rows, length)
     return count_residuals(loss, params, state, batch, keys)
 
   def estimate(choice: GradientChoice) -> int:
-    chunk_size, num_chunks = choice.cut(config.data.sequence_length)
+    chunk_size, num_chunks = choice.cut(num_tokens)
     residuals = count(not_reversible, chunk_size)
     if choice.reversible or choice.method == "remat":
       # The backward pass recomputes one layer at a time, or one sublayer if
@@ -175,15 +189,15 @@ def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
       total = stored.total_bytes + residuals.total_bytes // num_parts
       residuals = residuals._replace(total_bytes=total)
     state = jax.eval_shape(
-      lambda: model.init_state(
-        batch_size, compensated=choice.policy == "rewind"
-      )
+      lambda: model.init_state(num_rows, compensated=choice.policy == "rewind")
     )
     return estimate_activations(
       choice,
       residuals=residuals,
       state_bytes=tree_bytes(state),
-      sequence_bytes=tree_bytes(shapes.abstract_batch(config, batch_size)),
+      sequence_bytes=tree_bytes(
+        shapes.abstract_batch(config, num_rows, num_tokens)
+      ),
       num_chunks=num_chunks,
       params=params,
     )

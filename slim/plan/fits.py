@@ -5,9 +5,9 @@ import os
 import jax
 
 from slim.config.byte_sizes import format_size
-from slim.plan.memory_estimate import tree_bytes
 from slim.targets import HERE
 from slim.training.compiled import CompiledSteps
+from slim.training.shapes import tree_bytes
 from slim.types import Batch, TrainState
 
 # Limit and use of a group of processes, and the statistics with the memory that

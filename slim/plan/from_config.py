@@ -21,7 +21,7 @@ from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import Candidate, Plan
 from slim.plan.search import CompiledSize, search
 from slim.targets import HERE, Target
-from slim.training import build, shapes, steps
+from slim.training import build, devices, steps
 from slim.training.compiled import (
   CompiledSteps,
   compile_gradient_step,
@@ -53,7 +53,7 @@ def plan_config(
 
   Cost: one compilation per candidate that is too large, and one for the choice.
   """
-  models = _create_models(config)
+  models = _create_models(config, target)
   plan, _ = _search(models, _estimate_all(models, target), budget, target)
   return plan
 
@@ -70,7 +70,7 @@ def list_estimates(
   Returns:
     Candidates with predicted times and estimated activations.
   """
-  return _estimate_all(_create_models(config), target)
+  return _estimate_all(_create_models(config, target), target)
 
 
 def fit_config(
@@ -91,7 +91,7 @@ def fit_config(
   """
   name = "config.gradient.memory_budget"
   budget = parse_size(name, config.gradient.memory_budget)
-  planned = create_planned_model(config)
+  planned = create_planned_model(config, devices.create_mesh(config))
   plan, last = _search([planned], list_candidates(planned), budget, HERE)
   choice = plan.choice
   if choice is None or choice.memory is None or last is None:
@@ -134,14 +134,17 @@ class _Programs(NamedTuple):
   steps: CompiledSteps
 
 
-def _create_models(config: ml_collections.ConfigDict) -> list[PlannedModel]:
+def _create_models(
+  config: ml_collections.ConfigDict, target: Target
+) -> list[PlannedModel]:
   """Creates the model of a config and, if possible, the reversible one."""
   config_lib.validate(config)
-  models = [create_planned_model(config)]
+  mesh = devices.create_mesh(config, target)
+  models = [create_planned_model(config, mesh)]
   if not config.model.reversible and config.model.norm != "post":
     other = models[0].config.copy_and_resolve_references()
     other.model.reversible = True
-    models.append(create_planned_model(other))
+    models.append(create_planned_model(other, mesh))
   return models
 
 
@@ -166,9 +169,9 @@ def _search(
   target: Target,
 ) -> tuple[Plan, _Programs | None]:
   """Compiles as training does; also returns the last compiled programs."""
-  config, _, state = models[0]
+  config, experiment, state, *_ = models[0]
   by_reversible = {x.config.model.reversible: x.experiment for x in models}
-  batch = shapes.abstract_batch(config)
+  batch = devices.abstract_batch(config, experiment)
   last: _Programs | None = None
 
   def compile_gradient(choice: GradientChoice) -> CompiledSize:
@@ -176,7 +179,7 @@ def _search(
     last = None  # Free the program that did not fit.
     experiment = by_reversible[choice.reversible]
     gradient_steps = build.make_gradient_steps(
-      with_choice(config, choice), experiment.model
+      with_choice(config, choice), experiment.model, experiment.mesh
     )
     gradient = compile_gradient_step(
       gradient_steps[choice.method], state.params, batch, target

@@ -15,6 +15,7 @@ import jax
 from jax.extend.core import Literal
 
 from slim.plan.gradient_choice import GradientChoice
+from slim.training.shapes import tree_bytes
 
 # Primitives whose result XLA computes from their one operand, or aliases.
 _VIEWS = ("convert_element_type", "reshape", "squeeze", "transpose")
@@ -89,11 +90,3 @@ def estimate_activations(
   gradient = sum(weights) if choice.policy == "sqrt" else 0
   states = num_states * state_bytes
   return backward + max(weights, default=0) + states + copies + gradient
-
-
-def tree_bytes(tree: Any) -> int:
-  """Returns the bytes of all arrays of a pytree, or of their shapes."""
-  return sum(
-    math.prod(x.shape) * getattr(x.dtype, "itemsize", 8)
-    for x in jax.tree.leaves(tree)
-  )

@@ -8,13 +8,19 @@ batches.py     the rows and tokens of a batch that each device has
 """
 
 from slim.scale.batches import BatchLayout
-from slim.scale.mesh import ROW_AXES, create_mesh, parse_mesh
+from slim.scale.mesh import (
+  ROW_AXES,
+  count_devices,
+  create_mesh,
+  parse_mesh,
+)
 from slim.scale.parameters import shard
 from slim.scale.sharded import shard_evaluation_step, shard_gradient_step
 
 __all__ = [
   "ROW_AXES",
   "BatchLayout",
+  "count_devices",
   "create_mesh",
   "parse_mesh",
   "shard",

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from slim.kernels import chunk_order, zigzag_order
-from slim.scale.mesh import ROW_AXES, count_devices, sharded_over
+from slim.scale.mesh import ROW_AXES, sharded_over, size_of
 from slim.types import Batch, TokenOrder
 
 
@@ -40,7 +40,7 @@ class BatchLayout:
   @property
   def order(self) -> np.ndarray:
     """Which token of a row comes where, [T, padded]; padding is T or more."""
-    num_devices = count_devices(self.mesh, ("sequence",))
+    num_devices = size_of(self.mesh, ("sequence",))
     if num_devices == 1:
       return np.arange(self.num_tokens)
     pieces = num_devices * (2 if self.token_order == "zigzag" else 1)

@@ -47,14 +47,17 @@ def parse_mesh(text: str) -> dict[str, int]:
   return {axis: sizes.get(axis, 1) for axis in AXES}
 
 
-def create_mesh(
-  text: str | None, devices: Sequence[jax.Device] | None = None
-) -> Mesh | None:
+def count_devices(text: str | None) -> int:
+  """Returns how many devices the setting `mesh` asks for; None asks for one."""
+  return 1 if text is None else math.prod(parse_mesh(text).values())
+
+
+def create_mesh(text: str | None, devices: Sequence[jax.Device]) -> Mesh | None:
   """Creates the mesh of a run.
 
   Args:
     text: The setting; None: all devices share the sequences of a batch.
-    devices: The devices; None: all that JAX has.
+    devices: The devices.
 
   Returns:
     The mesh, of the first devices if there are more than it needs; None for a
@@ -63,7 +66,6 @@ def create_mesh(
   Raises:
     SettingError: If the text does not fit the devices.
   """
-  devices = jax.devices() if devices is None else devices
   sizes = parse_mesh(f"data={len(devices)}" if text is None else text)
   count = math.prod(sizes.values())
   # Each process must have a part of the mesh, or it would have nothing to do.
@@ -85,10 +87,8 @@ def create_mesh(
   )
 
 
-def count_devices(mesh: Mesh | None, axes: Sequence[str]) -> int:
-  """Returns the product of the sizes of some axes; 1 without a mesh."""
-  if mesh is None:
-    return 1
+def size_of(mesh: Mesh, axes: Sequence[str]) -> int:
+  """Returns the product of the sizes of some axes."""
   return math.prod(mesh.shape[axis] for axis in axes_of(mesh, axes))
 
 

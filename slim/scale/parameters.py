@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from slim.kernels.support.mesh_axes import vary
-from slim.scale.mesh import PARAMETER_AXES, axes_of, count_devices
+from slim.scale.mesh import PARAMETER_AXES, axes_of, size_of
 from slim.types import Params
 
 
@@ -93,7 +93,7 @@ def scatter(gradients: Params, sums: Any, specs: Any, mesh: Mesh) -> Any:
 
 def _spec(x, mesh):
   """The spec of an array."""
-  count = count_devices(mesh, PARAMETER_AXES)
+  count = size_of(mesh, PARAMETER_AXES)
   fitting = [n for n in range(x.ndim) if x.shape[n] % count == 0]
   if x.ndim < 2 or count == 1 or not fitting:
     return PartitionSpec()

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from slim.targets.accelerators import ACCELERATORS, Accelerator
-from slim.targets.topologies import describe_device, install_command
+from slim.targets.topologies import describe_devices, install_command
 
 # Of the compiler for TPUs.
 EFFORTS = ("O0", "O1", "O2", "O3")
@@ -99,10 +99,21 @@ class Target:
 
   @functools.cached_property
   def _device(self) -> jax.Device:
-    """The device."""
+    """The device, or the first of several."""
+    return self.devices(1)[0]
+
+  def devices(self, count: int) -> list[jax.Device]:
+    """Returns devices of this kind.
+
+    Args:
+      count: How many, at least.
+
+    Returns:
+      The devices; all of this machine, if it is the target.
+    """
     if self.accelerator is not None:
-      return describe_device(self.name, self.accelerator)
-    return jax.devices(self.name or None)[0]
+      return describe_devices(self.name, self.accelerator, count)
+    return jax.devices(self.name or None)
 
   def compile(
     self,
@@ -114,7 +125,8 @@ class Target:
 
     Args:
       fn: The function. Pass a jitted one to respect its donations.
-      *args: Its arguments: arrays, or `jax.ShapeDtypeStruct`s.
+      *args: Its arguments: arrays, or `jax.ShapeDtypeStruct`s. Those with a
+        sharding stay where they are.
       options: Of the compiler, as for `jax.jit`.
 
     Returns:
@@ -158,10 +170,14 @@ class Target:
   def _place(self, args: Any) -> Any:
     """Replaces arguments by their shapes, on the device."""
     sharding = SingleDeviceSharding(self._device)
-    return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      jax.eval_shape(lambda *args: args, *args),
-    )
+
+    def place(x, like):
+      of_like = getattr(like, "sharding", None)
+      if isinstance(of_like, NamedSharding):
+        return like
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(place, jax.eval_shape(lambda *args: args, *args), args)
 
   def explain(self, error: Exception) -> Exception:
     """Returns the error to raise in place of one of the compiler.

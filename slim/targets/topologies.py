@@ -1,6 +1,7 @@
 """Devices that this machine does not have, for XLA to compile for."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 
@@ -56,15 +57,18 @@ def start_no_accelerator() -> None:
   jax.config.update("jax_platforms", "cpu")
 
 
-def describe_device(name: str, accelerator: Accelerator) -> jax.Device:
-  """Makes the device that XLA compiles for.
+def describe_devices(
+  name: str, accelerator: Accelerator, count: int
+) -> list[jax.Device]:
+  """Makes the devices that XLA compiles for.
 
   Args:
     name: A key of `ACCELERATORS`.
     accelerator: Its value.
+    count: How many: on TPUs, chips in a grid that is nearly square.
 
   Returns:
-    A device that arrays' shapes can be placed on, and no arrays.
+    Devices that arrays' shapes can be placed on, and no arrays.
 
   Raises:
     ValueError: If a package is missing. It says which to install.
@@ -73,17 +77,20 @@ def describe_device(name: str, accelerator: Accelerator) -> jax.Device:
   with _one_line(name, platform):
     if accelerator.gpu is None:
       os.environ.update(_NO_TPU)
+      width = max(n for n in range(1, math.isqrt(count) + 1) if count % n == 0)
+      grid = (width, count // width, 1)
+      # Where a chip is two devices, there are more than needed.
       return topologies.get_topology_desc(
         platform="tpu",
-        topology_name=f"{model}:1x1x1",
-        chips_per_host_bounds=(1, 1, 1),
-      ).devices[0]
+        topology_name=f"{model}:{'x'.join(map(str, grid))}",
+        chips_per_host_bounds=grid,
+      ).devices[:count]
     return topologies.get_topology_desc(
       platform="cuda",
       topology_name="any",  # XLA wants one, but not "gpu".
-      topology="1x1x1",
+      topology=f"1x1x{count}",
       target_config=_spec(accelerator, accelerator.gpu),
-    ).devices[0]
+    ).devices
 
 
 def install_command(platform: str) -> str:

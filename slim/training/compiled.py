@@ -8,7 +8,7 @@ import ml_collections
 
 from slim.data.dataset import ALL_ROWS
 from slim.targets import HERE, Target
-from slim.training import build, devices, shapes, steps
+from slim.training import build, devices, steps
 from slim.training.gradients import COMPILER_OPTIONS
 from slim.training.steps import GradientStep, UpdateStep
 from slim.types import Batch, Params, Sums, TrainState
@@ -67,15 +67,15 @@ def compile_steps(
 
 def _compile_method(config, experiment, params, method):
   """Compiles the gradient of a method, for the devices of the experiment."""
-  gradient_step = experiment.gradient_steps[method]
+  compiled = compile_gradient_step(
+    experiment.gradient_steps[method],
+    params,
+    devices.abstract_batch(config, experiment),
+  )
   if experiment.mesh is None:
-    return compile_gradient_step(
-      gradient_step, params, shapes.abstract_batch(config)
-    )
+    return compiled
   layout = devices.batch_layout(config, experiment, method)
   batch_size = config.train.batch_size
-  batch = layout.abstract(batch_size)
-  compiled = compile_gradient_step(gradient_step, params, batch)
   rows = layout.rows(batch_size)
 
   def put_and_run(params, batch, step):

@@ -1,7 +1,7 @@
 """The devices of a run: their mesh, and what lies on it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,23 +11,24 @@ from jax.sharding import Mesh
 from slim import scale
 from slim.data import Dataset
 from slim.settings import SettingError, prefix_setting_errors
-from slim.training import build
+from slim.targets import HERE, Target
+from slim.training import build, shapes
 from slim.training.evaluation import (
   make_evaluation,
   make_sharded_evaluation,
 )
-from slim.types import Params, Sums, TrainState
+from slim.types import Batch, Params, Sums, TrainState
 
 
 def create_mesh(
-  config: ml_collections.ConfigDict,
-  devices: Sequence[jax.Device] | None = None,
+  config: ml_collections.ConfigDict, target: Target = HERE
 ) -> Mesh | None:
   """Creates the mesh of devices that a run uses.
 
   Args:
-    config: All settings.
-    devices: The devices; None: all that JAX has.
+    config: All settings. Without `mesh`, all devices of this machine share the
+      sequences of a batch; of another target there is one.
+    target: What the devices are.
 
   Returns:
     The mesh; None for one device.
@@ -36,10 +37,24 @@ def create_mesh(
     SettingError: If the mesh does not fit the devices, or the batch.
   """
   with prefix_setting_errors("config."):
+    devices = target.devices(scale.count_devices(config.mesh))
     mesh = scale.create_mesh(config.mesh, devices)
   if mesh is not None:
     _check_sizes(config, mesh.shape)
   return mesh
+
+
+def simulate_devices(config: ml_collections.ConfigDict) -> None:
+  """Lets the CPU stand for all devices of a mesh, for what is only compiled.
+
+  Call it before JAX looks for devices.
+
+  Args:
+    config: All settings.
+  """
+  with prefix_setting_errors("config."):
+    count = scale.count_devices(config.mesh)
+  jax.config.update("jax_num_cpu_devices", count)
 
 
 def check_mesh(config: ml_collections.ConfigDict) -> None:
@@ -102,6 +117,24 @@ def batch_layout(
   )
 
 
+def abstract_batch(
+  config: ml_collections.ConfigDict, experiment: build.Experiment
+) -> Batch:
+  """Returns the shapes of a training batch, and its sharding on a mesh.
+
+  Args:
+    config: All settings.
+    experiment: The experiment of these settings.
+
+  Returns:
+    Batch of `jax.ShapeDtypeStruct`s.
+  """
+  if experiment.mesh is None:
+    return shapes.abstract_batch(config)
+  layout = batch_layout(config, experiment, "full")
+  return layout.abstract(config.train.batch_size)
+
+
 def create_evaluation(
   config: ml_collections.ConfigDict,
   experiment: build.Experiment,
@@ -156,7 +189,7 @@ def place(state: TrainState, like: TrainState) -> TrainState:
   sharding: Any = like.step.sharding
   if sharding is not None:
     return scale.shard(state, sharding.mesh)
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state
   )

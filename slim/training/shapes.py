@@ -1,5 +1,8 @@
 """The shapes of an experiment, to compile it without data or memory."""
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -64,3 +67,19 @@ def count_flops(config: ml_collections.ConfigDict, model: LanguageModel) -> int:
   tokens = abstract_batch(config).inputs
   state = jax.eval_shape(lambda: model.init_state(tokens.shape[0]))
   return 3 * count_matmul_flops(model.apply, params, tokens, state)
+
+
+def tree_bytes(tree: Any) -> int:
+  """Returns the bytes that a device has of a pytree of arrays or shapes."""
+  return sum(
+    math.prod(shape_of_device(x)) * getattr(x.dtype, "itemsize", 8)
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def shape_of_device(x: Any) -> tuple[int, ...]:
+  """Returns the shape of the part of an array that one device has."""
+  sharding = getattr(x, "sharding", None)
+  if isinstance(sharding, jax.sharding.NamedSharding):
+    return sharding.shard_shape(x.shape)
+  return x.shape
