@@ -22,7 +22,7 @@ FLOORS = [
 ]
 COMMANDS = {"train", "evaluate", "export"}
 TOOLS = {"plan", "certify", "memory", "generate"}
-MAX_ROOMS, MAX_ARROWS, MAX_LINES = 19, 73, 250
+MAX_ROOMS, MAX_ARROWS, MAX_LINES = 19, 74, 250
 
 # Packages that each room may import, besides the standard library.
 JAX = {"jax", "numpy"}

@@ -3,8 +3,9 @@
 Prints arguments, outputs and activations of the gradient of a config, and the
 largest buffers at the peak with the source lines that allocate them.
 `--output=memory.svg` draws the activations over the program.
-`--target=cuda:h100` compiles for that device, which need not be there. Nothing
-is run, and no data is read.
+`--target=cuda:h100` compiles for that device, which need not be there. With
+`--config.mesh` all numbers are those of one device. Nothing is run, and no data
+is read.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from slim.memory.rendering import (
 )
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline, analyze
+from slim.scale.collectives import list_collectives, summarize
 from slim.targets import HERE, Target
 from slim.targets.matrix_products import (
   count_operations,
@@ -126,6 +128,30 @@ def describe_target(
   )
 
 
+def describe_communication(
+  config: ml_collections.ConfigDict,
+  timeline: MemoryTimeline,
+  target: Target = HERE,
+) -> str:
+  """Says what a device of a mesh receives in one gradient.
+
+  Args:
+    config: All settings.
+    timeline: That of the gradient.
+    target: What it is compiled for.
+
+  Returns:
+    Lines of text; none for one device.
+  """
+  mesh = devices.create_mesh(config, target)
+  if mesh is None:
+    return ""
+  collectives = list_collectives(timeline.program, mesh)
+  return (
+    f"each of {mesh.size} devices receives, MiB\n{summarize(collectives)}\n"
+  )
+
+
 def _shapes(config, experiment):
   """Returns the shapes of the arguments of a gradient step."""
   state = abstract_state(experiment)
@@ -155,7 +181,8 @@ def main(argv: list[str] | None = None) -> None:
     for method, report, timeline in analyze_config(config.value, chosen):
       print(describe(method, report, timeline), flush=True)
       about_target = describe_target(config.value, method, report, chosen)
-      print(about_target, end="", flush=True)
+      sent = describe_communication(config.value, timeline, chosen)
+      print(sent + about_target, end="", flush=True)
       timelines[f"activations of {method}"] = timeline
     if path is not None:
       with writing(path, "--output"), _name_flag():

@@ -38,10 +38,12 @@ class MemoryTimeline(NamedTuple):
   Attributes:
     live: [instructions], int64, live bytes. The body of a loop appears once.
     buffers: The live buffers at the peak, the largest first.
+    program: The text of the program, as XLA prints it.
   """
 
   live: np.ndarray
   buffers: tuple[Buffer, ...]
+  program: str
 
   @property
   def peak_bytes(self) -> int:
@@ -99,7 +101,8 @@ def analyze(
     for x in ranges.values_at(int(live.argmax()))
   ]
   buffers.sort(reverse=True)
-  return report_of(compiled, target), MemoryTimeline(live, tuple(buffers))
+  timeline = MemoryTimeline(live, tuple(buffers), compiled.as_text() or "")
+  return report_of(compiled, target), timeline
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The devices of a run: their mesh, and what lies on it."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +38,11 @@ def create_mesh(
     SettingError: If the mesh does not fit the devices, or the batch.
   """
   with prefix_setting_errors("config."):
-    devices = target.devices(scale.count_devices(config.mesh))
+    count = scale.count_devices(config.mesh)
+  if target.accelerator is not None and count == 1:
+    return None
+  devices = target.devices(count)
+  with prefix_setting_errors("config."):
     mesh = scale.create_mesh(config.mesh, devices)
   if mesh is not None:
     _check_sizes(config, mesh.shape)
@@ -54,7 +59,9 @@ def simulate_devices(config: ml_collections.ConfigDict) -> None:
   """
   with prefix_setting_errors("config."):
     count = scale.count_devices(config.mesh)
-  jax.config.update("jax_num_cpu_devices", count)
+  if count > 1:
+    with contextlib.suppress(RuntimeError):  # JAX has looked for them before.
+      jax.config.update("jax_num_cpu_devices", count)
 
 
 def check_mesh(config: ml_collections.ConfigDict) -> None:

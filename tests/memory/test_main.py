@@ -58,6 +58,7 @@ def test_command_line(tmp_path):
   done = run_command(
     command.main,
     f"--config={ROOT}/configs/shakespeare_slim.py:smoke",
+    "--config.mesh=data=1",
     "--config.data.path=no/such/file",
     "--config.gradient.method=full_then_slim",
     f"--output={output}",

@@ -21,7 +21,7 @@ MIB = 2**20
 SMALL = Buffer(MIB, "f32[512,512]", "tanh", f"{os.getcwd()}/model.py:7")
 LARGE = Buffer(2 * MIB, "f32[1024,512]", "dot_general", "/home/you/a.py:12")
 TIMELINE = MemoryTimeline(
-  np.array([0, 5 * MIB, MIB]), (LARGE, SMALL, SMALL, SMALL)
+  np.array([0, 5 * MIB, MIB]), (LARGE, SMALL, SMALL, SMALL), ""
 )
 REPORT = MemoryReport(4 * MIB, 3 * MIB, 2 * MIB, 5 * MIB, None)
 
@@ -33,7 +33,7 @@ def test_equal_buffers_share_line():
     "2.00  1 x f32[1024,512]  dot_general  /home/you/a.py:12",
   ]
   assert len(describe_peak(TIMELINE, rows=1)) == 1
-  assert describe_peak(MemoryTimeline(np.zeros(1), ())) == []
+  assert describe_peak(MemoryTimeline(np.zeros(1), (), "")) == []
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def test_command_line():
   done = run_command(
     plan.main,
     f"--config={ROOT}/configs/quickstart.py:smoke",
+    "--config.mesh=data=1",
     "--config.model.width=16",
     "--config.data.sequence_length=32",
     "--config.model.norm=post",

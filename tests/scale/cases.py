@@ -65,7 +65,7 @@ class Sharded:
     **settings,
   ):
     """Compiles it."""
-    mesh = create_mesh(mesh)
+    mesh = create_mesh(mesh, jax.devices())
     axis = "sequence" if "sequence" in mesh.shape else None
     model = create(sequence_axis=axis, **settings)
     params = params_of(model)

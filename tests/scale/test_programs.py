@@ -6,10 +6,10 @@ import math
 import jax
 import pytest
 
+from slim.scale.collectives import list_collectives
 from tests.helpers import AS_USERS
 from tests.models.small import SIZES
 from tests.scale.cases import Sharded
-from tests.scale.programs import list_collectives
 
 
 def count(found, in_loop):
@@ -23,7 +23,7 @@ def test_a_chunk_exchanges_states_alone():
   sharded = Sharded(
     "data=2,sequence=2", 2, 32, 4, dtype="float32", num_layers=num_layers
   )
-  found = list_collectives(sharded.compiled)
+  found = list_collectives(sharded.compiled.as_text(), sharded.layout.mesh)
   # Forward, back, and the derivative of the latter.
   assert count(found, in_loop=True) == {
     "all-gather": 2 * num_layers,
@@ -31,7 +31,11 @@ def test_a_chunk_exchanges_states_alone():
   }
   head = SIZES["width"] // SIZES["num_heads"]
   state = SIZES["num_heads"] * head * (head + 1)
-  assert all(x.elements <= 2 * state for x in found if x.in_loop)
+  for x in found:
+    if x.in_loop:
+      assert x.axes == ("sequence",)
+      assert x.times == 4  # Chunks of 2 · 4 tokens.
+      assert x.result_bytes <= 4 * 2 * state
   leaves = jax.tree.leaves(sharded.params)
   num_sharded = sum(not x.sharding.is_fully_replicated for x in leaves)
   assert num_sharded == sum(x.ndim == 2 for x in leaves)
@@ -43,9 +47,9 @@ def test_a_chunk_exchanges_states_alone():
 def test_batches_alone_exchange_nothing_in_a_loop():
   """Fails if gradients are summed over devices once a chunk."""
   sharded = Sharded("data=4", 4, 32, 4, dtype="float32")
-  found = list_collectives(sharded.compiled)
+  found = list_collectives(sharded.compiled.as_text(), sharded.layout.mesh)
   assert not count(found, in_loop=True)
-  assert set(count(found, in_loop=False)) == {"all-reduce"}
+  assert {(x.kind, x.axes) for x in found} == {("all-reduce", ("data",))}
 
 
 @pytest.mark.slow
