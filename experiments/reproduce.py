@@ -126,6 +126,8 @@ EXPERIMENTS = (
   Experiment("softmax_memory"),
   Experiment("softmax_blocks", (), "softmax_blocks_cpu"),
   Experiment("targets"),
+  Experiment("scale"),
+  Experiment("scale_model"),
   Experiment("on_gpu", needs_gpu=True),
   Experiment("reformer_memory"),
   Experiment("reversible_time", ("--rounds=3",)),
