@@ -14,6 +14,7 @@ from claims import (
   tables_attention,
   tables_peers,
   tables_runs,
+  tables_scale,
   tables_slim,
   tables_targets,
 )
@@ -28,6 +29,7 @@ BLOCKS = {
     tables_peers,
     tables_runs,
     tables_targets,
+    tables_scale,
   )
   for name, function in inspect.getmembers(module, inspect.isfunction)
   if function.__module__ == module.__name__ and not name.startswith("_")
