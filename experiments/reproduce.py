@@ -41,6 +41,7 @@ _MODULES = (
   "baselines",
   "configurations",
   "measurements",
+  "mesh_gradients",
   "reformer_models",
   "training_runs",
 )

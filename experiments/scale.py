@@ -17,23 +17,21 @@ import numpy as np
 from absl import flags
 from arguments import define_quick
 from jax.sharding import NamedSharding, PartitionSpec
+from mesh_gradients import (
+  LAYERS,
+  compile_gradient,
+  make_layout,
+  make_narrow_model,
+)
 from record import measure_in_stretches, print_table, save
 
 from slim import command_line
 from slim.certify.gradient_error import largest_error
 from slim.kernels import chunked_softmax_attention, ring_attention
-from slim.models import create_model
-from slim.scale import (
-  BatchLayout,
-  count_devices,
-  create_mesh,
-  shard,
-  shard_gradient_step,
-)
+from slim.scale import create_mesh
 from slim.scale.collectives import list_collectives
-from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad
+from slim.training.gradients import make_value_and_grad
 from slim.training.shapes import tree_bytes
-from slim.training.steps import make_gradient_step
 from slim.types import Batch
 
 _QUICK = define_quick("Short sequences and a narrow model.")
@@ -42,7 +40,7 @@ _PARTS = flags.DEFINE_list(
   ["memory", "collectives", "ring", "precision"],
   "What to measure: memory, collectives, ring, precision.",
 )
-_LAYERS, _CHUNK_SIZE = 3, 512
+_CHUNK_SIZE = 512
 _MESHES = ("data=8", "fsdp=8", "sequence=8", "data=2,fsdp=2,sequence=2")
 
 
@@ -61,7 +59,7 @@ def main() -> None:
   rows = measure_in_stretches("scale", cases, measure, quick=quick)
   for part in _PARTS.value:
     print_table([row for row in rows if row["part"] == part])
-  save("scale", rows, quick=quick, layers=_LAYERS, chunk_size=_CHUNK_SIZE)
+  save("scale", rows, quick=quick, layers=LAYERS, chunk_size=_CHUNK_SIZE)
 
 
 def measure(case: tuple[Any, ...]) -> list[dict[str, Any]]:
@@ -95,7 +93,9 @@ def measure_memory(
   mesh: str, method: str, length: int, width: int
 ) -> Iterator[dict[str, Any]]:
   """Compiles a gradient; its memory is that of one device."""
-  compiled, params, _ = compile_gradient(mesh, method, length, width)
+  compiled, params, _ = compile_gradient(
+    mesh, method, length, width, _CHUNK_SIZE
+  )
   memory: Any = compiled.memory_analysis()
   yield {
     "mesh": mesh,
@@ -118,7 +118,7 @@ def measure_collectives(
 ) -> Iterator[dict[str, Any]]:
   """Reads what the program of a gradient sends, by axis and kind."""
   compiled, _, mesh = compile_gradient(
-    name, "slim, rewind", length, width, batch_size=8
+    name, "slim, rewind", length, width, _CHUNK_SIZE, batch_size=8
   )
   totals: dict[tuple[Any, ...], list[int]] = {}
   for x in list_collectives(compiled.as_text(), mesh):
@@ -203,14 +203,21 @@ def measure_precision(
   batch = Batch(tokens[:, :-1], tokens[:, 1:], weights)
   with jax.enable_x64(dtype == "float64"):
     compiled, shapes, mesh = compile_gradient(
-      name, method, length, 64, 8, chunk_size, attention=attention, dtype=dtype
+      name,
+      method,
+      length,
+      64,
+      chunk_size,
+      batch_size=8,
+      attention=attention,
+      dtype=dtype,
     )
-    model = _make_model(64, attention=attention, dtype=dtype)
+    model = make_narrow_model(64, attention=attention, dtype=dtype)
     params = jax.jit(model.init)(jax.random.key(0))
     right_sums, right = jax.jit(make_value_and_grad(model, method="full"))(
       params, batch
     )
-    layout = _make_layout(model, mesh, length, method, chunk_size)
+    layout = make_layout(model, mesh, length, method, chunk_size)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
     sums, found = compiled(
       jax.device_put(params, shardings),
@@ -224,57 +231,6 @@ def measure_precision(
       "loss_error": abs(float(sums.nll / right_sums.nll) - 1),
       "gradient_error": largest_error(found, right),
     }
-
-
-def compile_gradient(
-  name, method, length, width, batch_size=1, chunk_size=_CHUNK_SIZE, **settings
-):
-  """Compiles a gradient; returns it, the shapes of parameters, and the mesh."""
-  mesh = create_mesh(name, jax.devices())
-  axis = None
-  if mesh is not None and "sequence" in mesh.shape:
-    axis = "sequence"
-  model = _make_model(width, sequence_axis=axis, **settings)
-  params = jax.eval_shape(model.init, jax.random.key(0))
-  how = {"method": "full"}
-  if method != "full":
-    how = {
-      "method": "slim",
-      "policy": method.removeprefix("slim, "),
-      "chunk_size": chunk_size,
-    }
-  step = make_gradient_step(
-    make_value_and_grad(model, **how), accumulation_steps=1, key=None
-  )
-  number = jax.ShapeDtypeStruct((), jnp.int32)
-  if count_devices(name) == 1:
-    tokens = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-    weights = jax.ShapeDtypeStruct((batch_size, length), jnp.float32)
-    batch = Batch(tokens, tokens, weights)
-  else:
-    step = shard_gradient_step(step, mesh, params)
-    params = shard(params, mesh)
-    layout = _make_layout(model, mesh, length, method, chunk_size)
-    batch = layout.abstract(batch_size)
-  lowered = jax.jit(step).lower(params, batch, number)
-  return lowered.compile(COMPILER_OPTIONS), params, mesh
-
-
-def _make_model(width, **settings):
-  """A model of three layers, with heads of 64 or fewer."""
-  return create_model(
-    vocab_size=256,
-    width=width,
-    num_layers=_LAYERS,
-    num_heads=max(4, width // 64),
-    **settings,
-  )
-
-
-def _make_layout(model, mesh, length, method, chunk_size):
-  """How a batch lies on the mesh."""
-  size = None if method == "full" else chunk_size
-  return BatchLayout(mesh, length, size, model.token_order)
 
 
 def _start_devices() -> None:

@@ -56,7 +56,7 @@ def list_commands():
   """Lists (file, command): those of shell blocks, and of spans with flags."""
   found = []
   for path, _, text in blocks("sh"):
-    lines = text.replace("\\\n", " ").splitlines()
+    lines = text.replace("\\\n", " ").replace(" &\n", "\n").splitlines()
     found += [(path, shlex.split(line, comments=True)) for line in lines]
   for path in FILES:
     found += [
@@ -134,7 +134,8 @@ def test_a_command_is_understood(path, words, monkeypatch):
   if program != "python":
     assert re.fullmatch(
       r"pip install --no-deps (path/to/slim|git\+\$URL)|mkdir -p runs|"
-      r"\. \.venv(-targets)?/bin/activate|export JAX_PLATFORMS=cpu",
+      r"\. \.venv(-targets)?/bin/activate|"
+      r"export JAX_PLATFORMS=cpu( JAX_NUM_CPU_DEVICES=\d)?",
       " ".join(words),
     )
     return

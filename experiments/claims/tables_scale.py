@@ -50,7 +50,7 @@ def scale_precision(read: Read) -> str:
   rows = []
   for mesh, attention in names:
     cells = [
-      f"{row[kind]:.1e}"
+      f"{row[kind]:.1e}" if row[kind] else "0"
       for dtype in ("float64", "float32")
       for kind in ("loss_error", "gradient_error")
       for row in found
