@@ -17,7 +17,9 @@ from slim.types import Batch, LanguageModel
 def load_config(name: str, quick: bool = False) -> ml_collections.ConfigDict:
   """Loads a file of `configs/` by its name, or its smoke variant."""
   path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.py"
-  return config_file.load_config(f"{path}:smoke" if quick else str(path))
+  config = config_file.load_config(f"{path}:smoke" if quick else str(path))
+  config.mesh = "data=1"  # Results are those of one device.
+  return config
 
 
 class Configuration(NamedTuple):

@@ -29,6 +29,7 @@ import kernels_attention
 import kernels_scan
 import models
 import runs
+import scale
 import tools
 import training
 
@@ -38,6 +39,7 @@ ROOMS = (
   kernels_scan,
   models,
   training,
+  scale,
   runs,
   config,
   data,

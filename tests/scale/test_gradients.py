@@ -4,7 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from slim.training.gradients import start_state
 from tests.helpers import assert_gradients_close
+from tests.kernels.meshes import SAME, TOKENS, make_mesh
+from tests.models.small import create, params_of
 from tests.scale.cases import Sharded, draw_batch, on_one_device
 
 DROPS = {"dropout": 0.2}
@@ -17,9 +20,10 @@ CASES = [
   ("data=2,fsdp=2,sequence=2", 8, 37, 5, DROPS | {"accumulation_steps": 2}),
   ("sequence=8", 1, 9, 1, {"policy": "store"}),
   ("data=2,sequence=4", 2, 37, None, {"method": "remat"} | ROTARY),
-  ("data=8", 8, 21, 5, {}),
+  ("sequence=2", 2, 37, 5, LEARNED),
 ]
 SLOW_CASES = [
+  ("data=8", 8, 21, 5, {}),
   ("fsdp=8", 8, 21, 5, {"policy": "store"}),
   ("sequence=8", 2, 101, 4, {"num_layers": 2} | DROPS),
   ("sequence=3", 2, 41, 4, {"policy": "sqrt", "num_layers": 2}),
@@ -65,6 +69,33 @@ def test_devices_equal_one(mesh, rows, length, chunk_size, settings, x64):
     jax.tree.leaves(gradients), jax.tree.leaves(sharded.params), strict=True
   ):
     assert x.sharding == shard.sharding
+
+
+def test_all_devices_measure_values_from_one(x64):
+  """Fails if they start from other values than one device does."""
+  model, plain = create(sequence_axis="sequence"), create()
+  params = params_of(model)
+  tokens = draw_batch(2, 8).inputs
+
+  def start(params, tokens):
+    state = start_state(model, params, tokens)
+    return jax.tree.map(lambda x: x[None], state.layers)
+
+  mesh = make_mesh(4)
+  found = jax.jit(
+    jax.shard_map(
+      start,
+      mesh=mesh,
+      in_specs=(SAME, TOKENS),
+      out_specs=jax.P("sequence"),
+      check_vma=False,
+    )
+  )(params, tokens)
+  _, after = jax.jit(plain.apply)(params, tokens[:, :1], plain.init_state(2))
+  for state, right in zip(found, after.layers, strict=True):
+    assert not np.any(state.sums.kv)
+    for offset in state.value_offset:
+      np.testing.assert_allclose(offset, right.value_offset, rtol=1e-12)
 
 
 @pytest.mark.slow
