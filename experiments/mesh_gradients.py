@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 from slim.models import create_model
 from slim.scale import (
   BatchLayout,
+  choose_shardings,
   create_mesh,
-  shard,
   shard_gradient_step,
 )
 from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad
@@ -66,7 +66,7 @@ def compile_gradient(
     batch = Batch(tokens, tokens, weights)
   else:
     step = shard_gradient_step(step, mesh, params)
-    params = shard(params, mesh)
+    params = choose_shardings(params, mesh)
     layout = make_layout(model, mesh, length, method, chunk_size)
     batch = layout.abstract(batch_size)
   lowered = jax.jit(step).lower(params, batch, number)

@@ -91,6 +91,12 @@ def _train(config, workdir, allow_change, log_file, interruptions):
     metrics.import_tensorboardx()  # If it is missing, nothing is written yet.
   fingerprints = fingerprint_data(config)
   config, experiment, compiled = resolve_gradient(config, workdir)
+  # Before anything that processes do together.
+  processes.check_equal(
+    config=config_lib.without_data_paths(config),
+    data=str(fingerprints),
+    versions=str(describe_process()["versions"]),
+  )
   changed = check_workdir(workdir, config, allow_change)
   abstract_state = shapes.abstract_state(experiment)
 
@@ -128,11 +134,6 @@ def _train(config, workdir, allow_change, log_file, interruptions):
     _LOG.info("%s: ended before the first step", interruptions.reason)
     return state
 
-  processes.check_equal(
-    config=str(config_lib.flatten(config)),
-    data=str(fingerprints),
-    versions=str(describe_process()["versions"]),
-  )
   with processes.folder_to_write(workdir) as own, lock_workdir(own):
     if processes.is_first() and checkpoints.list_steps(workdir) != saved:
       raise ValueError(
@@ -187,6 +188,7 @@ def _train(config, workdir, allow_change, log_file, interruptions):
           evaluates_first=stored is not None and stored["evaluates_first"],
         )
         state = loop.run(state)
+  processes.wait_for_all("the last checkpoint")
   if state.step < config.train.num_steps:
     _LOG.info("%s: saved after step %d", interruptions.reason, state.step)
     return state

@@ -134,8 +134,7 @@ def test_a_command_is_understood(path, words, monkeypatch):
   if program != "python":
     assert re.fullmatch(
       r"pip install --no-deps (path/to/slim|git\+\$URL)|mkdir -p runs|"
-      r"\. \.venv(-targets)?/bin/activate|"
-      r"export JAX_PLATFORMS=cpu( JAX_NUM_CPU_DEVICES=\d)?",
+      r"\. \.venv(-targets)?/bin/activate|export JAX_PLATFORMS=cpu.*",
       " ".join(words),
     )
     return

@@ -12,6 +12,7 @@ from slim.config.names import (
   flatten,
   list_flags,
   unknown_setting,
+  without_data_paths,
 )
 from slim.config.validation import depends_on_num_steps, validate
 
@@ -26,4 +27,5 @@ __all__ = [
   "presets",
   "unknown_setting",
   "validate",
+  "without_data_paths",
 ]

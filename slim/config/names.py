@@ -47,6 +47,24 @@ def list_flags(config: ml_collections.ConfigDict) -> dict[str, str]:
   return {f"config.{name}": text(flat[name]) for name in list_declarations()}
 
 
+def without_data_paths(config: ml_collections.ConfigDict) -> str:
+  """Writes the settings that are the same on all machines, one on a line.
+
+  Args:
+    config: Settings.
+
+  Returns:
+    Lines of NAME=VALUE, without the location of the data.
+  """
+  declarations = list_declarations()
+  return "\n".join(
+    f"{name}={value}"
+    for name, value in list_flags(config).items()
+    if not name.startswith("config.data.")
+    or not declarations[name.removeprefix("config.")].is_path
+  )
+
+
 def differences(
   a: ml_collections.ConfigDict,
   b: ml_collections.ConfigDict,

@@ -49,7 +49,7 @@ def check_state_fits(state: TrainState) -> None:
     "parameters": tree_bytes(state.params),
     "the optimizer": tree_bytes(state.opt_state),
   }
-  _check("the run", sizes, "lower config.model.width or num_layers")
+  _check("the run", state, sizes, "lower config.model.width or num_layers")
 
 
 def check_steps_fit(state: TrainState, compiled: CompiledSteps) -> None:
@@ -72,6 +72,7 @@ def check_steps_fit(state: TrainState, compiled: CompiledSteps) -> None:
   budget = format_size(free_bytes() or 0).replace(" ", "")
   _check(
     "an update",
+    state,
     sizes,
     "find a gradient that fits by `python -m slim.plan --config=… "
     f"--budget={budget}`",
@@ -92,8 +93,12 @@ def free_bytes() -> int | None:
   return min((x for x in found if x is not None), default=None)
 
 
-def _check(what, sizes, advice):
+def _check(what, state, sizes, advice):
   """Raises if the sizes are more than what is left."""
+  if jax.default_backend() == "cpu" and state.step.sharding is not None:
+    # The devices of this process share the memory of the machine.
+    count = len(state.step.sharding.addressable_devices)
+    sizes = {name: count * n for name, n in sizes.items()}
   free, total = free_bytes(), sum(sizes.values())
   if free is not None and total > free:
     listed = ", ".join(f"{name} {format_size(n)}" for name, n in sizes.items())

@@ -26,6 +26,7 @@ from slim.training.compiled import (
   CompiledSteps,
   compile_gradient_step,
   compile_update_step,
+  take_host_batches,
 )
 
 _LOG = logging.getLogger("slim.plan")
@@ -104,7 +105,9 @@ def fit_config(
     format_size(choice.memory.activation_bytes),
     format_size(choice.memory.total_bytes),
   )
-  return with_choice(config, choice.gradient), last.experiment, last.steps
+  config = with_choice(config, choice.gradient)
+  compiled = take_host_batches(config, last.experiment, last.steps)
+  return config, last.experiment, compiled
 
 
 def override_flags(

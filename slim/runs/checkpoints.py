@@ -86,7 +86,9 @@ class Checkpointer:
     """
     self._wait()
     step = int(state.step)
-    folder = os.path.join(self._folder, f"{_UNDER_WAY}{step}")
+    # All processes must name it alike; one may share its folder by mistake.
+    name = str(step) if processes.are_many() else secrets.token_hex(8)
+    folder = os.path.join(self._folder, _UNDER_WAY + name)
     with self._name_folder():
       if processes.is_first():
         os.mkdir(folder)

@@ -55,14 +55,15 @@ class Interruptions:
     Returns:
       Whether a signal has come, or another step would not fit into the time.
       The step that was dispatched last may still be running, so there must be
-      time for two, and for a save.
+      time for two, and for a save. Several processes need two more to agree.
     """
     now = time.monotonic()
     self._longest = max(self._longest, now - self._last)
     self._last = now
     if self._max_minutes is not None and self.reason is None:
       left = 60 * self._max_minutes - (now - self._started)
-      if left < 2 * self._longest + save_seconds:
+      num_steps = 4 if processes.are_many() else 2
+      if left < num_steps * self._longest + save_seconds:
         self.reason = f"config.train.max_minutes={self._max_minutes:g}"
     return self.reason is not None
 
@@ -83,8 +84,12 @@ class Interruptions:
       self._writing, warn_on_full_buffer=False
     )
     for number in (*ENDING, SAVING):
-      if processes.are_many() and number in (signal.SIGTERM, SAVING):
-        continue  # JAX tells all processes of SIGTERM, see `Ending`.
+      if processes.are_many() and number == signal.SIGTERM:
+        continue  # JAX tells all processes of it, see `Ending`.
+      if processes.are_many() and number == SAVING:
+        # One process cannot save alone.
+        self._before[number] = signal.signal(number, signal.SIG_IGN)
+        continue
       if signal.getsignal(number) is not signal.SIG_IGN:
         self._before[number] = signal.signal(number, self._handle)
     self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -100,6 +100,7 @@ class Loop:
     patience = self.config.train.patience
     if patience is not None and self.best.since >= patience:
       self.interruptions.reason = f"config.train.patience={patience}"
+      return True  # All processes have the same evaluations.
     wish = self.interruptions.should_end(self.checkpointer.longest_seconds)
     ending = self.ending.agree(wish, step)
     if ending and not wish:

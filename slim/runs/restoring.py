@@ -23,7 +23,7 @@ from slim.runs.checkpoints import (
 )
 from slim.runs.checksums import verify_checksums
 from slim.scale import processes
-from slim.training.devices import place, shardings_of
+from slim.training.devices import place_like, shardings_of
 from slim.types import TrainState
 
 _LOG = logging.getLogger("slim.runs.restoring")
@@ -138,12 +138,16 @@ def _restore(
       f"the checkpoint {folder} has other parameters than its settings make "
       f"here: continue with the settings and the version in its {RECORD}"
     )
-  target = place(stored, abstract_state)
+  target = place_like(stored, abstract_state)
   with ocp.StandardCheckpointer() as checkpointer:
     state = checkpointer.restore(arrays, target)
   with open(os.path.join(folder, RECORD), encoding="utf-8") as file:
     record = json.load(file)
-  state = stacking.match_form(state, abstract_state.params)
-  if abstract_state.step.sharding is not None:
-    state = jax.device_put(state, shardings_of(abstract_state))
-  return state, record
+  structure: Any = jax.tree.structure(state)  # Its type has no `==`.
+  if structure == jax.tree.structure(abstract_state):
+    return state, record
+  match_form = jax.jit(
+    lambda state: stacking.match_form(state, abstract_state.params),
+    out_shardings=shardings_of(abstract_state),
+  )
+  return match_form(state), record

@@ -41,8 +41,21 @@ def init_state(
   if params is None:
     init = jax.jit(lambda: build.init(experiment), out_shardings=shardings)
     return init()
-  state = steps.init_train_state(params, experiment.optimizer)
-  return state if shardings is None else jax.device_put(state, shardings)
+  if shardings is None:
+    return steps.init_train_state(params, experiment.optimizer)
+  # Each process takes its parts from the host: it has all of the weights.
+  params = jax.tree.map(
+    lambda x, sharding: jax.make_array_from_callback(
+      x.shape, sharding, lambda index: x[index]
+    ),
+    jax.device_get(params),
+    shardings.params,
+  )
+  init = jax.jit(
+    lambda params: steps.init_train_state(params, experiment.optimizer),
+    out_shardings=shardings,
+  )
+  return init(params)
 
 
 def resume(

@@ -1,10 +1,14 @@
-"""Many devices: a mesh, what each device has of it, and gradients on it.
+"""Many devices: meshes, shardings, and gradients that devices share.
 
-mesh.py        the setting `config.mesh`, as in "data=2,fsdp=2,sequence=2"
-parameters.py  parameters and moments, sharded at rest, whole in a gradient
-batches.py     the rows and tokens of a batch that each device has
-  sharded.py     gradients and evaluation, each compiled for all devices
-  processes.py   several processes, on one machine or many
+Files, in the order of dependence:
+
+  mesh.py         the setting `config.mesh`, as in "data=2,fsdp=2,sequence=2"
+  parameters.py   parameters and moments, sharded at rest, whole in a gradient
+  batches.py      the rows and tokens of a batch that each device has
+  sharded.py      gradients and evaluation, each compiled for all devices
+  collectives.py  the collectives of a compiled program
+  watch.py        the connections by which processes end together
+  processes.py    several processes, on one machine or many
 """
 
 from slim.scale.batches import BatchLayout
@@ -14,7 +18,7 @@ from slim.scale.mesh import (
   create_mesh,
   parse_mesh,
 )
-from slim.scale.parameters import shard
+from slim.scale.parameters import choose_shardings
 from slim.scale.sharded import shard_evaluation_step, shard_gradient_step
 
 __all__ = [
@@ -23,7 +27,7 @@ __all__ = [
   "count_devices",
   "create_mesh",
   "parse_mesh",
-  "shard",
+  "choose_shardings",
   "shard_evaluation_step",
   "shard_gradient_step",
 ]

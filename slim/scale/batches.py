@@ -19,7 +19,7 @@ def batch_spec(mesh: Mesh) -> PartitionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class BatchLayout:
-  """How a batch [B, T] lies on a mesh.
+  """The layout of a batch [B, T] on a mesh.
 
   The axes "data" and "fsdp" share its rows, "sequence" the tokens of each row.
   The end of a row is padded with tokens of weight 0 until they divide, which
@@ -39,7 +39,7 @@ class BatchLayout:
 
   @property
   def order(self) -> np.ndarray:
-    """Which token of a row comes where, [T, padded]; padding is T or more."""
+    """Which token of a row comes where; numbers from T on are padding."""
     num_devices = size_of(self.mesh, ("sequence",))
     if num_devices == 1:
       return np.arange(self.num_tokens)
@@ -75,7 +75,7 @@ class BatchLayout:
       rows: Which these are.
 
     Returns:
-      [B, T, padded], each token where it belongs.
+      The arrays of all processes, each row with padding.
     """
     order = self.order
     missing = order.max() + 1 - self.num_tokens

@@ -1,7 +1,7 @@
-"""What a compiled program sends between devices, and how often.
+"""List the collectives of a compiled program, and how often each runs.
 
-XLA has the last word on collectives: it may merge, move or add some. So they
-are read from the text of the program that it has made.
+XLA may merge, move or add collectives, so they are read from the text of the
+program that it has compiled.
 """
 
 import itertools
@@ -119,9 +119,10 @@ def summarize(collectives: Iterable[Collective]) -> str:
 def _read(line, match, groups, times, in_loop):
   """Reads the line of a collective."""
   kind = match[2]
-  # A collective that is started returns its operands, too: the smaller ones.
-  shapes = [_num_bytes(*shape) for shape in _SHAPE.findall(match[1])]
-  size = max(shapes) if "-start(" in line else sum(shapes)
+  result = match[1]
+  if f"{kind}-start(" in line and kind != "all-reduce":
+    result = _second(result)  # The first are the operands.
+  size = sum(_num_bytes(*shape) for shape in _SHAPE.findall(result))
   group = _read_group(line)
   axes = groups.get(group, ())
   count = 2 if kind == "collective-permute" else len(group[0]) if group else 1
@@ -133,6 +134,17 @@ def _read(line, match, groups, times, in_loop):
     "reduce-scatter": size * (count - 1),
   }[kind]
   return Collective(kind, axes, times, in_loop, size, received)
+
+
+def _second(text):
+  """The second element of a tuple, as in ((f32[2], f32[3]), f32[4])."""
+  depth, begin, parts = 0, 1, []
+  for i, letter in enumerate(text):
+    depth += (letter in "([{") - (letter in ")]}")
+    if depth == 0 or (depth == 1 and letter == ","):
+      parts.append(text[begin:i])
+      begin = i + 1
+  return parts[1]
 
 
 def _num_bytes(kind, bits, shape):

@@ -2,8 +2,8 @@
 
 A matrix is sharded at rest over the axes "fsdp" and "sequence" together, along
 its largest axis that they divide. It is gathered once before a gradient, and
-its gradient is scattered once after it. Vectors are small and stay replicated,
-as each collective costs a latency.
+its gradient is scattered once after it. Arrays of one axis are small and stay
+replicated, as each collective costs a latency.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from slim.scale.mesh import PARAMETER_AXES, axes_of, size_of
 from slim.types import Params
 
 
-def shard(tree: Any, mesh: Mesh) -> Any:
+def choose_shardings(tree: Any, mesh: Mesh) -> Any:
   """Chooses a sharding for each array of a state.
 
   Moments of an optimizer have the shapes of their parameters, and so their
@@ -38,7 +38,15 @@ def shard(tree: Any, mesh: Mesh) -> Any:
 
 
 def specs_of(tree: Any, mesh: Mesh) -> Any:
-  """Returns the specs of the shardings that `shard` chooses."""
+  """Returns the specs of the shardings that `choose_shardings` makes.
+
+  Args:
+    tree: Pytree of arrays or of their shapes.
+    mesh: The mesh.
+
+  Returns:
+    Pytree of specs.
+  """
   return jax.tree.map(lambda x: _spec(x, mesh), tree)
 
 
@@ -64,7 +72,9 @@ def gather(params: Params, specs: Any, mesh: Mesh) -> Params:
   return jax.tree.map(whole, params, specs)
 
 
-def scatter(gradients: Params, sums: Any, specs: Any, mesh: Mesh) -> Any:
+def sum_and_scatter(
+  gradients: Params, sums: Any, specs: Any, mesh: Mesh
+) -> Any:
   """Sums gradients over all devices, and leaves each its shard.
 
   Args:

@@ -1,10 +1,11 @@
 """Processes that train together, each with its own devices.
 
-JAX connects them. What this module adds is their end: if one process fails, all
-end within seconds, and say why. By itself JAX would wait for minutes.
+JAX connects them. This module adds that all of them end within seconds if one
+fails, and say why. By itself JAX would wait for minutes.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -13,15 +14,17 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
-from jax._src import distributed  # The address has no public name.
+from jax._src import distributed  # Its state has no public name.
 from jax.experimental import multihost_utils
 
 from slim.scale.watch import Watch
 
 _LOG = logging.getLogger("slim.scale")
+_JAX: Any = distributed.global_state
 _HEARTBEAT_SECONDS = 30  # Until a process that is frozen or lost is noticed.
 _WATCHES: list[Watch] = []  # One, if this process is connected.
 
@@ -54,17 +57,16 @@ def connect(text: str | None) -> None:
   if not are_many():
     return
   _name_in_log()
-  # Its name in `text`, or what JAX has found.
-  address = str(distributed.global_state.coordinator_address)
+  # As in `text`, or as JAX has found it.
+  address = str(_JAX.coordinator_address)
   host = address.rpartition(":")[0].strip("[]")
   try:
-    _WATCHES.append(
-      Watch(jax.process_index(), jax.process_count(), host, _broadcast)
-    )
+    numbers = _JAX.process_id, _JAX.num_processes
+    _WATCHES.append(Watch(*numbers, host, _broadcast))
   except OSError as error:
     _LOG.warning(
-      "no connection with process 0 at %s, %s: if a process ends, the others "
-      "notice it %d s later",
+      "no connection with process 0 at %s, %s: if a process ends, this one "
+      "notices it %d s later",
       host,
       error,
       _HEARTBEAT_SECONDS,
@@ -73,12 +75,12 @@ def connect(text: str | None) -> None:
 
 def are_many() -> bool:
   """Tells whether this process trains together with others."""
-  return jax.process_count() > 1
+  return (_JAX.num_processes or 1) > 1  # This looks for no devices.
 
 
 def is_first() -> bool:
   """Tells whether this process writes, for all of them."""
-  return jax.process_index() == 0
+  return (_JAX.process_id or 0) == 0
 
 
 def wait_for_all(what: str) -> None:
@@ -92,7 +94,14 @@ def wait_for_all(what: str) -> None:
 
 
 def choose_first(number: int) -> int:
-  """Returns the number that the first process has, on all."""
+  """Lets the first process choose.
+
+  Args:
+    number: What this process would choose.
+
+  Returns:
+    The number of the first process, on all.
+  """
   if not are_many():
     return number
   return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
@@ -102,10 +111,10 @@ def check_equal(**texts: str) -> None:
   """Raises on all processes if they differ in what must be equal.
 
   Args:
-    **texts: By name.
+    **texts: By name, each of one or more lines.
 
   Raises:
-    ValueError: It names the first text that differs.
+    ValueError: It names the first line that differs.
   """
   if not are_many():
     return
@@ -114,13 +123,18 @@ def check_equal(**texts: str) -> None:
       multihost_utils.process_allgather(np.int32(len(text.encode()))).max()
     )
     padded = np.frombuffer(text.encode().ljust(size), np.uint8)
-    found = np.asarray(multihost_utils.process_allgather(padded))
-    different = np.flatnonzero((found != found[:1]).any(-1))
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    different = np.flatnonzero((gathered != gathered[:1]).any(-1))
     if different.size:
-      one, two = (bytes(found[i]).decode().strip() for i in (0, different[0]))
+      index = different[0]
+      one, two = (
+        bytes(gathered[i]).decode().strip().splitlines() for i in (0, index)
+      )
+      pairs = itertools.zip_longest(one, two, fillvalue="")
+      found = next(pair for pair in pairs if pair[0] != pair[1])
       raise ValueError(
-        f"all processes must have the same {name}, got {one!r} in process 0 "
-        f"and {two!r} in process {different[0]}"
+        f"all processes must have the same {name}, got {found[0]!r} in process "
+        f"0 and {found[1]!r} in process {index}"
       )
 
 
@@ -146,7 +160,7 @@ class Ending:
   """Lets all processes end after the same step if one of them wants to."""
 
   def __init__(self) -> None:
-    """Nobody wants to end yet."""
+    """Starts to watch."""
     self._told = False
     self._last: tuple[int, bool] | None = None
 
@@ -178,7 +192,7 @@ def end(error: BaseException | None) -> None:
   Args:
     error: What it has failed by; None: it is done, and waits for the others.
   """
-  if not jax.distributed.is_initialized() or not are_many():
+  if not are_many():
     return
   code = error.code if isinstance(error, SystemExit) else error
   if code in (None, 0):
@@ -189,11 +203,11 @@ def end(error: BaseException | None) -> None:
   message = code if isinstance(code, str) else f"error: {_first_line(error)}"
   if not isinstance(error, SystemExit):
     traceback.print_exception(error)
-  where = f"process {jax.process_index()} of {jax.process_count()}"
+  where = f"process {_JAX.process_id} of {_JAX.num_processes}"
   print(f"{message} [{where}]", file=sys.stderr, flush=True)
   for watch in _WATCHES:
     watch.fail(message)
-  # Without a farewell to JAX, which would wait for the others.
+  # An orderly exit would let JAX wait for the others, for minutes.
   os._exit(code if isinstance(code, int) else 1)
 
 
@@ -220,8 +234,8 @@ def _parse(text):
 
 def _name_in_log():
   """Lets process 0 log, and the others only warnings, with their number."""
-  index = jax.process_index()
-  form = f"%(asctime)s [{index}/{jax.process_count()}] %(message)s"
+  index = _JAX.process_id
+  form = f"%(asctime)s [{index}/{_JAX.num_processes}] %(message)s"
   for handler in logging.getLogger("slim").handlers:
     if index:
       handler.setLevel(logging.WARNING)

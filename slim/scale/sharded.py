@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from slim.scale.batches import batch_spec
 from slim.scale.mesh import ROW_AXES, axes_of
-from slim.scale.parameters import gather, scatter, specs_of
+from slim.scale.parameters import gather, specs_of, sum_and_scatter
 from slim.types import Batch, Params, Sums
 
 
@@ -33,7 +33,7 @@ def shard_gradient_step(
 
   Returns:
     `gradient_step(params, batch, step) -> (Sums, gradients)`, where parameters
-    and gradients are sharded as by `slim.scale.parameters.shard`. Jit it.
+    and gradients have the shardings of `choose_shardings`. Jit it.
   """
   specs = specs_of(params, mesh)
 
@@ -41,7 +41,7 @@ def shard_gradient_step(
     params = gather(params, specs, mesh)
     first_row = batch.inputs.shape[0] * _row_index(mesh)
     sums, gradients = gradient_step(params, batch, step, first_row)
-    gradients, sums = scatter(gradients, sums, specs, mesh)
+    gradients, sums = sum_and_scatter(gradients, sums, specs, mesh)
     return sums, gradients
 
   return jax.shard_map(

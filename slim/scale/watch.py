@@ -1,10 +1,11 @@
 """Notice at once that another process has ended, and end too.
 
-JAX notices it by a missing heartbeat, half a minute later, or in a collective
-that fails, or does not. Here each process holds a connection to process 0. The
-system closes it when a process ends, however that happens.
+JAX notices it by a missing heartbeat, half a minute later, or by a collective
+that fails. Some collectives never do. Here each process holds a connection to
+process 0. The system closes it when a process ends, however that happens.
 """
 
+import contextlib
 import os
 import secrets
 import selectors
@@ -15,8 +16,9 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-_PATIENCE = 20.0  # Seconds to wait for a connection.
-_BYE = b"bye"
+_PATIENCE = 20.0  # Seconds to wait for the connections.
+_BYE = b"bye\n"  # Each message is a line.
+_LONGEST = 4096  # Bytes of a line.
 
 
 class Watch:
@@ -38,28 +40,18 @@ class Watch:
       broadcast: Returns the two numbers, below 2^31, that process 0 has.
 
     Raises:
-      OSError: If the connection fails.
+      OSError: If this process cannot connect. Process 0 watches those that can.
     """
     self._name = f"process {index} of {count}"
-    self._ending = threading.Event()
+    self._has_left = self._has_failed = False
     self._lock = threading.Lock()
     self._peers: dict[socket.socket, str] = {}
     if index == 0:
-      dual = socket.has_dualstack_ipv6()
-      server = socket.create_server(
-        ("", 0),
-        family=socket.AF_INET6 if dual else socket.AF_INET,
-        dualstack_ipv6=dual,
-      )
-      server.settimeout(_PATIENCE)
-      port, password = broadcast(
-        (server.getsockname()[1], secrets.randbelow(2**31))
-      )
-      with server:
-        while len(self._peers) < count - 1:
-          self._accept(server, password)
+      self._serve(count - 1, broadcast)
     else:
       port, password = broadcast((0, 0))
+      if port == 0:
+        raise OSError("it cannot listen")
       peer = socket.create_connection((host, port), _PATIENCE)
       peer.sendall(f"{password} {index}\n".encode())
       self._peers[peer] = "process 0"
@@ -69,7 +61,7 @@ class Watch:
 
   def leave(self) -> None:
     """Says that this process ends because all is done."""
-    self._ending.set()
+    self._has_left = True
     self._tell(_BYE)
 
   def fail(self, message: str) -> None:
@@ -78,18 +70,35 @@ class Watch:
     Args:
       message: Why, in one line.
     """
-    self._ending.set()
-    self._tell(f"{self._name}: {message}".encode())
+    self._has_failed = True
+    self._tell(f"{self._name}: {message[:1000]}\n".encode())
 
-  def _accept(self, server, password):
-    """Accepts one process; anybody else may connect, too."""
-    peer, _ = server.accept()
-    peer.settimeout(_PATIENCE)
-    words = peer.recv(100).split()
-    if len(words) == 2 and words[0] == str(password).encode():
-      self._peers[peer] = f"process {words[1].decode()}"
-    else:
-      peer.close()
+  def _serve(self, count, broadcast):
+    """Accepts the other processes; anybody else may connect, too."""
+    password = secrets.randbelow(2**31)
+    dual = socket.has_dualstack_ipv6()
+    try:
+      server = socket.create_server(
+        ("", 0),
+        family=socket.AF_INET6 if dual else socket.AF_INET,
+        dualstack_ipv6=dual,
+      )
+    except OSError:
+      broadcast((0, 0))
+      raise
+    broadcast((server.getsockname()[1], password))
+    deadline = time.monotonic() + _PATIENCE
+    # A process that does not come is missed by JAX, too, but later.
+    with server, contextlib.suppress(TimeoutError):
+      while len(self._peers) < count:
+        server.settimeout(max(0.01, deadline - time.monotonic()))
+        peer, _ = server.accept()
+        peer.settimeout(1)
+        words = _read_line(peer).split()
+        if len(words) == 2 and words[0] == str(password).encode():
+          self._peers[peer] = f"process {words[1].decode()}"
+        else:
+          peer.close()
 
   def _run(self):
     """Waits for what the others say, or until one of them is gone."""
@@ -98,32 +107,38 @@ class Watch:
         selector.register(peer, selectors.EVENT_READ)
       while selector.get_map():
         for key, _ in selector.select():
-          try:
-            said = key.fileobj.recv(4096)
-          except OSError:
-            said = b""
+          said = _read_line(key.fileobj)
           if said == _BYE:
             selector.unregister(key.fileobj)
-          elif said:
-            self._end(said)
-          elif self._ending.is_set():
-            return
           else:
-            self._end(f"{self._peers[key.fileobj]}, which is gone".encode())
+            gone = f"{self._peers[key.fileobj]}, which is gone\n"
+            self._end(said or gone.encode())
 
   def _end(self, message: bytes) -> NoReturn:
     """Tells the others, says why, and ends."""
-    if self._ending.is_set():  # The main thread says why, and ends.
-      time.sleep(_PATIENCE)
+    if self._has_failed:
+      time.sleep(_PATIENCE)  # The main thread is about to end the process.
     self._tell(message)
-    text = message.decode(errors="replace")
+    text = message.decode(errors="replace").strip()
     print(f"error: ended by {text}", file=sys.stderr, flush=True)
     os._exit(1)
 
   def _tell(self, message: bytes) -> None:
     with self._lock:
       for peer in self._peers:
-        try:
+        with contextlib.suppress(OSError):  # It may be gone, too.
           peer.sendall(message)
-        except OSError:
-          pass  # It is gone, too.
+
+
+def _read_line(peer: socket.socket) -> bytes:
+  """Reads a line; b"" if the other end is gone."""
+  line = b""
+  try:
+    while not line.endswith(b"\n"):
+      received = peer.recv(1)
+      if not received or len(line) == _LONGEST:
+        return b""
+      line += received
+  except OSError:
+    return b""
+  return line

@@ -50,38 +50,54 @@ def compile_steps(
     build.method_at(config, start),
     build.method_at(config, config.train.num_steps - 1),
   }
+  batch = devices.abstract_batch(config, experiment)
   gradients = {
-    method: _compile_method(config, experiment, abstract_state.params, method)
+    method: compile_gradient_step(
+      experiment.gradient_steps[method], abstract_state.params, batch
+    )
     for method in methods
   }
   update = compile_update_step(
     steps.make_update_step(experiment.optimizer, build.skip_above(config)),
     abstract_state,
   )
-  rows = ALL_ROWS
-  if experiment.mesh is not None:
-    layout = devices.batch_layout(config, experiment, "full")
-    rows = layout.rows(config.train.batch_size)
-  return CompiledSteps(gradients, update, rows)
+  return take_host_batches(config, experiment, CompiledSteps(gradients, update))
 
 
-def _compile_method(config, experiment, params, method):
-  """Compiles the gradient of a method, for the devices of the experiment."""
-  compiled = compile_gradient_step(
-    experiment.gradient_steps[method],
-    params,
-    devices.abstract_batch(config, experiment),
-  )
+def take_host_batches(
+  config: ml_collections.ConfigDict,
+  experiment: build.Experiment,
+  compiled: CompiledSteps,
+) -> CompiledSteps:
+  """Lets programs for a mesh take the rows of a batch that this process makes.
+
+  Args:
+    config: All settings.
+    experiment: The experiment of these settings.
+    compiled: The programs.
+
+  Returns:
+    The same, which put these rows onto the devices first.
+  """
   if experiment.mesh is None:
     return compiled
-  layout = devices.batch_layout(config, experiment, method)
   batch_size = config.train.batch_size
-  rows = layout.rows(batch_size)
+  rows = devices.batch_layout(config, experiment, "full").rows(batch_size)
 
-  def put_and_run(params, batch, step):
-    return compiled.step(params, layout.put(batch, batch_size, rows), step)
+  def put_first(method, gradient):
+    layout = devices.batch_layout(config, experiment, method)
 
-  return compiled._replace(step=put_and_run)
+    def step(params, batch, number):
+      batch = layout.put(batch, batch_size, rows)
+      return gradient.step(params, batch, number)
+
+    return gradient._replace(step=step)
+
+  gradients = {
+    method: put_first(method, gradient)
+    for method, gradient in compiled.gradients.items()
+  }
+  return CompiledSteps(gradients, compiled.update, rows)
 
 
 def compile_gradient_step(

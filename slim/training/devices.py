@@ -1,4 +1,4 @@
-"""The devices of a run: their mesh, and what lies on it."""
+"""The devices of a run: their mesh, and the shardings on it."""
 
 import contextlib
 import math
@@ -177,14 +177,14 @@ def create_evaluation(
 
 
 def shardings_of(state: TrainState) -> TrainState | None:
-  """Returns the shardings of a state or its shapes; None without a mesh."""
+  """Returns the shardings in the shapes of a state; None without a mesh."""
   if state.step.sharding is None:
     return None
   return jax.tree.map(lambda x: x.sharding, state)
 
 
-def place(state: TrainState, like: TrainState) -> TrainState:
-  """Adds to the shapes of a state where its arrays shall be.
+def place_like(state: TrainState, like: TrainState) -> TrainState:
+  """Adds shardings to the shapes of a state.
 
   Args:
     state: Shapes; its layers may be stacked otherwise than those of `like`.
@@ -195,7 +195,7 @@ def place(state: TrainState, like: TrainState) -> TrainState:
   """
   sharding: Any = like.step.sharding
   if sharding is not None:
-    return scale.shard(state, sharding.mesh)
+    return scale.choose_shardings(state, sharding.mesh)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state

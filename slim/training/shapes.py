@@ -25,7 +25,7 @@ def abstract_state(experiment: build.Experiment) -> TrainState:
   state = jax.eval_shape(lambda: build.init(experiment))
   if experiment.mesh is None:
     return state
-  return scale.shard(state, experiment.mesh)
+  return scale.choose_shardings(state, experiment.mesh)
 
 
 def abstract_batch(

@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slim.scale import BatchLayout, create_mesh, shard, shard_gradient_step
+from slim.scale import (
+  BatchLayout,
+  choose_shardings,
+  create_mesh,
+  shard_gradient_step,
+)
 from slim.training.gradients import make_value_and_grad
 from slim.training.steps import make_gradient_step
 from slim.types import Batch
@@ -77,7 +82,7 @@ class Sharded:
       chunk_size=chunk_size,
       accumulation_steps=accumulation_steps,
     )
-    shapes = shard(params, mesh)
+    shapes = choose_shardings(params, mesh)
     self.layout = BatchLayout(mesh, length, chunk_size, model.token_order)
     self.compiled = (
       jax.jit(shard_gradient_step(step, mesh, params))

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from slim.training.gradients import start_state
-from tests.helpers import assert_gradients_close
+from slim.certify.gradient_error import largest_error
+from slim.training.gradients import COMPILER_OPTIONS, start_state
+from tests.helpers import AS_USERS, assert_gradients_close
 from tests.kernels.meshes import SAME, TOKENS, make_mesh
 from tests.models.small import create, params_of
 from tests.scale.cases import Sharded, draw_batch, on_one_device
@@ -108,3 +109,20 @@ def test_float32_is_as_exact_as_one_device():
   right_sums, right = on_one_device(2, 101, **settings)
   np.testing.assert_allclose(sums.nll, right_sums.nll, rtol=1e-6)
   assert_gradients_close(gradients, right, 5e-6)
+
+
+@pytest.mark.slow
+def test_bfloat16_is_as_exact_as_one_device():
+  """Fails if a device rewinds another update than all have added."""
+  options = AS_USERS | COMPILER_OPTIONS
+  settings = {"dtype": "bfloat16", "width": 64}
+  batch = draw_batch(2, 101)
+  right = on_one_device(2, 101, width=64, dtype="float32")[1]
+  errors = [
+    largest_error(
+      Sharded(mesh, 2, 101, 8, compiler_options=options, **settings)(batch)[1],
+      right,
+    )
+    for mesh in ("sequence=4", "data=2")
+  ]
+  assert 0 < errors[0] <= 1.5 * errors[1]

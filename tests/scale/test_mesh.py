@@ -1,13 +1,20 @@
 """The setting `mesh`, and what does not fit it: one line that names it."""
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from slim import config as config_lib
-from slim.scale import BatchLayout, create_mesh, parse_mesh, shard
+from slim.runs.resuming import init_state
+from slim.scale import (
+  BatchLayout,
+  choose_shardings,
+  create_mesh,
+  parse_mesh,
+)
 from slim.settings import SettingError
-from slim.training import devices
+from slim.training import build, devices, shapes
 from tests.helpers import SMALL, make_config
 from tests.scale.cases import draw_batch
 
@@ -86,7 +93,7 @@ def test_the_largest_axis_that_divides_is_sharded():
   """Fails if a parameter is whole on each device, or cut where it cannot be."""
   mesh = create_mesh("data=2,fsdp=2,sequence=2", jax.devices())
   shapes = {"a": (8, 16), "b": (16,), "c": (3, 5), "d": (3, 12, 6)}
-  found = shard(
+  found = choose_shardings(
     {k: jax.ShapeDtypeStruct(x, np.float32) for k, x in shapes.items()}, mesh
   )
   specs = {k: x.sharding.spec for k, x in found.items()}
@@ -97,6 +104,17 @@ def test_the_largest_axis_that_divides_is_sharded():
     "c": jax.P(),
     "d": jax.P(None, parts),
   }
+
+
+def test_parameters_start_as_on_one_device():
+  """Fails if random numbers depend on how an array is sharded."""
+  states = []
+  for mesh in ("fsdp=4", "data=1"):
+    config = make_config(**SMALL, mesh=mesh)
+    experiment = build.create_experiment(config, devices.create_mesh(config))
+    abstract = shapes.abstract_state(experiment)
+    states.append(init_state(config, experiment, abstract))
+  chex.assert_trees_all_equal(*states)
 
 
 @pytest.mark.parametrize("order", ["chunk", "zigzag"])

@@ -166,7 +166,11 @@ def test_processes_must_agree(tmp_path, config):
   )
   assert both.wait() == [1, 1], both.errors
   for errors in both.errors:
-    assert "all processes must have the same config" in errors
+    assert (
+      "all processes must have the same config, got "
+      "'config.optimizer.learning_rate=0.001' in process 0 and "
+      "'config.optimizer.learning_rate=0.5' in process 1"
+    ) in errors
   assert not list(tmp_path.iterdir())
 
 
@@ -195,3 +199,41 @@ def test_auto_needs_a_cluster(monkeypatch):
     ValueError, match="--processes=auto cannot connect: coordinator_addr"
   ):
     processes.connect("auto")
+
+
+@pytest.mark.slow
+def test_a_failure_of_the_last_save_ends_both(tmp_path, config):
+  """Fails if the others are done and wait, or end as if all were well."""
+  patch = """
+from slim.runs import checkpoints
+original = checkpoints.write_checksums
+def write(folder):
+  if ".saving.6" in folder:
+    raise OSError("the disk is full")
+  original(folder)
+checkpoints.write_checksums = write
+"""
+  both = Processes(config, tmp_path, patches=(patch, ""))
+  assert both.wait() == [1, 1], both.errors
+  assert max(both.seconds) < SECONDS
+  assert "the disk is full" in both.errors[1].splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_one_device(tmp_path, config, undisturbed):
+  """Fails if a checkpoint, or the weights in it, are for one process only."""
+  one, other = tmp_path / "one", tmp_path / "other"
+  settings = load_config(str(config))
+  settings.mesh, settings.train.num_steps = "data=1", 3
+  train.train_and_evaluate(settings, str(one))
+  from_weights = f"--config.train.init_from={one}"
+  both = Processes(config, other, from_weights)
+  assert both.wait() == [0, 0], both.errors
+  both = Processes(config, one)
+  assert both.wait() == [0, 0], both.errors
+  assert "continuing from the checkpoint of step 3" in both.errors[0]
+  np.testing.assert_allclose(
+    list(losses_of(one).values()),
+    list(losses_of(undisturbed).values()),
+    rtol=1e-6,
+  )

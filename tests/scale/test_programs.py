@@ -6,6 +6,7 @@ import math
 import jax
 import pytest
 
+from slim.scale import create_mesh
 from slim.scale.collectives import list_collectives
 from tests.helpers import AS_USERS
 from tests.models.small import SIZES
@@ -50,6 +51,43 @@ def test_batches_alone_exchange_nothing_in_a_loop():
   found = list_collectives(sharded.compiled.as_text(), sharded.layout.mesh)
   assert not count(found, in_loop=True)
   assert {(x.kind, x.axes) for x in found} == {("all-reduce", ("data",))}
+
+
+@pytest.mark.parametrize(
+  ("line", "kind", "received"),
+  [
+    (
+      "(f32[1000]{0}, f32[500]{0}) all-reduce-start(%a, %b), "
+      "replica_groups={{0,1}}",
+      "all-reduce",
+      6000,
+    ),
+    (
+      "((f32[500]{0}, f32[400]{0}), (f32[1000]{0}, f32[800]{0})) "
+      "all-gather-start(%a, %b), replica_groups=[1,2]<=[2]",
+      "all-gather",
+      3600,
+    ),
+    (
+      "(bf16[8,2]{1,0:T(8,128)}, bf16[8,2]{1,0}, u32[], u32[]) "
+      "collective-permute-start(%a), source_target_pairs={{0,1},{1,0}}",
+      "collective-permute",
+      32,
+    ),
+    (
+      "f32[125]{0} reduce-scatter(%a), replica_groups=[1,2]<=[2]",
+      "reduce-scatter",
+      500,
+    ),
+  ],
+)
+def test_lines_of_other_compilers(line, kind, received):
+  """Fails if operands of a collective that is started count as received."""
+  program = f"ENTRY %main (a: f32[1]) -> f32[1] {{\n  %x = {line}\n}}\n"
+  mesh = create_mesh("sequence=2", jax.devices())
+  [found] = list_collectives(program, mesh)
+  assert (found.kind, found.axes) == (kind, ("sequence",))
+  assert found.received_bytes == received
 
 
 @pytest.mark.slow

@@ -52,6 +52,11 @@ def losses_of(folder):
       marks=pytest.mark.slow,
     ),
     pytest.param(
+      ["data=2,sequence=2", "data=1"],
+      {"gradient__chunk_size": None, "gradient__memory_budget": "1TiB"},
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
       ["sequence=4", "data=4"],
       {"model__attention": "softmax", "gradient__method": "full"},
       marks=pytest.mark.slow,
@@ -69,3 +74,20 @@ def test_a_run_goes_on_on_other_devices(tmp_path, meshes, settings):
     losses_of(tmp_path / "moved"), losses_of(tmp_path / "whole"), rtol=1e-6
   )
   assert int(load_run(str(tmp_path / "moved")).state.step) == 4
+
+
+@pytest.mark.slow
+def test_gradients_by_turns_and_other_weights(tmp_path):
+  """Fails if a second gradient lays tokens out as the first, or weights move.
+
+  The second run starts from the weights of the first.
+  """
+  losses = []
+  for mesh in ("sequence=4", "data=1"):
+    first, second = (tmp_path / f"{mesh}-{i}" for i in (1, 2))
+    settings = {"gradient__method": "full_then_slim"}
+    train.train_and_evaluate(make(mesh, **settings), str(first))
+    settings["train__init_from"] = str(first)
+    train.train_and_evaluate(make(mesh, **settings), str(second))
+    losses.append(losses_of(first) + losses_of(second))
+  np.testing.assert_allclose(*losses, rtol=1e-6)

@@ -41,7 +41,8 @@ def ring_attention(
     k_block_size: As for `chunked_softmax_attention`.
 
   Returns:
-    [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
+    [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider; what a
+    query finds in each stripe is rounded to the dtype of `v`.
 
   Raises:
     ValueError: If an argument does not fit, or if it is differentiated twice.
