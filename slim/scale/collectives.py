@@ -32,6 +32,7 @@ _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=(\{\{.*?\}\})")
 _COUNTED = re.compile(
   r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
 )
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 
 
 class Collective(NamedTuple):
@@ -154,7 +155,15 @@ def _num_bytes(kind, bits, shape):
 
 
 def _read_group(line):
-  """Which devices take part together, as tuples of their numbers."""
+  """Which devices take part together, as tuples of their numbers.
+
+  XLA lists them, or counts them, or since jax 0.12 names the axes of a mesh.
+  """
+  if match := _NAMED.search(line):
+    sizes = {x: int(n) for x, n in re.findall(r"'(\w+)'=(\d+)", match[1])}
+    ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+    axes = [list(sizes).index(x) for x in re.findall(r"'(\w+)'", match[2])]
+    return _groups_along(ids, axes)
   if match := _COUNTED.search(line):
     shape, sizes = ([int(n) for n in match[i].split(",")] for i in (1, 2))
     devices = np.arange(math.prod(sizes)).reshape(sizes)
@@ -165,6 +174,13 @@ def _read_group(line):
     groups = re.findall(r"\{([\d,]+)\}", match[1][1:-1])
     return _normal([int(n) for n in group.split(",")] for group in groups)
   return ()
+
+
+def _groups_along(ids, axes):
+  """The groups of devices that differ along some axes only."""
+  size = math.prod(ids.shape[i] for i in axes)
+  last = np.moveaxis(ids, axes, range(-len(axes), 0))
+  return _normal(last.reshape(-1, size).tolist())
 
 
 def _normal(groups):
@@ -180,8 +196,8 @@ def _groups_of_axes(mesh):
     for axes in itertools.combinations(numbers, count):
       names = tuple(mesh.axis_names[i] for i in axes)
       size = math.prod(mesh.devices.shape[i] for i in axes)
+      found[_groups_along(ids, axes)] = names
       groups = np.moveaxis(ids, axes, range(-count, 0)).reshape(-1, size)
-      found[_normal(groups.tolist())] = names
       rings = np.stack([groups, np.roll(groups, -1, 1)], -1).reshape(-1, 2)
       found.setdefault(_normal(rings.tolist()), names)
   return found

@@ -79,6 +79,12 @@ def test_batches_alone_exchange_nothing_in_a_loop():
       "reduce-scatter",
       500,
     ),
+    (
+      "f32[8]{0} all-gather(%a), replica_groups=mesh['sequence'=2] "
+      "{'sequence'}",
+      "all-gather",
+      16,
+    ),
   ],
 )
 def test_lines_of_other_compilers(line, kind, received):
