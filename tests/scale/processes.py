@@ -94,7 +94,7 @@ class Processes:
     """Waits for both, and returns their exit codes."""
     ends, started = [None, None], time.monotonic()
     while None in ends:
-      if time.monotonic() - started > 60:
+      if time.monotonic() - started > 150:
         for process in self._started:
           process.kill()
       for i, process in enumerate(self._started):
