@@ -1,6 +1,7 @@
 """The rows and tokens of a batch that each device has."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ class BatchLayout:
   chunk_size: int | None = None
   token_order: TokenOrder | None = None
 
-  @property
+  @functools.cached_property
   def order(self) -> np.ndarray:
     """Which token of a row comes where; numbers from T on are padding."""
     num_devices = size_of(self.mesh, ("sequence",))
