@@ -148,7 +148,8 @@ def folder_to_write(folder: str) -> Iterator[str]:
   Yields:
     That folder, or one that is removed at the end.
   """
-  wait_for_all("the first write")  # All have checked what is there.
+  # Nobody may write before all processes have read the folder.
+  wait_for_all("the first write")
   if is_first():
     yield folder
     return

@@ -1,4 +1,4 @@
-"""Two processes of four devices each, as a user starts them."""
+"""Runs to compare, and two processes of four devices as users start them."""
 
 import os
 import pathlib
@@ -6,6 +6,10 @@ import socket
 import subprocess
 import sys
 import time
+
+import numpy as np
+
+from slim.runs.metrics import read_records
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """
@@ -24,6 +28,25 @@ def get_config():
   c.train.checkpoint_every = 2
   return c
 """
+
+
+def losses_of(folder):
+  """The losses of a run by step and name."""
+  return {
+    (record["step"], name): record[name]
+    for record in read_records(str(folder / "metrics.jsonl"))
+    for name in ("train/loss", "eval/loss")
+    if name in record
+  }
+
+
+def assert_same_losses(folder, right):
+  """Asserts that two runs have the same losses, to rounding."""
+  found, expected = losses_of(folder), losses_of(right)
+  assert found.keys() == expected.keys()
+  np.testing.assert_allclose(
+    list(found.values()), list(expected.values()), rtol=1e-6
+  )
 
 
 def write_config(folder):

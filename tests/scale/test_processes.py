@@ -4,15 +4,18 @@ import shutil
 import signal
 
 import chex
-import numpy as np
 import pytest
 
 from slim import train
 from slim.config.config_file import load_config
-from slim.runs.metrics import read_records
 from slim.runs.trained import load_run
 from slim.scale import processes
-from tests.scale.processes import Processes, write_config
+from tests.scale.processes import (
+  Processes,
+  assert_same_losses,
+  losses_of,
+  write_config,
+)
 
 SECONDS = 5  # After which the last one must have ended.
 KILLED_AT_A_SAVE = """
@@ -35,16 +38,6 @@ def batch(self, step, *args):
   return original(self, step, *args)
 Copying.batch = batch
 """
-
-
-def losses_of(folder):
-  """The losses of each step."""
-  return {
-    (record["step"], name): record[name]
-    for record in read_records(str(folder / "metrics.jsonl"))
-    for name in ("train/loss", "eval/loss")
-    if name in record
-  }
 
 
 def params_of(folder):
@@ -97,11 +90,7 @@ def test_two_processes_equal_one(tmp_path, config, undisturbed):
   settings = load_config(str(config))
   settings.mesh = "data=1"
   train.train_and_evaluate(settings, str(tmp_path))
-  found, right = losses_of(undisturbed), losses_of(tmp_path)
-  assert found.keys() == right.keys()
-  np.testing.assert_allclose(
-    list(found.values()), list(right.values()), rtol=1e-6
-  )
+  assert_same_losses(undisturbed, tmp_path)
 
 
 @pytest.mark.slow
@@ -124,11 +113,7 @@ def test_a_killed_run_goes_on_elsewhere(
 ):
   """Fails if a checkpoint is of use on the devices that wrote it only."""
   folder = go_on(config, tmp_path / "other", killed, mesh)
-  found, right = losses_of(folder), losses_of(undisturbed)
-  assert found.keys() == right.keys()
-  np.testing.assert_allclose(
-    list(found.values()), list(right.values()), rtol=1e-6
-  )
+  assert_same_losses(folder, undisturbed)
 
 
 @pytest.mark.slow
@@ -232,8 +217,4 @@ def test_two_processes_go_on_from_one_device(tmp_path, config, undisturbed):
   both = Processes(config, one)
   assert both.wait() == [0, 0], both.errors
   assert "continuing from the checkpoint of step 3" in both.errors[0]
-  np.testing.assert_allclose(
-    list(losses_of(one).values()),
-    list(losses_of(undisturbed).values()),
-    rtol=1e-6,
-  )
+  assert_same_losses(one, undisturbed)

@@ -1,12 +1,11 @@
 """Training on a mesh: the numbers of one device, and its checkpoints."""
 
-import numpy as np
 import pytest
 
 from slim import train
-from slim.runs.metrics import read_records
 from slim.runs.trained import load_run
 from tests.helpers import SMALL, make_config
+from tests.scale.processes import assert_same_losses
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -25,16 +24,6 @@ def make(mesh, **settings):
     train__checkpoint_every=2,
   )
   return make_config(**(defaults | settings))
-
-
-def losses_of(folder):
-  """The losses of all steps."""
-  return [
-    record[name]
-    for record in read_records(str(folder / "metrics.jsonl"))
-    for name in ("train/loss", "eval/loss")
-    if name in record
-  ]
 
 
 @pytest.mark.parametrize(
@@ -70,9 +59,7 @@ def test_a_run_goes_on_on_other_devices(tmp_path, meshes, settings):
     train.train_and_evaluate(config, str(tmp_path / "moved"))
   whole = make("data=1", **settings)
   train.train_and_evaluate(whole, str(tmp_path / "whole"))
-  np.testing.assert_allclose(
-    losses_of(tmp_path / "moved"), losses_of(tmp_path / "whole"), rtol=1e-6
-  )
+  assert_same_losses(tmp_path / "moved", tmp_path / "whole")
   assert int(load_run(str(tmp_path / "moved")).state.step) == 4
 
 
@@ -82,12 +69,11 @@ def test_gradients_by_turns_and_other_weights(tmp_path):
 
   The second run starts from the weights of the first.
   """
-  losses = []
   for mesh in ("sequence=4", "data=1"):
     first, second = (tmp_path / f"{mesh}-{i}" for i in (1, 2))
     settings = {"gradient__method": "full_then_slim"}
     train.train_and_evaluate(make(mesh, **settings), str(first))
     settings["train__init_from"] = str(first)
     train.train_and_evaluate(make(mesh, **settings), str(second))
-    losses.append(losses_of(first) + losses_of(second))
-  np.testing.assert_allclose(*losses, rtol=1e-6)
+  for i in (1, 2):
+    assert_same_losses(tmp_path / f"sequence=4-{i}", tmp_path / f"data=1-{i}")
