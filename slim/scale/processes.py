@@ -50,8 +50,8 @@ def connect(text: str | None) -> None:
   # JAX's detection of clusters raises a KeyError for incomplete environments.
   except (RuntimeError, ValueError, KeyError) as error:
     raise ValueError(
-      f"--processes={text} cannot connect: {_first_line(error)}: "
-      "--processes=HOST:PORT,N,I says where process 0 is, how many there are, "
+      f"--processes={text} cannot connect: {_first_line(error).rstrip('.')}: "
+      "pass --processes=HOST:PORT,N,I: where process 0 is, how many there are, "
       "and which this is"
     ) from error
   if not are_many():
