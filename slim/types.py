@@ -97,7 +97,10 @@ class ApplyFn(Protocol):
 
 
 class RewindFn(Protocol):
-  """Like `ApplyFn`, but starts from the state after the tokens."""
+  """Like `ApplyFn`, but starts from the state after the tokens.
+
+  Leaves that are `LanguageModel.kept` are given as they were before the tokens.
+  """
 
   def __call__(  # noqa: D102
     self,
@@ -134,7 +137,8 @@ class LanguageModel(NamedTuple):
       is random. With `remat` the backward pass recomputes each layer.
     rewind: `rewind(params, tokens, state_after, keys=None) -> (state_before,
       logits, state_after)`. Like `apply`, but starts from the state after the
-      tokens. None if the model has no such function.
+      tokens. Leaves of the state that are `kept` must be given as they were
+      before the tokens. None without a state.
     state_kind: "fixed", a state of one size whatever the number of tokens;
       "growing", a state with room for a number of tokens; "none", no state.
     is_random: Whether `keys` change anything.
@@ -145,6 +149,8 @@ class LanguageModel(NamedTuple):
     start_state: `start_state(params, tokens, state, keys=None) -> state`. If
       devices share the tokens of a sequence, only one of them has the first.
       This lets all of them know what that token decides. None: nothing.
+    kept: Which leaves of the state cannot be computed from those after some
+      tokens: a pytree of booleans, the structure of the state or a prefix.
   """
 
   init: InitFn
@@ -156,3 +162,4 @@ class LanguageModel(NamedTuple):
   max_tokens: int | None = None
   token_order: TokenOrder | None = None
   start_state: StartStateFn | None = None
+  kept: Any = False

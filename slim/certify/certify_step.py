@@ -56,6 +56,7 @@ def certify(
   axis: int = 1,
   policy: str = "store",
   rewind: RewindFn | None = None,
+  kept: Any = False,
   target: Target = HERE,
 ) -> Certificate:
   """Checks a step of `slim.kernels.scan` against the whole sequence at once.
@@ -78,6 +79,8 @@ def certify(
     policy: "store", "sqrt" or "rewind".
     rewind: `rewind(params, state_after, chunk) -> (state_before, out,
       state_after)`, for policy "rewind".
+    kept: The leaves of the state that are stored before each chunk, as for
+      `slim.kernels.scan`. Only the others are checked to be undone.
     target: What the gradient is compiled for to see how memory grows. Values
       are computed on this machine.
 
@@ -92,7 +95,7 @@ def certify(
   """
   Chunks.of(xs, 1, axis)  # Raises if xs has no tokens.
   params, state, xs = jax.tree.map(jnp.asarray, (params, state, xs))
-  call = ScanCall(step, params, state, xs, axis, policy, rewind)
+  call = ScanCall(step, params, state, xs, axis, policy, rewind, kept)
   chunk_size = chunk_sizes(call.length)[0]
   # Raises what `scan` raises.
   jax.eval_shape(

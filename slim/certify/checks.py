@@ -12,6 +12,7 @@ from slim.certify.distances import norm, relative_distance
 from slim.certify.gradient_error import relative_errors
 from slim.certify.gradients import FAST_COMPILE_OPTIONS, Results, ScanCall
 from slim.certify.rewinding import decay_share, rewinding_error
+from slim.kernels.chunk_scan.kept_leaves import KeptLeaves
 from slim.kernels.support.cotangents import inexact_leaves, is_inexact
 from slim.targets import Target
 
@@ -99,7 +100,8 @@ def check_rewound_states(
     rewinding_error(call, chunk_size),
     limit,
     "rewind does not return the state before the chunk: it must subtract what "
-    "the step has added; a state that decays needs policy 'store' or 'sqrt'",
+    "the step has added; a state that decays has to be `kept`, or needs policy "
+    "'store' or 'sqrt'",
   )
 
 
@@ -113,7 +115,7 @@ def check_decay(dtype: str, call: ScanCall) -> Iterator[Check]:
     decay_share(call),
     0.01,
     "the state decays, so rewinding amplifies its rounding errors with each "
-    "token: use policy 'store' or 'sqrt'",
+    "token: declare it as `kept`, or use policy 'store' or 'sqrt'",
   )
 
 
@@ -152,7 +154,10 @@ def check_memory(
   # "sqrt" may grow in steps, so take the larger of two slopes.
   slope = max((some - few) / 4, (many - some) / 8)
   token_bytes = _num_bytes(call.xs, target) * chunk_size / call.length
-  state_bytes = 0 if call.policy == "rewind" else _num_bytes(call.state, target)
+  stored: Any = call.state
+  if call.policy == "rewind":
+    stored = KeptLeaves.of(call.kept, call.state).select(call.state)
+  state_bytes = _num_bytes(stored, target)
   yield Check(
     "bytes per chunk",
     "",

@@ -14,7 +14,11 @@ from slim.kernels.support.random_bits import split
 from slim.runs.stages import stage
 from slim.targets import HERE, Target
 from slim.training import build
-from slim.training.gradients import make_step, make_value_and_grad
+from slim.training.gradients import (
+  make_step,
+  make_value_and_grad,
+  max_tokens_of,
+)
 from slim.types import Batch, LanguageModel
 
 _BATCH_SIZE = 2
@@ -69,13 +73,17 @@ def certify_config(
   keys = split(jax.random.key(1), _BATCH_SIZE) if model.is_random else None
   policy = config.gradient.policy
   params = jax.jit(model.init)(experiment.init_key)
-  state = model.init_state(_BATCH_SIZE, compensated=policy == "rewind")
+  state = model.init_state(
+    _BATCH_SIZE,
+    compensated=policy == "rewind",
+    max_tokens=max_tokens_of(model, before + length),
+  )
   _, state = jax.jit(model.apply)(params, tokens[:, :before], state, keys)
   inputs, targets = tokens[:, before:-1], tokens[:, before + 1 :]
   batch = Batch(inputs, targets, jnp.ones(inputs.shape, jnp.float32))
 
   step, rewind = make_step(model, keys)
-  call = ScanCall(step, params, state, batch, 1, policy, rewind)
+  call = ScanCall(step, params, state, batch, 1, policy, rewind, model.kept)
   step, rewind = make_step(model_float64, keys)
   call_float64 = to_float64(call._replace(step=step, rewind=rewind))
 

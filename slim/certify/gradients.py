@@ -29,6 +29,7 @@ class ScanCall(NamedTuple):
   axis: int
   policy: str
   rewind: RewindFn | None
+  kept: Any = False
 
   @property
   def length(self) -> int:
@@ -61,6 +62,7 @@ class ScanCall(NamedTuple):
       axis=self.axis,
       policy=self.policy,
       rewind=self.rewind if self.policy == "rewind" else None,
+      kept=self.kept,
     )
 
 

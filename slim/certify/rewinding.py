@@ -7,19 +7,23 @@ import numpy as np
 
 from slim.certify.distances import distance, norm, relative_distance
 from slim.certify.gradients import ScanCall, compile_fast, draw_normal
+from slim.kernels.chunk_scan.kept_leaves import KeptLeaves
 from slim.kernels.support.cotangents import is_inexact
 
 
 def rewinding_error(call: ScanCall, chunk_size: int) -> float:
-  """Measures how far rewound states are from the states of the forward pass.
+  """Measures how far rewound states are from the states of a forward pass.
+
+  The forward pass starts from the state that rewinding ends with. So rows of a
+  cache that no token has been written to may hold anything.
 
   Args:
     call: The call, with policy "rewind".
     chunk_size: C, tokens.
 
   Returns:
-    max_i |rewound_i - state_i| / |state_{i+1}| over the states at the start of
-    each chunk.
+    max_i |rewound_i - state_i| / |rewound_{i+1}| over the states at the start
+    of each chunk and at the end; of leaves that are not kept.
   """
   assert call.rewind is not None
   step, rewind = compile_fast(call.step), compile_fast(call.rewind)
@@ -34,15 +38,34 @@ def rewinding_error(call: ScanCall, chunk_size: int) -> float:
     )
     for start, end in itertools.pairwise([*starts, call.length])
   ]
-  states = [call.state]
-  for chunk in chunks:
-    states.append(step(call.params, states[-1], chunk)[0])
-  rewound, worst = states[-1], 0.0
-  walk = list(zip(states[:-1], states[1:], chunks, strict=True))
-  for before, after, chunk in reversed(walk):
-    rewound = rewind(call.params, rewound, chunk)[0]
-    worst = max(worst, relative_distance(rewound, before, norm(after)))
-  return worst
+  leaves = KeptLeaves.of(call.kept, call.state)
+
+  def walk(state):
+    states = [state]
+    for chunk in chunks:
+      states.append(step(call.params, states[-1], chunk)[0])
+    return states
+
+  forward = walk(call.state)
+  rewound = [forward[-1]]
+  for before, chunk in zip(forward[-2::-1], reversed(chunks), strict=True):
+    given = leaves.merge(leaves.select(before), leaves.others(rewound[-1]))
+    undone = leaves.others(rewind(call.params, given, chunk)[0])
+    rewound.append(leaves.merge(leaves.select(before), undone))
+  again = walk(rewound[-1])
+  rewound.reverse()
+  # The last state of all, and not where rewinding started from: they are one.
+  pairs = [
+    *zip(rewound[:-1], again[:-1], strict=True),
+    (again[-1], rewound[-1]),
+  ]
+  scales = [*rewound[1:], rewound[-1]]
+  return max(
+    relative_distance(
+      leaves.others(a), leaves.others(b), norm(leaves.others(scale))
+    )
+    for (a, b), scale in zip(pairs, scales, strict=True)
+  )
 
 
 def decay_share(call: ScanCall) -> float:
@@ -53,15 +76,17 @@ def decay_share(call: ScanCall) -> float:
 
   Returns:
     1 - |change of the last state| / |change of the initial state|, the largest
-    over perturbations of one array each. 0 or less if nothing decays.
+    over perturbations of one array each that is not kept. 0 or less if nothing
+    decays.
   """
   step = compile_fast(call.step)
   arrays, structure = jax.tree.flatten(call.state)
   last = step(call.params, call.state, call.xs)[0]
   random = np.random.default_rng(0)
   shares = [0.0]
+  kept = KeptLeaves.of(call.kept, call.state).flags
   for i, x in enumerate(arrays):
-    if is_inexact(x) and x.size:
+    if is_inexact(x) and x.size and not kept[i]:
       change = 1e-3 * (1 + norm(x)) * draw_normal(random, x)
       perturbed = jax.tree.unflatten(
         structure, [*arrays[:i], x + change, *arrays[i + 1 :]]

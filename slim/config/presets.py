@@ -121,6 +121,22 @@ def reformer(config: ConfigDict) -> None:
   _set_pre_norm_layers(config)
 
 
+def gated_deltanet(config: ConfigDict) -> None:
+  """Sets gated DeltaNet in all layers, trained with SLiM."""
+  config.model.update(attention="gdn", positions="rotary")
+  _set_pre_norm_layers(config)
+  config.gradient.update(method="slim", policy="rewind")
+
+
+def hybrid(config: ConfigDict) -> None:
+  """Sets softmax attention in each fourth layer and gated DeltaNet in others.
+
+  The number of layers should be a multiple of 4.
+  """
+  gated_deltanet(config)
+  config.model.attention = "gdn,gdn,gdn,chunked_softmax"
+
+
 def variant(config: ConfigDict, name: str) -> ConfigDict:
   """Returns the variant of a config that `--config=FILE:NAME` asks for.
 

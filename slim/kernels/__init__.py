@@ -1,7 +1,8 @@
 """Kernels: pure functions of arrays that import jax and nothing else.
 
   softmax/     softmax attention, from all scores or block by block
-  linear/      linear attention, its feature maps and its state
+  linear/      linear attention, its feature maps and its state; with decay;
+               short convolutions
   lsh/         LSH attention and its hash
   chunk_scan/  a scan over chunks in O(C) memory; position-wise layers
   reversible_layers.py  reversible residual layers
@@ -23,11 +24,17 @@ from slim.kernels.linear.attention import (
   parallel_linear_attention,
   recurrent_linear_attention,
 )
+from slim.kernels.linear.convolution import short_convolution
 from slim.kernels.linear.feature_maps import (
   FEATURE_MAPS,
   elu_plus_one,
   relu,
   square,
+)
+from slim.kernels.linear.gated_attention import (
+  chunked_gated_linear_attention,
+  init_gated_state,
+  recurrent_gated_linear_attention,
 )
 from slim.kernels.linear.prefix_sums import (
   PrefixSums,
@@ -51,6 +58,7 @@ from slim.kernels.reversible_layers import (
   reversible,
   reversible_scan,
 )
+from slim.kernels.softmax.append import append_softmax_attention
 from slim.kernels.softmax.chunked import (
   chunked_softmax_attention,
   chunked_softmax_attention_and_lse,
@@ -61,16 +69,20 @@ from slim.kernels.softmax.definition import (
   softmax_attention_and_lse,
 )
 from slim.kernels.softmax.flax_drop_in import attention_fn
+from slim.kernels.softmax.kv_cache import KVCache, init_cache
 from slim.kernels.softmax.ring import ring_attention
 from slim.kernels.token_orders import chunk_order, zigzag_order
 
 __all__ = [
   "FEATURE_MAPS",
+  "KVCache",
   "POLICIES",
   "PrefixSums",
   "add_sums",
+  "append_softmax_attention",
   "attention_fn",
   "chunk_order",
+  "chunked_gated_linear_attention",
   "chunked_linear_attention",
   "chunked_map",
   "chunked_softmax_attention",
@@ -78,6 +90,8 @@ __all__ = [
   "chunked_sum",
   "elu_plus_one",
   "exchange_sums",
+  "init_cache",
+  "init_gated_state",
   "init_prefix_sums",
   "lsh_attention",
   "lsh_buckets",
@@ -85,6 +99,7 @@ __all__ = [
   "parallel_linear_attention",
   "positive_random_features",
   "positive_random_query_features",
+  "recurrent_gated_linear_attention",
   "recurrent_linear_attention",
   "relu",
   "reversible",
@@ -94,6 +109,7 @@ __all__ = [
   "sample_projection",
   "scan",
   "sequence_parallel_linear_attention",
+  "short_convolution",
   "softmax_attention",
   "softmax_attention_and_lse",
   "square",

@@ -155,13 +155,14 @@ def make_language_model(
     call = Call(position, keys, True, False, axis)
     return run(params, tokens, state_after, call)
 
-  can_rewind = all(mixer.can_rewind for mixer in mixers)
+  state_kind = _state_kind(mixers)
   return LanguageModel(
     init,
     init_state,
     apply,
-    rewind if can_rewind else None,
-    state_kind=_state_kind(mixers),
+    None if state_kind == "none" else rewind,
+    kept=ModelState(False, tuple(mixer.kept for mixer in mixers)),  # type: ignore[arg-type]
+    state_kind=state_kind,
     is_random=network.dropout > 0 or any(mixer.is_random for mixer in mixers),
     max_tokens=max_tokens,
     token_order=token_order,

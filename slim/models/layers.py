@@ -129,7 +129,8 @@ def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
 
   Called within a compact method, it adds the layer `name` to that module.
   """
-  init = _uniform_init(1 / math.sqrt(x.shape[-1]))
+  bound = 1 / math.sqrt(x.shape[-1])
+  init = uniform_init(-bound, bound)
   layer = nn.Dense(
     features,
     dtype=dtype,
@@ -142,11 +143,11 @@ def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
 
 
 def dense_heads(
-  x: jax.Array, num_heads: int, dtype: Any, name: str
+  x: jax.Array, num_heads: int, head_dim: int, dtype: Any, name: str
 ) -> jax.Array:
-  """Applies a `dense` layer from [B, T, D] to [B, T, H, D / H]."""
-  y = dense(x, x.shape[-1], dtype, name)
-  return y.reshape(*x.shape[:-1], num_heads, -1)
+  """Applies a `dense` layer from [B, T, D] to [B, T, H, K]."""
+  y = dense(x, num_heads * head_dim, dtype, name)
+  return y.reshape(*x.shape[:-1], num_heads, head_dim)
 
 
 def flatten_batch_time(
@@ -172,17 +173,21 @@ def _normal_init(scale):
   return init
 
 
-def _uniform_init(bound):
+def uniform_init(
+  low: float, high: float
+) -> Callable[[jax.Array, tuple[int, ...], Any], jax.Array]:
+  """Makes an initialiser that draws from U[low, high)."""
+
   def init(key, shape, dtype):
-    return _uniform(key, shape, bound).astype(dtype)
+    return _uniform(key, shape, low, high).astype(dtype)
 
   return init
 
 
-@jax.jit(static_argnums=(1, 2))  # Compiled, so that it always rounds alike.
-def _uniform(key, shape, bound):
+@jax.jit(static_argnums=(1, 2, 3))  # Compiled, so that it always rounds alike.
+def _uniform(key, shape, low, high):
   drawn = uniform(key, jnp.arange(math.prod(shape))).reshape(shape)
-  low, high = np.float32(-bound), np.float32(bound)
+  low, high = np.float32(low), np.float32(high)
   return jnp.maximum(low, drawn * (high - low) + low)
 
 

@@ -19,14 +19,21 @@ class ModelSettings:
   width: int = setting(256, "D, width of the model; a multiple of 4.")
   num_layers: int = setting(2, "Layers, each of a mixer and an MLP.")
   num_heads: int = setting(4, "H, attention heads; divides the width.")
+  num_kv_heads: int | None = setting(
+    None,
+    "G, heads of keys and values in softmax and local attention; divides "
+    "num_heads, and H / G heads of queries share one. None: num_heads.",
+  )
   mlp_width: int | None = setting(
     None, "F, width of the MLP. None: 4 times the width."
   )
   attention: str = setting(
     "linear",
     "What mixes the tokens of each layer: 'linear' (Performer); 'softmax', "
-    "'chunked_softmax' or 'local' (Transformer); 'lsh' (Reformer). A list such "
-    "as 'linear,local' names the mixers of the first layers and repeats.",
+    "'chunked_softmax' or 'local' (Transformer); 'lsh' (Reformer); "
+    "'retention', 'ssd' (Mamba-2), 'gla', 'delta', 'gdn' (gated DeltaNet) or "
+    "'kda' (Kimi). A list such as 'gdn,gdn,gdn,softmax' names the mixers of "
+    "the first layers and repeats.",
   )
   qk_norm: bool = setting(
     False,
@@ -123,6 +130,11 @@ class ModelSettings:
         "width",
         "must be a multiple of num_heads and of 4, got "
         f"width={self.width}, num_heads={self.num_heads}",
+      )
+    if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
+      raise SettingError(
+        "num_kv_heads",
+        f"must divide num_heads={self.num_heads}, got {self.num_kv_heads}",
       )
     if self.positions == "rotary" and self.head_dim % 2:
       raise SettingError(

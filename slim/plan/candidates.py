@@ -8,6 +8,8 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
+from slim.kernels.chunk_scan.kept_leaves import KeptLeaves
+from slim.kernels.support.cotangents import inexact_leaves
 from slim.kernels.support.random_bits import split
 from slim.plan.gradient_choice import GradientChoice, list_choices
 from slim.plan.memory_estimate import (
@@ -20,6 +22,7 @@ from slim.plan.time_estimate import estimate_time
 from slim.targets import HERE, Target
 from slim.targets.matrix_products import MatrixProduct, list_matrix_products
 from slim.training import build, devices, shapes
+from slim.training.gradients import max_tokens_of
 from slim.training.losses import cross_entropy_sums
 from slim.training.shapes import tree_bytes
 from slim.types import LanguageModel, TrainState
@@ -108,12 +111,15 @@ def list_candidates(
   """
   config, model = planned.config, planned.experiment.model
   policies = []
+  num_rows = planned.num_rows
+  state = _init_state(planned, model)
   if model.state_kind == "fixed":
     policies = ["store", "sqrt"]
-    if model.rewind is not None:
+    undone = KeptLeaves.of(model.kept, state).others(state)
+    if inexact_leaves(undone):  # Not the position alone.
       policies.insert(0, "rewind")
-  num_rows = planned.num_rows
-  state = jax.eval_shape(lambda: model.init_state(num_rows))
+  elif model.state_kind == "growing" and model.start_state is None:
+    policies = ["rewind"]  # Others would store its cache once a chunk.
 
   @functools.cache
   def products(chunk_size: int) -> list[MatrixProduct]:
@@ -162,7 +168,7 @@ def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
 
   @functools.cache
   def count(
-    model: LanguageModel, length: int, remat: bool = False
+    model: LanguageModel, length: int, remat: bool = False, slim: bool = False
   ) -> Residuals:
     keys = split(jax.random.key(0), num_rows)
 
@@ -174,27 +180,29 @@ def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
       sums = cross_entropy_sums(logits, batch.targets, batch.weights)
       return sums.nll, state
 
-    state = jax.eval_shape(lambda: model.init_state(num_rows))
+    state = _init_state(planned, model, whole=not slim)
     batch = shapes.abstract_batch(config, num_rows, length)
     return count_residuals(loss, params, state, batch, keys)
 
   def estimate(choice: GradientChoice) -> int:
     chunk_size, num_chunks = choice.cut(num_tokens)
-    residuals = count(not_reversible, chunk_size)
+    slim = choice.method == "slim"
+    residuals = count(not_reversible, chunk_size, slim=slim)
     if choice.reversible or choice.method == "remat":
       # The backward pass recomputes one layer at a time, or one sublayer if
       # layers are reversible. Its residuals add to the stored ones.
-      stored = count(model, chunk_size, choice.method == "remat")
+      remat = choice.method == "remat"
+      stored = count(model, chunk_size, remat=remat, slim=slim)
       num_parts = config.model.num_layers * (1 + choice.reversible)
       total = stored.total_bytes + residuals.total_bytes // num_parts
       residuals = residuals._replace(total_bytes=total)
-    state = jax.eval_shape(
-      lambda: model.init_state(num_rows, compensated=choice.policy == "rewind")
-    )
+    state = _init_state(planned, model, compensated=choice.policy == "rewind")
+    kept = KeptLeaves.of(model.kept, state).select(state) if slim else []
     return estimate_activations(
       choice,
       residuals=residuals,
       state_bytes=tree_bytes(state),
+      kept_bytes=tree_bytes(kept),
       sequence_bytes=tree_bytes(
         shapes.abstract_batch(config, num_rows, num_tokens)
       ),
@@ -203,3 +211,10 @@ def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
     )
 
   return estimate
+
+
+def _init_state(planned, model, *, whole=False, **settings):
+  """Shapes of the state before the first token; `whole`: of no chunks."""
+  if not whole:
+    settings["max_tokens"] = max_tokens_of(model, planned.num_tokens)
+  return jax.eval_shape(lambda: model.init_state(planned.num_rows, **settings))

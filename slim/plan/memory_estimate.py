@@ -59,6 +59,7 @@ def estimate_activations(
   *,
   residuals: Residuals,
   state_bytes: int,
+  kept_bytes: int,
   sequence_bytes: int,
   num_chunks: int,
   params: Any,
@@ -69,6 +70,7 @@ def estimate_activations(
     choice: How the gradient is computed.
     residuals: Those of the whole sequence or, for "slim", of one chunk.
     state_bytes: Bytes of the state between chunks.
+    kept_bytes: Those of its leaves that "rewind" cannot undo.
     sequence_bytes: Bytes of the arrays that are cut into chunks. Loops that JAX
       differentiates copy them.
     num_chunks: N.
@@ -81,12 +83,12 @@ def estimate_activations(
   if choice.method != "slim" or choice.policy is None:
     return backward
   weights = list(map(tree_bytes, jax.tree.leaves(params)))
-  num_states = {
-    "rewind": 2,  # The state and its cotangent.
-    "store": num_chunks + 1,
-    "sqrt": 2 * math.isqrt(num_chunks) + 1,
+  states = {
+    # The state and its cotangent, and what is kept of each chunk.
+    "rewind": 2 * state_bytes + (num_chunks - 1) * kept_bytes,
+    "store": (num_chunks + 1) * state_bytes,
+    "sqrt": (2 * math.isqrt(num_chunks) + 1) * state_bytes,
   }[choice.policy]
   copies = 0 if choice.policy == "rewind" else sequence_bytes
   gradient = sum(weights) if choice.policy == "sqrt" else 0
-  states = num_states * state_bytes
   return backward + max(weights, default=0) + states + copies + gradient

@@ -7,6 +7,7 @@ import jax
 
 from slim.kernels import scan
 from slim.kernels.chunk_scan.chunks import Chunks
+from slim.kernels.chunk_scan.kept_leaves import KeptLeaves
 from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.cotangents import inexact_leaves
 from slim.plan.budget import parse_budget
@@ -34,6 +35,7 @@ def plan(
   target: Target = HERE,
   axis: int = 1,
   rewind: RewindFn | None = None,
+  kept: Any = False,
   others: Any = (),
 ) -> Plan:
   """Finds the chunk size and policy whose gradient fits; nothing is run.
@@ -54,12 +56,15 @@ def plan(
     axis: The axis of time.
     rewind: `rewind(params, state_after, chunk) -> (state_before, out,
       state_after)`. Pass it to include the policy "rewind".
+    kept: The leaves of the state that "rewind" stores before each chunk, as for
+      `slim.kernels.scan`.
     others: Pytree of arrays, or their shapes, that are also in memory, such as
       the state of an optimizer.
 
   Returns:
-    The plan. Pass `**choice.gradient.scan_arguments` to `scan`, and `rewind` if
-    the policy is "rewind". Candidates slower than the choice are not compiled.
+    The plan. Pass `**choice.gradient.scan_arguments` to `scan`, and, if the
+    policy is "rewind", `rewind` and `kept`. Candidates slower than the choice
+    are not compiled.
 
   Raises:
     ValueError: If an argument does not fit.
@@ -72,6 +77,7 @@ def plan(
   )
   length = jax.tree.leaves(xs)[0].shape[axis]
   weight_bytes = tree_bytes(params)
+  kept_bytes = tree_bytes(KeptLeaves.of(kept, state).select(state))
 
   def chunk_of(chunk_size):
     return jax.tree.map(
@@ -100,6 +106,7 @@ def plan(
         choice,
         residuals=count_residuals(step, params, state, chunk_of(chunk_size)),
         state_bytes=tree_bytes(state),
+        kept_bytes=kept_bytes,
         sequence_bytes=tree_bytes(xs),
         num_chunks=num_chunks,
         params=params,
@@ -110,7 +117,14 @@ def plan(
     def total(params, state, xs):
       undo = rewind if choice.policy == "rewind" else None
       _, outs = scan(
-        step, params, state, xs, axis=axis, rewind=undo, **choice.scan_arguments
+        step,
+        params,
+        state,
+        xs,
+        axis=axis,
+        rewind=undo,
+        kept=kept,
+        **choice.scan_arguments,
       )
       return sum((x.real.sum() for x in inexact_leaves(outs)), 0.0)
 

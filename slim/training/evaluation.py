@@ -10,7 +10,7 @@ import numpy as np
 from slim.data import Dataset
 from slim.kernels import scan
 from slim.scale import BatchLayout, shard_evaluation_step
-from slim.training.gradients import make_step, start_state
+from slim.training.gradients import make_step, max_tokens_of, start_state
 from slim.types import Batch, LanguageModel, Params, State, Sums
 
 
@@ -31,7 +31,7 @@ def make_evaluation_step(
   Args:
     model: The model.
     chunk_size: C, tokens. As in training, a remainder is the first chunk. A
-      model without a recurrent state needs C ≥ T.
+      model without a state needs C ≥ T.
 
   Returns:
     `evaluation_step(params, state, batch) -> (Sums, state)`. Jit it.
@@ -71,15 +71,14 @@ def make_evaluation(
     `evaluate(params) -> Sums`, totals over all tokens, added in float64. It
     compiles at its first call.
   """
-  initial_state = model.init_state(batch_size)
   evaluation_step = jax.jit(make_evaluation_step(model, chunk_size))
 
   def evaluate(params):
     found = []
-    state = initial_state
     for batch in itertools.islice(dataset.evaluation_batches(), num_batches):
-      if not carry_state:
-        state = initial_state
+      if not (carry_state and found):
+        max_tokens = _max_tokens(model, batch.inputs.shape[1], chunk_size)
+        state = model.init_state(batch_size, max_tokens=max_tokens)
       sums, state = evaluation_step(params, state, batch)
       found.append(sums)
     return _add(found)
@@ -110,8 +109,10 @@ def make_sharded_evaluation(
   chunk_size = layout.chunk_size or layout.num_tokens
   of_chunks = make_evaluation_step(model, chunk_size)
 
+  max_tokens = _max_tokens(model, layout.num_tokens, chunk_size)
+
   def of_device(params, batch):
-    state = start_state(model, params, batch.inputs)
+    state = start_state(model, params, batch.inputs, max_tokens=max_tokens)
     return of_chunks(params, state, batch)[0]
 
   evaluation_step = jax.jit(
@@ -127,6 +128,11 @@ def make_sharded_evaluation(
     return _add(found)
 
   return evaluate
+
+
+def _max_tokens(model, num_tokens, chunk_size):
+  """Returns the room that a cache needs; None if there is a single chunk."""
+  return max_tokens_of(model, num_tokens) if chunk_size < num_tokens else None
 
 
 def _add(found):

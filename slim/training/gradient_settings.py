@@ -26,7 +26,8 @@ class GradientSettings:
     "rewind",
     "Which of the N states between chunks slim keeps: all (store), about 2 √N "
     "for one more forward pass (sqrt), or the last, from which the others are "
-    "recomputed backwards (rewind).",
+    "recomputed backwards (rewind). With 'rewind', layers whose state decays "
+    "keep it as with 'store'.",
     choices=POLICIES,
   )
   memory_budget: str | None = setting(

@@ -73,16 +73,7 @@ def make_value_and_grad(
     check_positive_int("chunk_size", chunk_size)
     if policy not in POLICIES:
       raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
-    if model.state_kind != "fixed":
-      raise ValueError(
-        "method must be 'full' or 'remat' for a model that remembers every "
-        "token, such as a Transformer, got 'slim'"
-      )
-    if policy == "rewind" and model.rewind is None:
-      raise ValueError(
-        "policy must be 'sqrt' or 'store' for a model that cannot be undone, "
-        "such as one with feature_map='favor' and qk_norm=False, got 'rewind'"
-      )
+    _check_chunks(model, policy)
 
   def dense(params, batch, keys):
     state = start_state(model, params, batch.inputs, keys)
@@ -95,7 +86,12 @@ def make_value_and_grad(
   def slim(params, batch, keys):
     step, rewind = _make_sums(model, keys, lambda sums: (sums.nll, sums))
     state = start_state(
-      model, params, batch.inputs, keys, compensated=policy == "rewind"
+      model,
+      params,
+      batch.inputs,
+      keys,
+      compensated=policy == "rewind",
+      max_tokens=max_tokens_of(model, batch.inputs.shape[1]),
     )
     return sum_and_grad(
       step,
@@ -105,6 +101,7 @@ def make_value_and_grad(
       chunk_size=chunk_size,
       policy=policy,
       rewind=rewind if policy == "rewind" else None,
+      kept=model.kept,
       has_aux=True,
     )
 
@@ -115,6 +112,37 @@ def make_value_and_grad(
     return sums, gradients
 
   return value_and_grad
+
+
+def _check_chunks(model, policy):
+  """Raises ValueError unless "slim" can differentiate the model."""
+  if model.state_kind == "none":
+    raise ValueError(
+      "method must be 'full' or 'remat' for a model that needs the whole "
+      "sequence at once, such as one with LSH attention, got 'slim'"
+    )
+  if policy == "rewind" and model.rewind is None:
+    raise ValueError(
+      "policy must be 'sqrt' or 'store' for a model without a function rewind, "
+      "got 'rewind'"
+    )
+  if model.state_kind == "growing":
+    if model.start_state is not None:
+      raise ValueError(
+        "method must be 'full' or 'remat' for softmax attention whose tokens "
+        "several devices share, got 'slim'"
+      )
+    if policy != "rewind":
+      raise ValueError(
+        "policy must be 'rewind' for a model with a cache of all tokens, such "
+        "as softmax attention: others would store the cache once a chunk, got "
+        f"{policy!r}"
+      )
+
+
+def max_tokens_of(model: LanguageModel, num_tokens: int) -> int | None:
+  """Returns `max_tokens` of `init_state` for a sequence of some tokens."""
+  return num_tokens if model.state_kind == "growing" else None
 
 
 def start_state(
@@ -145,7 +173,7 @@ def start_state(
 def make_step(
   model: LanguageModel, keys: jax.Array | None
 ) -> tuple[StepFn, RewindFn | None]:
-  """Makes of a model the step of `slim.kernels.scan` that sums its loss.
+  """Makes the step of `slim.kernels.scan` that sums the loss of a model.
 
   Args:
     model: The model.
@@ -153,7 +181,7 @@ def make_step(
 
   Returns:
     `step(params, state, batch) -> (state, Sums)`, with a time axis of 1; and
-    the `rewind` of it, None if the model cannot be undone.
+    the `rewind` of it, None if the model has none.
   """
 
   def with_time_axis(sums):

@@ -65,7 +65,7 @@ def complex_rewind(params, after, chunk, share=1.0):
       complex_add,
       functools.partial(complex_rewind, share=1.001),
       "rewound states in float64",
-      "a state that decays needs policy 'store' or 'sqrt'",
+      "a state that decays has to be `kept`",
     ),
   ],
   ids=["correct", "stop_gradient", "rewound wrongly"],

@@ -61,7 +61,7 @@ DECAY = functools.partial(recur, decay=0.9)
       DECAY,
       functools.partial(subtract, step=DECAY),
       "rewound states in float64",
-      "a state that decays needs policy 'store' or 'sqrt'",
+      "a state that decays has to be `kept`, or needs policy",
       marks=pytest.mark.slow,  # The complex case above covers it.
     ),
     (
@@ -102,6 +102,27 @@ def test_fault_fails_with_its_cause(request, step, rewind, failure, cause):
   assert line.startswith(failure), line
   assert cause in line
   assert "\n" not in line
+
+
+def give_back(params, given, chunk):
+  """Undoes nothing, which is right for a state that is kept."""
+  after, out = DECAY(params, given, chunk)
+  return given, out, after
+
+
+@pytest.mark.parametrize(
+  "kept", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_a_state_that_decays_has_to_be_kept(one_size, kept):
+  """Fails if a gated leaf that is declared undone passes."""
+  certificate = certify(
+    DECAY, *make_inputs(), policy="rewind", rewind=give_back, kept=kept
+  )
+  assert certificate.ok == kept, str(certificate)
+  if not kept:
+    line = certificate.describe_failure()
+    assert line.startswith("rewound states in float64"), line
+    assert "a state that decays has to be `kept`" in line
 
 
 def test_narrow_state_fails():

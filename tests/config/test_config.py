@@ -101,29 +101,6 @@ def test_validate_keeps_no_activations_of_reversible_layers():
   )
 
 
-@pytest.mark.parametrize("method", ["slim", "full_then_slim"])
-def test_validate_rewinds_favor_with_qk_norm_only(method):
-  """Fails if the default policy yields a gradient of noise."""
-  config = config_lib.base()
-  config.gradient.method = method
-  config.model.feature_map = "favor"
-  with pytest.raises(ValueError) as error:
-    config_lib.validate(config)
-  assert str(error.value) == (
-    "config.gradient.policy must be 'sqrt' or 'store' for a model that cannot "
-    "be undone, such as one with feature_map='favor' and qk_norm=False, got "
-    "'rewind'"
-  )
-  for name, value in (
-    ("model.qk_norm", True),
-    ("gradient.policy", "sqrt"),
-    ("gradient.method", "full"),
-  ):
-    other = config.copy_and_resolve_references()
-    other.update_from_flattened_dict({name: value})
-    config_lib.validate(other)
-
-
 def test_validate_step_schedule_needs_its_step():
   """Fails if the learning rate would drop at step None."""
   config = config_lib.base()

@@ -66,7 +66,7 @@ def test_it_generates_its_state(x64):
   model = create_model(
     attention="average", num_layers=1, dtype="float64", **sizes
   )
-  assert (model.state_kind, model.rewind) == ("fixed", None)
+  assert (model.state_kind, model.kept.layers) == ("fixed", (True,))
   params = small.params_of(model)
   tokens, apply = small.tokens_of(2, 4), jax.jit(model.apply)
   _, right = apply(params, tokens, model.init_state(2))

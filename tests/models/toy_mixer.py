@@ -39,7 +39,7 @@ class MovingAverage(nn.Module):
   dtype: Any
 
   state_kind = "fixed"
-  can_rewind = False  # The state decays.
+  kept = True  # The state decays.
   is_random = False
   needs_frozen_key = False
   token_order = None  # All tokens must be on one device.

@@ -63,7 +63,7 @@ def test_candidates_of_models(no_estimate):
   attends = make(
     model__attention="softmax", gradient__method="full", model__norm="post"
   )
-  assert names(list_estimates(attends)) == ["full", "remat"]
+  assert names(list_estimates(attends)) == ["full", "remat", "slim, rewind"]
   reformer = make(
     model__attention="lsh",
     model__bucket_size=8,

@@ -41,7 +41,7 @@ def test_residuals(fn, args, total, largest):
   ("choice", "size"),
   [
     (GradientChoice("full", None, None, False), 100 + 3 * 20),
-    (GradientChoice("slim", 4, "rewind", False), 160 + 64 + 2 * 7),
+    (GradientChoice("slim", 4, "rewind", False), 160 + 64 + 2 * 7 + 8 * 3),
     (GradientChoice("slim", 4, "store", False), 160 + 64 + 10 * 7 + 5),
     (GradientChoice("slim", 4, "sqrt", False), 160 + 64 + 7 * 7 + 5 + 68),
   ],
@@ -53,6 +53,7 @@ def test_activations_by_policy(choice, size):
     choice,
     residuals=Residuals(100, 20),
     state_bytes=7,
+    kept_bytes=3,
     sequence_bytes=5,
     num_chunks=9,
     params=params,

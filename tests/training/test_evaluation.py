@@ -22,7 +22,7 @@ def apply(params, tokens, state, keys=None):
 
 MODEL = LanguageModel(
   init=None,
-  init_state=lambda batch_size: jnp.int32(0),
+  init_state=lambda batch_size, max_tokens: jnp.int32(0),
   apply=apply,
   rewind=None,
   state_kind="fixed",

@@ -26,7 +26,7 @@ def test_sums_that_are_undone_are_compensated(policy):
   """In float32, long sequences would have the gradients of other states."""
   model, found = create(dtype="float32"), []
 
-  def init_state(batch_size, *, compensated=False):
+  def init_state(batch_size, *, compensated=False, max_tokens=None):
     found.append(compensated)
     return model.init_state(batch_size, compensated=compensated)
 

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from slim.kernels.chunk_scan._opaque import opaque_one
 from slim.kernels.chunk_scan._packing import pack, unpack
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.support.cotangents import inexact_leaves, is_inexact
 from slim.kernels.support.dtypes import at_least_float32
 from slim.kernels.support.mesh_axes import zeros_like
+from slim.kernels.support.opaque import opaque_one
 
 
 def storing_scan(

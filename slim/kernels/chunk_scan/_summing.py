@@ -9,9 +9,9 @@ from slim.kernels.chunk_scan._accumulation import (
   can_add_in_place,
   vjp_onto_totals,
 )
-from slim.kernels.chunk_scan._opaque import opaque_one
 from slim.kernels.chunk_scan._walks import WALKS
 from slim.kernels.chunk_scan.chunks import Chunks
+from slim.kernels.chunk_scan.kept_leaves import KeptLeaves
 from slim.kernels.support.closures import ClosureConverted
 from slim.kernels.support.cotangents import (
   cotangent,
@@ -20,6 +20,7 @@ from slim.kernels.support.cotangents import (
 )
 from slim.kernels.support.custom_derivative import zeros_for_sum
 from slim.kernels.support.mesh_axes import zeros_like
+from slim.kernels.support.opaque import opaque_one
 
 
 class Walk(NamedTuple):
@@ -28,17 +29,21 @@ class Walk(NamedTuple):
   Attributes:
     chunks: The cut of the sequence.
     policy: "store", "sqrt" or "rewind".
+    kept: The leaves of the state that `back` gets as they are before a chunk.
     first: Steps over a short first chunk; None if all chunks are equal.
     later: Steps over another chunk.
-    back: Gets the state after a chunk and rewinds it (policy "rewind"), or the
-      state before it.
+    first_back: Steps over the first chunk again, from a state whose leaves are
+      those before the chunk if they are kept, and those after it if not.
+    back: Likewise for another chunk.
     in_place: Whether gradients of stacked layers may be added to a `jax.Ref`.
   """
 
   chunks: Chunks
   policy: str
+  kept: KeptLeaves
   first: ClosureConverted | None
   later: ClosureConverted
+  first_back: ClosureConverted | None
   back: ClosureConverted
   in_place: bool
 
@@ -48,6 +53,7 @@ class Arguments(NamedTuple):
 
   first_consts: list[Any]
   later_consts: list[Any]
+  first_back_consts: list[Any]
   back_consts: list[Any]
   params: Any
   state: Any
@@ -134,25 +140,35 @@ def _sum_chunks(walk, in_place, args):
     ),
     walk.back.out[1],
   )
-  state_ct, totals, outs = WALKS[walk.policy](
-    forward, back_later, chunks.num_later, start, state_ct, totals, nothing
+  undone, state_ct, totals, outs = WALKS[walk.policy](
+    forward,
+    back_later,
+    chunks.num_later,
+    start,
+    walk.kept,
+    state_ct,
+    totals,
+    nothing,
   )
   if walk.first is not None:
-    first_outs, totals = _first(walk, args, back, state_ct, totals, nothing)
+    state = walk.kept.merge(walk.kept.select(args.state), undone)
+    first_outs, totals = _first(
+      walk, args, back, state, state_ct, totals, nothing
+    )
     outs = jax.tree.map(
       lambda x, xs: jnp.concatenate([x[None], xs]), first_outs, outs
     )
   return jax.tree.map(lambda x: x.sum(0), outs), totals
 
 
-def _first(walk, args, back, state_ct, totals, nothing):
-  """Differentiates the short first chunk, whose initial state is known."""
+def _first(walk, args, back, state, state_ct, totals, nothing):
+  """Differentiates the short first chunk."""
 
   def turn(start, carry):
     _, totals = carry
     chunk = walk.chunks.first(args.xs, start=start)
     (_, _, totals), outs = back(
-      walk.first, args.first_consts, chunk, args.state, state_ct, totals
+      walk.first_back, args.first_back_consts, chunk, state, state_ct, totals
     )
     return outs, totals
 

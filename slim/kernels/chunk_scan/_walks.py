@@ -1,15 +1,17 @@
 """Walk forward over equal chunks for the states, and back for the gradient.
 
-Each policy is a function of
+Each walk is a function of
 
   forward(state, i) -> state_after,
   back(i, state, state_ct, totals)
     -> (state_before, state_ct, totals), (loss, aux),
 
-of chunk i, where `back` takes the state after the chunk ("rewind") or the state
-before it. The functions take the number of chunks, the initial state, the
-cotangent of the final state, the totals of gradients before they start, and
-zeros like (loss, aux). They return (state_ct, totals, (losses, auxs)).
+of chunk i. The leaves of the state that `back` gets are those before the chunk,
+except for leaves that are undone: those are after it. The functions take the
+number of chunks, the initial state, which of its leaves are kept, the cotangent
+of the final state, the totals of gradients before they start, and zeros like
+(loss, aux). They return (undone leaves at the start, state_ct, totals, (losses,
+auxs)).
 """
 
 import math
@@ -20,46 +22,38 @@ import jax.numpy as jnp
 from slim.kernels.chunk_scan._packing import pack, unpack
 
 
-def _rewind(forward, back, count, state, state_ct, totals, nothing):
-  """Keeps the final state, and rewinds it chunk by chunk."""
+def _keep(forward, back, count, state, kept, state_ct, totals, nothing):
+  """Keeps some leaves of the state before each chunk; the others are undone."""
   del nothing
 
-  def walk_back(carry, i):
-    return back(i, *carry)
+  def walk_forward(state, i):
+    return forward(state, i), pack(kept.select(state))
 
-  state, _ = jax.lax.scan(
-    lambda state, i: (forward(state, i), None), state, jnp.arange(count)
+  def walk_back(carry, i_and_packed):
+    undone, *carry = carry
+    i, packed = i_and_packed
+    given = kept.merge(unpack(packed, kept.select(state)), undone)
+    (before, *carry), outs = back(i, given, *carry)
+    return (kept.others(before), *carry), outs
+
+  numbers = jnp.arange(count)
+  last, packed = jax.lax.scan(walk_forward, state, numbers)
+  carry, outs = jax.lax.scan(
+    walk_back,
+    (kept.others(last), state_ct, totals),
+    (numbers, packed),
+    reverse=True,
   )
-  (_, state_ct, totals), outs = jax.lax.scan(
-    walk_back, (state, state_ct, totals), jnp.arange(count), reverse=True
-  )
-  return state_ct, totals, outs
+  return *carry, outs
 
 
-def _store(forward, back, count, state, state_ct, totals, nothing):
-  """Keeps the state before each chunk."""
-  del nothing
-
-  def walk_back(carry, i_and_state):
-    i, packed = i_and_state
-    (_, *carry), outs = back(i, unpack(packed, state), *carry)
-    return carry, outs
-
-  _, states = jax.lax.scan(
-    lambda state, i: (forward(state, i), pack(state)), state, jnp.arange(count)
-  )
-  (state_ct, totals), outs = jax.lax.scan(
-    walk_back, [state_ct, totals], (jnp.arange(count), states), reverse=True
-  )
-  return state_ct, totals, outs
-
-
-def _sqrt(forward, back, count, state, state_ct, totals, nothing):
+def _sqrt(forward, back, count, state, kept, state_ct, totals, nothing):
   """Keeps the state before each group of about √N chunks.
 
   The states within a group are computed again when the walk comes back to it.
   If √N does not divide N, the first group is shorter.
   """
+  del kept  # All leaves.
   size = math.isqrt(count - 1) + 1
   num_groups = -(-count // size)
   missing = num_groups * size - count
@@ -107,7 +101,7 @@ def _sqrt(forward, back, count, state, state_ct, totals, nothing):
     (jnp.arange(num_groups), starts),
     reverse=True,
   )
-  return carry
+  return [], *carry
 
 
 def _repeat(tree, count):
@@ -124,4 +118,4 @@ def _set(stacks, i, tree):
   )
 
 
-WALKS = {"store": _store, "sqrt": _sqrt, "rewind": _rewind}
+WALKS = {"store": _keep, "sqrt": _sqrt, "rewind": _keep}

@@ -130,6 +130,7 @@ def _map(name, fn, params, xs, chunk_size, axis):
     (),
     xs,
     chunks,
+    False,
     f"{name} has first derivatives only; for a second derivative call "
     "fn(params, xs) without chunks",
   )

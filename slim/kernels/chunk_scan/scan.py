@@ -8,6 +8,16 @@ backward pass finds the state that each chunk started from:
   "sqrt"     about 2 √N        5 F     any step
   "rewind"   1, the last       4 F     a step that can be undone
 
+With "rewind", parts of the state that cannot be undone may be `kept`: they are
+stored as with "store".
+
+  part of the state            how it comes back      memory for N chunks
+  sums without decay           subtracted again       none
+  append-only cache            position moved back    none beside the cache
+  position                     counted back           none
+  state with decay             kept                   N states
+  last tokens: window, conv    kept                   N windows
+
 F is the work of a forward pass. Plain differentiation costs 3 F and keeps the
 activations of all tokens. All policies keep those of one chunk. To sum a loss
 and differentiate it, use `slim.kernels.sum_and_grad`: the same gradient for
@@ -42,6 +52,7 @@ def scan(
   axis: int = 1,
   policy: str = "store",
   rewind: RewindFn | None = None,
+  kept: Any = False,
 ) -> tuple[Any, Any]:
   """Runs `step` over the chunks of a sequence, differentiably in O(C) memory.
 
@@ -75,9 +86,13 @@ def scan(
     rewind: Needed by policy "rewind": `rewind(params, state_after, chunk) ->
       (state_before, out, state_after)`. It recomputes the step. Its derivative
       with respect to `state_after` must be the one with respect to the state
-      before, as `rewind_prefix_sums` makes it. In bfloat16, compile with the
+      before, as `rewind_prefix_sums` makes it. It gets the leaves that are
+      `kept` as they were before the chunk. In bfloat16, compile with the
       option xla_allow_excess_precision=False, or XLA may round the two
       differently.
+    kept: For policy "rewind", pytree of booleans: the leaves of the state that
+      are stored before each chunk, and that `rewind` need not undo. It has the
+      structure of the state, or a prefix of it; True means all leaves.
 
   Returns:
     state: The state after the last token.
@@ -116,6 +131,7 @@ def scan(
       state,
       xs,
       chunks,
+      kept,
       "scan with policy 'rewind' has first derivatives only; for a second "
       "derivative choose policy 'sqrt' or 'store'",
     )

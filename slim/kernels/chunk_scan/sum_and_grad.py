@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from slim.kernels.chunk_scan._summing import Arguments, Walk, sum_chunks
 from slim.kernels.chunk_scan.chunks import Chunks
+from slim.kernels.chunk_scan.kept_leaves import KeptLeaves
 from slim.kernels.chunk_scan.policies import check_policy, check_step
 from slim.kernels.chunk_scan.step_types import RewindFn, StepFn
 from slim.kernels.support.closures import closure_to_arguments
@@ -33,6 +34,7 @@ def sum_and_grad(
   axis: int = 1,
   policy: str = "store",
   rewind: RewindFn | None = None,
+  kept: Any = False,
   has_aux: bool = False,
   in_place: bool = True,
 ) -> tuple[Any, Any]:
@@ -60,6 +62,8 @@ def sum_and_grad(
     rewind: Needed by policy "rewind": `rewind(params, state_after, chunk) ->
       (state_before, loss, state_after)`, with (loss, aux) for loss if
       `has_aux`. Otherwise as for `slim.kernels.scan`.
+    kept: For policy "rewind", the leaves of the state that are stored before
+      each chunk, as for `slim.kernels.scan`.
     has_aux: Whether `step` also returns `aux`, any pytree of arrays.
     in_place: Whether gradients of layers that `step` scans over are added to
       the totals layer by layer. Pass False under `jax.vmap`, which cannot batch
@@ -108,8 +112,9 @@ def sum_and_grad(
     return before, _loss_and_aux(out, has_aux, "rewind"), after
 
   state, _ = check_step(checked_step, params, state, chunks.first(xs))
+  leaves = KeptLeaves.of(kept if policy == "rewind" else True, state)
   walk, args = _trace(
-    policy, forward, backward, chunks, in_place, params, state, xs
+    policy, leaves, forward, backward, chunks, in_place, params, state, xs
   )
   args = first_order_only(
     args,
@@ -121,34 +126,45 @@ def sum_and_grad(
   return (sums if has_aux else sums[0]), gradient
 
 
-def _trace(policy, forward, backward, chunks, in_place, params, state, xs):
+def _trace(
+  policy, kept, forward, backward, chunks, in_place, params, state, xs
+):
   """Traces each function once, with its closure as an argument."""
 
   def trace(fn, chunk):
     return closure_to_arguments(fn, params, state, chunk)
 
-  first, first_consts = None, []
+  def trace_back(chunk, stepped):
+    """Traces what differentiates a chunk; `stepped` is what computes it."""
+    if policy != "rewind" or not chunks.num_later:
+      return stepped
+    rewound = trace(backward, chunk)
+    check_alike(
+      "what rewind returns, (state_before, loss, state_after),",
+      rewound[0].out,
+      stepped[0].out,
+    )
+    return rewound
+
+  first = first_back = None, []
   if chunks.num_later:
     chunks = chunks.merge_equal()
   if chunks.first_size:
-    first, first_consts = trace(forward, chunks.first(xs))
-  later, later_consts = first, first_consts
+    first = trace(forward, chunks.first(xs))
+    first_back = trace_back(chunks.first(xs), first)
+  later, back = first, first_back
   if chunks.num_later:
-    later, later_consts = trace(forward, chunks.later(xs, 0))
-    if first is not None:
+    later = trace(forward, chunks.later(xs, 0))
+    back = trace_back(chunks.later(xs, 0), later)
+    if chunks.first_size:
       check_alike(
-        "what step returns for chunks of another length", first.out, later.out
+        "what step returns for chunks of another length",
+        first[0].out,
+        later[0].out,
       )
-  back, back_consts = later, later_consts
-  if policy == "rewind" and chunks.num_later:
-    back, back_consts = trace(backward, chunks.later(xs, 0))
-    check_alike(
-      "what rewind returns, (state_before, loss, state_after),",
-      back.out,
-      later.out,
-    )
-  return Walk(chunks, policy, first, later, back, in_place), Arguments(
-    first_consts, later_consts, back_consts, params, state, xs
+  functions, consts = zip(first, later, first_back, back, strict=True)
+  return Walk(chunks, policy, kept, *functions, in_place), Arguments(
+    *consts, params, state, xs
   )
 
 

@@ -37,23 +37,27 @@ BiasFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 class Arguments(NamedTuple):
-  """The arguments of `softmax_attention_and_lse`, as the user passed them."""
+  """The arguments of `softmax_attention_and_lse`, as the user passed them.
+
+  Keys from `num_keys` on are not seen; [], int32; None: all are.
+  """
 
   q: ArrayLike
   k: ArrayLike
   v: ArrayLike
-  bias: ArrayLike | None
-  mask: ArrayLike | None
-  scale: ArrayLike | None
-  is_causal: bool
-  local_window_size: int | tuple[int, int] | None
-  query_offset: ArrayLike
-  mask_fn: IndexFn | None
-  bias_fn: BiasFn | None
-  bias_params: Any
-  dropout_rate: float
-  dropout_keys: jax.Array | None
-  precision: jax.lax.PrecisionLike
+  bias: ArrayLike | None = None
+  mask: ArrayLike | None = None
+  scale: ArrayLike | None = None
+  is_causal: bool = False
+  local_window_size: int | tuple[int, int] | None = None
+  query_offset: ArrayLike = 0
+  mask_fn: IndexFn | None = None
+  bias_fn: BiasFn | None = None
+  bias_params: Any = None
+  dropout_rate: float = 0.0
+  dropout_keys: jax.Array | None = None
+  precision: jax.lax.PrecisionLike = None
+  num_keys: jax.Array | None = None
 
 
 class Attention(NamedTuple):
@@ -110,7 +114,7 @@ def check_attention(arguments: Arguments) -> Attention:
     arguments.query_offset,
     sizes,
   )
-  window = make_window(*window_arguments)
+  window = make_window(*window_arguments)._replace(end=arguments.num_keys)
   for name in ("mask_fn", "bias_fn"):
     fn = getattr(arguments, name)
     if fn is not None and not callable(fn):

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from slim.kernels.softmax._arguments import Arguments, check_attention
 from slim.kernels.softmax._blocks import split_into_blocks
-from slim.kernels.softmax._from_lse import pull_back
+from slim.kernels.softmax._cotangents import pull_back
 from slim.kernels.softmax.chunked import chunked_softmax_attention_and_lse
 from slim.kernels.softmax.definition import merge_attention
 from slim.kernels.support.custom_derivative import add_to_sum, first_order_vjp
@@ -127,22 +127,7 @@ def _backward(ring, residuals, y_ct):
     """Differentiates the attention of some queries to a stripe of keys."""
     q, y, lse, y_ct = query
     attention = check_attention(
-      Arguments(
-        q,
-        k,
-        v,
-        None,
-        None,
-        is_causal=is_causal,
-        local_window_size=None,
-        query_offset=0,
-        mask_fn=None,
-        bias_fn=None,
-        bias_params=None,
-        dropout_rate=0.0,
-        dropout_keys=None,
-        **ring.products,
-      )
+      Arguments(q, k, v, is_causal=is_causal, **ring.products)
     )
     blocks, inputs = split_into_blocks(attention, **ring.sizes)
     found = pull_back(blocks, inputs, y, lse, y_ct, jnp.zeros_like(lse))

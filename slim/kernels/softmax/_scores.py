@@ -106,7 +106,7 @@ def term_maker(
       added = _call("bias_fn", bias_fn, (bias_params, *index), sizes)
       biases.append(_check_dtype("bias_fn", added, jnp.floating))
     masks = []
-    if window.low is not None or window.high is not None:
+    if window.hides:
       masks.append(window.sees(*index))
     if mask is not None:
       starts = {2: rows[0], 3: columns[0]}

@@ -74,36 +74,68 @@ def slice_heads(
   for GPUs transposes all of `x` before a loop that slices it, to save the
   transposition of each slice.
   """
-  merged, starts = _merge_heads(x, starts)
   width = x.shape[3]
   lengths = {n: k * width if n == 2 else k for n, k in sizes.items()}
-  found = slice_or_broadcast(merged, starts, lengths)
-  return found.reshape(*found.shape[:2], found.shape[2] // width, width)
+  merged = merge_heads(x)
+  found = slice_or_broadcast(merged, _merged_starts(starts, width), lengths)
+  return split_heads(found, width)
 
 
 def set_heads(
-  whole: jax.Array, x: jax.Array, starts: Mapping[int, Index]
+  merged: jax.Array, x: jax.Array, starts: Mapping[int, Index]
 ) -> jax.Array:
-  """Replaces a slice that `slice_heads` returns; as `set_slice`."""
-  merged, starts = _merge_heads(whole, starts)
-  x, _ = _merge_heads(x, {})
-  return set_slice(merged, x, starts).reshape(whole.shape)
+  """Replaces heads by `x` [b, t, h, X].
+
+  Args:
+    merged: From `merge_heads`. A loop carries it in this shape: if it were
+      merged in the loop, XLA for CPUs would copy all of it each time.
+    x: The new values.
+    starts: As for `slice_heads`.
+
+  Returns:
+    The array with the new values, in its own dtype.
+  """
+  starts = _merged_starts(starts, x.shape[3])
+  return set_slice(merged, _like_merged(merged, x), starts)
 
 
 def add_to_heads(
-  total: jax.Array, x: jax.Array, starts: Mapping[int, Index]
+  merged: jax.Array, x: jax.Array, starts: Mapping[int, Index]
 ) -> jax.Array:
-  """Adds to a slice that `slice_heads` returns; as `add_to_slice`."""
-  merged, starts = _merge_heads(total, starts)
-  x, _ = _merge_heads(x, {})
-  return add_to_slice(merged, x, starts).reshape(total.shape)
+  """Adds `x` to heads; the arguments are those of `set_heads`."""
+  x, starts = _like_merged(merged, x), _merged_starts(starts, x.shape[3])
+  return add_to_slice(merged, x, starts)
 
 
-def _merge_heads(x, starts):
-  """[B, T, H, X] to [B, T, H·X], and the first indices likewise."""
-  *shape, num_heads, width = x.shape
-  starts = {n: k * width if n == 2 else k for n, k in starts.items()}
-  return x.reshape(*shape, num_heads * width), starts
+def merge_heads(x: jax.Array) -> jax.Array:
+  """[B, T, H, X] to [B, T, H·X]; one head stays [B, T, 1, X].
+
+  If the result of a loop lost that axis of length 1 and got it back, XLA for
+  CPUs would copy it.
+  """
+  if x.shape[2] == 1:
+    return x
+  return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
+
+
+def split_heads(merged: jax.Array, width: int) -> jax.Array:
+  """Undoes `merge_heads`: [B, T, H·X] to [B, T, H, X]; X is the width."""
+  if merged.ndim == 4:
+    return merged
+  shape = *merged.shape[:2], merged.shape[2] // width, width
+  return merged.reshape(shape)
+
+
+def _like_merged(merged, x):
+  """Merges the heads of x [b, t, h, X] as those of another array are."""
+  if merged.ndim == 4:
+    return x
+  return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
+
+
+def _merged_starts(starts, width):
+  """The first indices of a slice in an array with merged heads."""
+  return {n: k * width if n == 2 else k for n, k in starts.items()}
 
 
 def _first(x, starts):

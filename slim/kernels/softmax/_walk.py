@@ -9,7 +9,7 @@ import numpy as np
 
 from slim.kernels.softmax._grid import Axis, Grid
 from slim.kernels.softmax._slices import Index
-from slim.kernels.softmax._window import Limits
+from slim.kernels.softmax._window import Limit, Limits
 from slim.kernels.support.mesh_axes import match_varying_axes
 
 
@@ -24,22 +24,26 @@ class Walk(NamedTuple):
     inner: The axis on which it goes once for each outer block.
     limits: (low, high): outer token s meets inner token t if low <= t - s <=
       high.
+    outer_end: Outer tokens from here on meet none; None for no limit.
+    inner_end: Likewise.
   """
 
   outer: Axis
   inner: Axis
   limits: Limits
+  outer_end: Limit = None
+  inner_end: Limit = None
 
   @classmethod
-  def along_rows(cls, grid: Grid, limits: Limits) -> "Walk":
-    """Goes through the blocks of keys for each block of queries."""
-    return cls(grid.rows, grid.columns, limits)
+  def along_rows(cls, grid: Grid, limits: Limits, end: Limit) -> "Walk":
+    """Goes through the blocks of keys, up to `end`, for each of queries."""
+    return cls(grid.rows, grid.columns, limits, inner_end=end)
 
   @classmethod
-  def along_columns(cls, grid: Grid, limits: Limits) -> "Walk":
-    """Goes through the blocks of queries for each block of keys."""
+  def along_columns(cls, grid: Grid, limits: Limits, end: Limit) -> "Walk":
+    """Goes through the blocks of queries for each of keys, up to `end`."""
     low, high = (None if x is None else -x for x in limits)
-    return cls(grid.columns, grid.rows, (high, low))
+    return cls(grid.columns, grid.rows, (high, low), outer_end=end)
 
   def run(
     self,
@@ -80,13 +84,19 @@ class Walk(NamedTuple):
     low, high = self.limits
     first = self.outer.start(i)
     last = first + self.outer.size - 1
-    return self.inner.blocks(
+    begin, end = self.inner.blocks(
       None if low is None else first + low,
       None if high is None else last + high,
     )
+    if self.inner_end is not None:
+      end = jnp.minimum(end, -(-self.inner_end // self.inner.size))
+    return begin, end
 
   def _count(self, i: np.ndarray) -> np.ndarray | jax.Array:
     """Counts the inner blocks that some outer blocks see."""
     begin, end = self._blocks(i)
     # One count for each block, also without limits, where all are the same.
-    return (end - begin + np.zeros_like(i)).clip(0)
+    counts = (end - begin + np.zeros_like(i)).clip(0)
+    if self.outer_end is not None:
+      counts = jnp.where(self.outer.start(i) < self.outer_end, counts, 0)
+    return counts

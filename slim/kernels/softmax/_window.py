@@ -1,4 +1,4 @@
-"""Which keys a query sees by distance: causality, local window and offset."""
+"""Which keys a query sees by their positions: causality, window and offset."""
 
 import operator
 from typing import NamedTuple
@@ -17,15 +17,17 @@ _INT32 = np.iinfo(np.int32)
 
 
 class Window(NamedTuple):
-  """Query s sees key t if low <= t - s <= high.
+  """Query s sees key t if low <= t - s <= high and t < end.
 
   Attributes:
     low: [] or one per sequence, [B], int32; None for no limit.
     high: Likewise.
+    end: [], int32; None for no limit.
   """
 
   low: Limit
   high: Limit
+  end: Limit = None
 
   def sees(self, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """Tells which queries see which keys.
@@ -43,10 +45,17 @@ class Window(NamedTuple):
       seen &= distance >= self.low.reshape(-1, 1, 1, 1)
     if self.high is not None:
       seen &= distance <= self.high.reshape(-1, 1, 1, 1)
+    if self.end is not None:
+      seen &= (columns < self.end)[None, None]
     return seen
 
+  @property
+  def hides(self) -> bool:
+    """Whether there is any limit."""
+    return any(x is not None for x in self)
+
   def limits(self) -> Limits:
-    """Returns the limits of all sequences together."""
+    """Returns the limits of distance of all sequences together."""
     return (
       None if self.low is None else self.low.min(),
       None if self.high is None else self.high.max(),

@@ -22,12 +22,8 @@ from slim.kernels import (
   token_sums,
 )
 from slim.kernels.support.dtypes import at_least_float32
-from slim.models.mixers.mixer import (
-  Mixed,
-  MultiHead,
-  Site,
-  multi_head_arguments,
-)
+from slim.models.mixers.mixer import Mixed, Site
+from slim.models.mixers.multi_head import MultiHead, multi_head_arguments
 from slim.models.settings import ModelSettings
 from slim.settings import SettingError, check_settings, setting
 from slim.types import StateKind, TokenOrder, exportable
@@ -98,9 +94,9 @@ class LinearAttention(MultiHead):
   token_order: ClassVar[TokenOrder | None] = "chunk"
 
   @property
-  def can_rewind(self) -> bool:
-    """Features of unbounded keys grow by orders of magnitude: no rewinding."""
-    return self.qk_norm or self.feature_map != "favor"
+  def kept(self) -> bool:
+    """Sums are undone, unless features of unbounded keys grow too far apart."""
+    return self.feature_map == "favor" and not self.qk_norm
 
   @property
   def needs_frozen_key(self) -> bool:
@@ -130,7 +126,7 @@ class LinearAttention(MultiHead):
       self.num_features,
       self.head_dim,
       dtype=dtype,
-      compensated=compensated,
+      compensated=compensated and not self.kept,
     )
     return LinearState(sums, jnp.zeros((*shape, self.head_dim), dtype))
 

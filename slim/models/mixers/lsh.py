@@ -9,12 +9,8 @@ from flax import linen as nn
 
 from slim.kernels import lsh_attention, lsh_buckets
 from slim.models.layers import dense_heads
-from slim.models.mixers.mixer import (
-  Mixed,
-  MultiHead,
-  Site,
-  multi_head_arguments,
-)
+from slim.models.mixers.mixer import Mixed, Site
+from slim.models.mixers.multi_head import MultiHead, multi_head_arguments
 from slim.models.norms import normalize_heads
 from slim.models.positions import rotate
 from slim.models.settings import ModelSettings
@@ -70,7 +66,7 @@ class LSHAttention(MultiHead):
   rotary: bool
 
   state_kind: ClassVar[StateKind] = "none"
-  can_rewind = False
+  kept = ()
   is_random = True
 
   @property
@@ -114,7 +110,8 @@ class LSHAttention(MultiHead):
     """
     batch_size, length = x.shape[:2]
     qk, v = (
-      dense_heads(x, self.num_heads, self.dtype, name) for name in ("qk", "v")
+      dense_heads(x, self.num_heads, self.head_dim, self.dtype, name)
+      for name in ("qk", "v")
     )
     if self.qk_norm:
       qk = normalize_heads(qk, "qk_norm", use_scale=True)

@@ -2,18 +2,14 @@
 
 A mixer is a Linen module from x [B, T, D] to y [B, T, D] with a state, which is
 all that it remembers of the tokens before. The rest of slim asks a mixer for
-`state_kind` and `can_rewind`, never for its name.
+`state_kind` and `kept`, never for its name.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
-from flax import linen as nn
 
-from slim.models.layers import dense, dense_heads
-from slim.models.norms import normalize_heads
-from slim.models.positions import rotate
 from slim.models.sequence_axis import SequenceAxis, token_positions
 from slim.models.settings import ModelSettings
 from slim.types import State, StateKind, TokenOrder
@@ -27,8 +23,8 @@ class Site(NamedTuple):
     constants: What `Mixer.init_constants` returned for this layer, or None.
     keys: [B], PRNG keys of this layer, one a sequence; None where nothing is
       random.
-    rewind: Whether the state is the one after the tokens, so that the mixer
-      has to compute the one before them.
+    rewind: Whether leaves of the state that are not `Mixer.kept` are those
+      after the tokens, so that the mixer has to compute those before them.
     replay: Pytree of integers that the mixer returned when it computed these
       tokens before, and must act by; None the first time.
     sequence_axis: The mesh axis whose devices share these tokens, x has those
@@ -53,7 +49,8 @@ class Mixed(NamedTuple):
 
   Attributes:
     y: [B, T, D], to be added to the input.
-    before: The state before the tokens.
+    before: The state before the tokens. Rows of a growing state that no token
+      has been written to may hold anything finite.
     after: The state after them, of the same structure.
     replay: Pytree of integers that must be the same if this is recomputed,
       such as the buckets of a hash; () if there is none.
@@ -72,8 +69,9 @@ class Mixer(Protocol):
     state_kind: "fixed", a state of one size whatever the number of tokens;
       "growing", a state with room for a number of tokens; "none", no state:
       the sequence must be given whole.
-    can_rewind: Whether the state before some tokens follows from the one after
-      them.
+    kept: Which leaves of the state cannot be computed from those after some
+      tokens: a pytree of booleans, the structure of the state or a prefix of
+      it. Gradients over chunks store them before each chunk.
     is_random: Whether `Site.keys` change the output.
     needs_frozen_key: Whether `init_constants` draws random numbers.
     token_order: In which order the devices of a `SequenceAxis` share the
@@ -83,7 +81,7 @@ class Mixer(Protocol):
   @property
   def state_kind(self) -> StateKind: ...  # noqa: D102
   @property
-  def can_rewind(self) -> bool: ...  # noqa: D102
+  def kept(self) -> Any: ...  # noqa: D102
   @property
   def is_random(self) -> bool: ...  # noqa: D102
   @property
@@ -152,91 +150,3 @@ class MixerKind(NamedTuple):
 
   settings: type
   create: Callable[[ModelSettings, Any], Mixer]
-
-
-class MultiHead(nn.Module):
-  """What the mixers with attention heads share.
-
-  Attributes:
-    width: D.
-    num_heads: H; divides the width.
-    qk_norm: Whether queries and keys are scaled to length K^¼, the queries then
-      by a learned factor for each dimension of a head. (A factor on the keys
-      would do to q · k what one on the queries does, and have no bound.)
-    output_projection: Whether a linear map follows the heads.
-    dtype: Of the computation; sums are formed in float32 or wider.
-  """
-
-  width: int
-  num_heads: int
-  qk_norm: bool
-  output_projection: bool
-  dtype: Any
-
-  # Mixers that do, or can, override these.
-  is_random = False
-  token_order: ClassVar[TokenOrder | None] = None
-
-  @property
-  def needs_frozen_key(self) -> bool:
-    """Whether there are random constants: there are none."""
-    return False
-
-  @nn.nowrap
-  def init_constants(self, key: jax.Array) -> Any:
-    """Makes the constants of a layer; see `Mixer`."""
-    del key
-
-  @nn.nowrap
-  def start_state(self, state: State, after_first: State) -> State:
-    """Returns the state: the first token decides nothing."""
-    del after_first
-    return state
-
-  @property
-  def head_dim(self) -> int:
-    """K = V = D / H."""
-    return self.width // self.num_heads
-
-  def project(
-    self, x: jax.Array, positions: jax.Array | None = None
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes q, k and v, [B, T, H, K] each, with biases.
-
-    Called within a compact method, it adds the layers to that module.
-
-    Args:
-      x: [B, T, D].
-      positions: [T], int32, if queries and keys are rotated by them.
-
-    Returns:
-      q, k, v. Queries and keys may be wider than `dtype`.
-    """
-    q, k, v = (
-      dense_heads(x, self.num_heads, self.dtype, name)
-      for name in ("q", "k", "v")
-    )
-    if self.qk_norm:
-      q = normalize_heads(q, "q_norm", use_scale=True)
-      k = normalize_heads(k, "k_norm", use_scale=False)
-    if positions is not None:
-      q, k = rotate(q, positions), rotate(k, positions)
-    return q, k, v
-
-  def merge(self, y: jax.Array) -> jax.Array:
-    """Joins the heads [B, T, H, V] to [B, T, D]; called as `project`."""
-    y = y.reshape(*y.shape[:2], self.width)
-    if self.output_projection:
-      y = dense(y, self.width, self.dtype, "out")
-    return y
-
-
-def multi_head_arguments(settings: ModelSettings) -> dict[str, Any]:
-  """The attributes of `MultiHead` for a model."""
-  return {
-    "width": settings.width,
-    "num_heads": settings.num_heads,
-    "qk_norm": settings.qk_norm,
-    "output_projection": settings.output_projection,
-    "dtype": jax.numpy.dtype(settings.dtype),
-  }

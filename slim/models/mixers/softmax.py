@@ -1,25 +1,24 @@
 """Softmax attention, at once or by blocks; with its cache."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from slim.kernels import (
+  KVCache,
+  append_softmax_attention,
   chunked_softmax_attention,
+  init_cache,
   ring_attention,
   softmax_attention,
 )
-from slim.models.mixers.mixer import (
-  Mixed,
-  MultiHead,
-  Site,
-  multi_head_arguments,
-)
+from slim.kernels.support.dtypes import at_least_float32
+from slim.models.mixers.mixer import Mixed, Site
+from slim.models.mixers.multi_head import MultiHead, multi_head_arguments
 from slim.models.settings import ModelSettings
-from slim.types import StateKind, TokenOrder, exportable
+from slim.types import StateKind, TokenOrder
 
 ATTENTIONS = {
   "softmax": softmax_attention,
@@ -35,32 +34,26 @@ class SoftmaxSettings:
     """Raises SettingError if a setting cannot work."""
 
 
-@exportable
-class KVCache(NamedTuple):
-  """What a layer of softmax attention remembers: everything.
-
-  Attributes:
-    k: [B, S, H, K], keys; zeros from the position on.
-    v: [B, S, H, K], values; likewise.
-  """
-
-  k: jax.Array
-  v: jax.Array
-
-
 class SoftmaxAttention(MultiHead):
   """Multi-head causal softmax attention, with biases in q, k and v.
 
   Attributes:
     attention: A name in `ATTENTIONS`.
     rotary: Whether queries and keys are rotated by their positions.
+    num_kv_heads: G, heads of keys and values; divides the number of heads.
   """
 
   attention: str
   rotary: bool
+  num_kv_heads: int
+
+  @property
+  def num_groups(self) -> int:
+    """G."""
+    return self.num_kv_heads
 
   state_kind: ClassVar[StateKind] = "growing"
-  can_rewind = False
+  kept = False  # The position is moved back.
   token_order: ClassVar[TokenOrder | None] = "zigzag"
 
   @nn.nowrap
@@ -68,11 +61,17 @@ class SoftmaxAttention(MultiHead):
     self, batch_size: int, *, compensated: bool, max_tokens: int | None
   ) -> KVCache | None:
     """Makes an empty cache, or None without `max_tokens`."""
-    del compensated  # Nothing is summed.
     if max_tokens is None:
       return None
-    shape = (batch_size, max_tokens, self.num_heads, self.head_dim)
-    return KVCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+    return init_cache(
+      batch_size,
+      max_tokens,
+      self.num_groups,
+      self.head_dim,
+      self.head_dim,
+      # All chunks add to the cotangent of the cache, which has its dtype.
+      dtype=at_least_float32(self.dtype) if compensated else self.dtype,
+    )
 
   @nn.compact
   def __call__(self, x: jax.Array, state: KVCache | None, site: Site) -> Mixed:
@@ -91,29 +90,19 @@ class SoftmaxAttention(MultiHead):
     Raises:
       ValueError: If T is more than the cache has room for.
     """
-    length, position = x.shape[1], site.position
-    if state is not None and length > state.k.shape[1]:
-      raise ValueError(
-        f"state must have room for the {length} tokens given, got one for "
-        f"{state.k.shape[1]}; see max_tokens of init_state"
-      )
+    length = x.shape[1]
     q, k, v = self.project(x, site.positions(length) if self.rotary else None)
     q, k = q.astype(self.dtype), k.astype(self.dtype)
+    before, after = state, None
     if site.sequence_axis is not None:
       y = ring_attention(q, k, v, axis_name=site.sequence_axis.name)
-      return Mixed(self.merge(y), None, None, ())
-    cache = state
-    offset: jax.Array | int = 0  # A number makes loops of known length.
-    if cache is not None:
-      offset = position
-      k, v = cache = KVCache(
-        *(
-          jax.lax.dynamic_update_slice_in_dim(old, new, position, 1)
-          for old, new in zip(cache, (k, v), strict=True)
-        )
-      )
-    y = ATTENTIONS[self.attention](q, k, v, is_causal=True, query_offset=offset)
-    return Mixed(self.merge(y), state, cache, ())
+    elif state is None:
+      y = ATTENTIONS[self.attention](q, k, v, is_causal=True)
+    else:
+      y, after = append_softmax_attention(q, k, v, state, site.position)
+      # Rows from the position on are out of sight.
+      before = after if site.rewind else state
+    return Mixed(self.merge(y), before, after, ())
 
 
 def create_softmax(
@@ -133,5 +122,6 @@ def create_softmax(
   return SoftmaxAttention(
     attention=attention,
     rotary=model.positions == "rotary",
+    num_kv_heads=model.num_kv_heads or model.num_heads,
     **multi_head_arguments(model),
   )

@@ -1,5 +1,7 @@
 """Calls of every attention kernel, with masks, biases and dropout."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -59,6 +61,53 @@ def _recurrent_linear_attention(*qkv):
 def _chunked_linear_attention(*qkv):
   fn = kernels.chunked_linear_attention
   return _linear_attention(fn, *qkv, block_size=2)
+
+
+BTH = BTHK[:3]
+
+
+def _gated(fn, q, k, v, decay, *erase, **settings):
+  dtype = at_least_float32(*(x.dtype for x in (q, k, v, decay, *erase)))
+  state = kernels.init_gated_state(B, H, K, K, dtype=dtype)
+  erase = erase[0] if erase else None
+  run = functools.partial(fn, q, k, v, -abs(decay), erase=erase, **settings)
+  y, state = run(state)
+  return y, *run(state)
+
+
+@case("recurrent_gated_linear_attention init_gated_state", *[BTHK] * 5)
+def _recurrent_gated_linear_attention(*args):
+  return _gated(kernels.recurrent_gated_linear_attention, *args)
+
+
+@case("chunked_gated_linear_attention init_gated_state", *[BTHK] * 5)
+def _channel_gated_linear_attention(*args):
+  fn = kernels.chunked_gated_linear_attention
+  return _gated(fn, *args, block_size=2)
+
+
+@case("chunked_gated_linear_attention init_gated_state", *[BTHK] * 3, BTH)
+def _head_gated_linear_attention(*args):
+  fn = kernels.chunked_gated_linear_attention
+  return _gated(fn, *args, block_size=4)
+
+
+@case("short_convolution", (B, T, K), (2, K), (B, 1, K))
+def _short_convolution(x, weights, state):
+  return kernels.short_convolution(x, weights, state)
+
+
+@case("append_softmax_attention init_cache KVCache", BTHK, BTNK, BTNK)
+def _append_softmax_attention(q, k, v):
+  dtype = at_least_float32(q.dtype, k.dtype, v.dtype)
+  cache = kernels.init_cache(B, 2 * T, 1, K, K, dtype=dtype)
+  outputs = []
+  for position in (0, T):
+    y, cache = kernels.append_softmax_attention(
+      q, k, v, cache, position, q_block_size=2, k_block_size=3
+    )
+    outputs.append(y)
+  return outputs, kernels.KVCache(*cache)
 
 
 def softmax_settings(q, slope):

@@ -57,8 +57,12 @@ def plain_model(
     "output_projection": output_projection,
     "dtype": dtype,
   }
-  softmax = SoftmaxAttention(attention="plain", **of_heads)
-  local = SoftmaxAttention(attention="plain_local", **of_heads)
+  softmax, local = (
+    SoftmaxAttention(
+      attention=name, num_kv_heads=SIZES["num_heads"], **of_heads
+    )
+    for name in ("plain", "plain_local")
+  )
   lsh = LSHAttention(
     bucket_size=SIZES["bucket_size"],
     num_hashes=2,

@@ -1,0 +1,250 @@
+"""Linear attention with decay and the delta rule, in two forms.
+
+  S_t = A_t S_{t-1} + k_t ⊗ (v_t - e_t · A_t S_{t-1}),   A_t = diag(exp(g_t)),
+  y_t = q_t · S_t.
+
+One equation for many recurrences; g is `log_decay`, e is `erase`:
+
+  family              g, for each token               e     v
+  RetNet              a constant of each head         none  v
+  Mamba-2 (SSD)       of each head                    none  v
+  GLA                 of each head and key channel    none  v
+  DeltaNet            0                               β k   β v
+  Gated DeltaNet      of each head                    β k   β v
+  KDA                 of each head and key channel    β k   β v
+
+Scales, normalisation of keys and gates are the caller's. `recurrent_` steps
+from token to token (the definition), `chunked_`, the one to use, computes block
+by block. You can run either on a piece of the sequence and continue with the
+other from the state that it returns.
+
+Set g to -inf at the first token of a document, and nothing before it is seen:
+values and gradients are those of the document alone.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from slim.kernels.linear._decay import decayed_products, sum_decay
+from slim.kernels.linear._gated_arguments import check_gated
+from slim.kernels.linear._triangular import unit_lower_inverse
+from slim.kernels.linear.prefix_sums import to_blocks
+from slim.kernels.support.explicit_meshes import (
+  by_shards,
+  in_mesh_of_arguments,
+  is_sharded,
+)
+from slim.kernels.support.not_inlined import checked_as_one
+from slim.kernels.support.products import einsum_f32
+from slim.kernels.support.shapes import check_positive_int
+
+
+def init_gated_state(
+  batch_size: int,
+  num_heads: int,
+  key_dim: int,
+  value_dim: int,
+  *,
+  dtype: DTypeLike = jnp.float32,
+) -> jax.Array:
+  """Makes the state before the first token.
+
+  Args:
+    batch_size: B.
+    num_heads: H.
+    key_dim: K.
+    value_dim: V.
+    dtype: float32 or wider.
+
+  Returns:
+    [B, H, K, V], zeros.
+  """
+  return jnp.zeros((batch_size, num_heads, key_dim, value_dim), dtype)
+
+
+@in_mesh_of_arguments
+@checked_as_one
+def recurrent_gated_linear_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  log_decay: jax.Array,
+  state: jax.Array,
+  *,
+  erase: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Computes gated linear attention token by token: the definition.
+
+  Args:
+    q: [B, T, H, K], float. Queries.
+    k: [B, T, H, K], float. Keys.
+    v: [B, T, H, V], float. Values.
+    log_decay: [B, T, H] or [B, T, H, K], g ≤ 0, float; -inf is allowed.
+    state: [B, H, K, V], S_0, float32 or wider; from `init_gated_state` at the
+      start.
+    erase: [B, T, H, K], e; None: nothing is erased.
+
+  Returns:
+    y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
+    state: [B, H, K, V], S_T.
+
+  Raises:
+    ValueError: If the shapes of the arguments disagree, or if one has the wrong
+      dtype.
+
+  Memory beyond inputs and outputs: O(B·H·K·V); of the gradient, T times that.
+  Work: T sequential steps.
+  """
+  dtype = v.dtype
+  q, k, v, log_decay, state, erase = check_gated(
+    q, k, v, log_decay, state, erase
+  )
+  per_token = q, k, v, log_decay if erase is None else (log_decay, erase)
+
+  def step(state, token):
+    q, k, v, *rest = token
+    g, e = rest[0] if erase is not None else (rest[0], None)
+    state = state * jnp.exp(g)[..., None]
+    if e is not None:
+      v = v - einsum_f32("bhk,bhkv->bhv", e, state)
+    state = state + k[..., None] * v[..., None, :]
+    return state, einsum_f32("bhk,bhkv->bhv", q, state)
+
+  tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), per_token)
+  state, y = jax.lax.scan(step, state, tokens)
+  return jnp.moveaxis(y, 0, 1).astype(dtype), state
+
+
+@in_mesh_of_arguments
+@checked_as_one
+def chunked_gated_linear_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  log_decay: jax.Array,
+  state: jax.Array,
+  *,
+  erase: jax.Array | None = None,
+  block_size: int = 64,
+) -> tuple[jax.Array, jax.Array]:
+  """Computes gated linear attention block by block.
+
+  Within a block of L tokens, let D_ij decay from token j to token i and D_i0
+  from the start of the block. With the values u that are really written,
+
+    P_ij = q_i D_ij · k_j,   E_ij = e_i D_ij · k_j (j < i),
+    U = (1 + E)⁻¹ (V - (e D_·0) S),   Y = (q D_·0) S + P U,
+    S ← D_L0 S + Σ_j (k_j D_Lj) ⊗ u_j.
+
+  All but the line of S is computed for all blocks at once. It never forms an
+  inverse of a decay or a power of E, so no decay, however strong or weak, and
+  no keys, however alike, make it overflow.
+
+  Args:
+    q: [B, T, H, K], float. Queries.
+    k: [B, T, H, K], float. Keys.
+    v: [B, T, H, V], float. Values.
+    log_decay: [B, T, H] or [B, T, H, K], g ≤ 0, float; -inf is allowed.
+    state: [B, H, K, V], S_0, float32 or wider; from `init_gated_state` at the
+      start.
+    erase: [B, T, H, K], e; None: nothing is erased.
+    block_size: L, tokens in a block, a power of 2. T need not be a multiple.
+
+  Returns:
+    y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
+    state: [B, H, K, V], S_T.
+
+  Raises:
+    ValueError: If the shapes of the arguments disagree, if one has the wrong
+      dtype, or if `block_size` is not a power of 2.
+
+  Memory beyond inputs and outputs: O(B·H·T·(L + K + V + K·V / L)); with a decay
+  of each channel, O(log L) times K.
+  Work: O(B·H·T·(L·K + L·V + K·V)), with `erase` also O(L²).
+
+  References:
+    Yang et al., 2024 (GLA), https://arxiv.org/abs/2312.06635; Yang et al., 2025
+    (Gated DeltaNet), https://arxiv.org/abs/2412.06464; Kimi Team, 2025 (KDA),
+    https://arxiv.org/abs/2510.26692.
+  """
+  size = check_positive_int("block_size", block_size)
+  if size & (size - 1):
+    raise ValueError(f"block_size must be a power of 2, got {block_size}")
+  dtype, num_tokens = v.dtype, v.shape[1]
+  q, k, v, log_decay, state, erase = check_gated(
+    q, k, v, log_decay, state, erase
+  )
+  size = min(size, 1 << (num_tokens - 1).bit_length())
+
+  per_token = [q, k, v, log_decay, *([] if erase is None else [erase])]
+  if not is_sharded(q):
+    y, state = _in_blocks(size, state, *per_token)
+  else:
+
+    def by_heads(state, *per_token):
+      per_token = [jnp.moveaxis(x, 1, 2) for x in per_token]
+      y, state = _in_blocks(size, state, *per_token)
+      return jnp.moveaxis(y, 2, 1), state
+
+    per_token = [jnp.moveaxis(x, 2, 1) for x in per_token]
+    y, state = by_shards(by_heads, 2, state, *per_token)
+    y = jnp.moveaxis(y, 1, 2)
+  return y[:, :num_tokens].astype(dtype), state
+
+
+def _in_blocks(size, state, q, k, v, log_decay, erase=None):
+  """Computes y [B, T, H, V] and the last state, T rounded up to blocks."""
+  shape = batch_size, num_heads, *_ = state.shape
+
+  def cut(x):
+    # Zeros change nothing: no decay, no key, no value.
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), (0, 0), (0, 0)))
+    return to_blocks(x, size).reshape(-1, size, x.shape[-1])
+
+  def stack(x):
+    """[n·B·H, …] to [n, B·H, …], to scan over the blocks."""
+    return x.reshape(-1, batch_size * num_heads, *x.shape[1:])
+
+  q, k, v, log_decay = map(cut, (q, k, v, log_decay))
+  decay = sum_decay(log_decay)
+  rows = [q]
+  if erase is not None:
+    erase = cut(erase)
+    rows.append(erase)
+  weights = decayed_products(rows, k, decay)
+  from_start = jnp.exp(decay.from_start)
+  read = q * from_start
+  write = k * jnp.exp(decay.to_end)
+  kept = from_start[:, -1, :, None]
+  state = state.reshape(-1, *shape[2:])
+  if erase is None:
+    written = v
+    updates = einsum_f32("njk,njv->nkv", write, v)
+
+    def step(state, block):
+      kept, update = block
+      return kept * state + update, state
+
+    state, before = jax.lax.scan(step, state, (stack(kept), stack(updates)))
+  else:
+    inverse = unit_lower_inverse(weights[1])
+    erased = einsum_f32("nij,njk->nik", inverse, erase * from_start)
+    written = einsum_f32("nij,njv->niv", inverse, v)
+
+    def step(state, block):
+      kept, erased, written, write = block
+      written = written - einsum_f32("nik,nkv->niv", erased, state)
+      update = einsum_f32("njk,njv->nkv", write, written)
+      return kept * state + update, (state, written)
+
+    state, (before, written) = jax.lax.scan(
+      step, state, tuple(map(stack, (kept, erased, written, write)))
+    )
+    written = written.reshape(-1, *written.shape[2:])
+  before = before.reshape(-1, *before.shape[2:])
+  y = einsum_f32("nik,nkv->niv", read, before)
+  y += einsum_f32("nij,njv->niv", weights[0], written)
+  y = y.reshape(-1, batch_size, num_heads, size, y.shape[-1])
+  y = y.transpose(1, 0, 3, 2, 4)
+  return y.reshape(batch_size, -1, *y.shape[3:]), state.reshape(shape)

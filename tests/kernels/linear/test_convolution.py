@@ -1,0 +1,72 @@
+"""The short convolution: any cut is the whole, also of one token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.kernels import short_convolution
+from tests.helpers import assert_gradients_close
+
+B, T, D, W = 2, 6, 3, 4
+
+
+def test_it_is_numpys_convolution_in_any_pieces(x64):
+  """Fails if a piece shorter than W loses tokens, or their gradients."""
+  random = np.random.default_rng(0)
+  x, weights = random.normal(size=(B, T, D)), random.normal(size=(W, D))
+  state = random.normal(size=(B, W - 1, D))
+  ct = random.normal(size=(B, T, D)), random.normal(size=(B, W - 1, D))
+
+  def whole(x, weights, state):
+    return short_convolution(x, weights, state)
+
+  def in_pieces(x, weights, state):
+    ys = []
+    for part in jnp.split(x, [1, 3], 1):
+      y, state = short_convolution(part, weights, state)
+      ys.append(y)
+    return jnp.concatenate(ys, 1), state
+
+  @jax.jit
+  def run(args):
+    results = []
+    for fn in (whole, in_pieces):
+      outputs, vjp = jax.vjp(fn, *args)
+      results.append((outputs, vjp(ct)))
+    return results
+
+  right, found = run((x, weights, state))
+  assert_gradients_close(found, right, 1e-14)
+  seen = np.concatenate([state, x], 1)
+  expected = np.stack(
+    [
+      [
+        np.convolve(seen[b, :, d], weights[::-1, d], mode="valid")
+        for d in range(D)
+      ]
+      for b in range(B)
+    ]
+  )
+  np.testing.assert_allclose(
+    right[0][0], np.moveaxis(expected, 1, 2), rtol=1e-12
+  )
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"weights": np.zeros((W, D + 1))}, "weights must have shape"),
+    ({"state": np.zeros((B, W, D))}, "state must have shape"),
+    ({"x": np.zeros((B, T, D), int)}, "x must be floating-point"),
+  ],
+)
+def test_wrong_arguments_are_named(change, message):
+  """Fails if a wrong argument fails inside, or not at all."""
+  arguments = {
+    "x": np.zeros((B, T, D)),
+    "weights": np.zeros((W, D)),
+    "state": np.zeros((B, W - 1, D)),
+  }
+  with pytest.raises(ValueError, match=message):
+    short_convolution(**(arguments | change))

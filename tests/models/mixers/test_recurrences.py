@@ -1,0 +1,123 @@
+"""Gated recurrences, caches and windows: chunks, and tokens, are the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slim.models import create_model
+from slim.models.mixers.gated import softplus_decay
+from slim.settings import SettingError
+from slim.training.gradients import make_value_and_grad
+from slim.types import Batch
+from tests.helpers import TOLERANCES, assert_gradients_close
+from tests.models import small
+
+T, C = 7, 3  # The first chunk has one token: less than a convolution.
+CACHE = {"window_state": "cache", "window": 3}
+MODELS = {
+  "gdn,chunked_softmax": {"num_kv_heads": 1, "positions": "rotary"},
+  "kda": {"key_dim": 2, "value_dim": 3},
+  "ssd": {},
+  "retention": {},
+  "gla": {},
+  "delta": {"conv_width": None},
+  "local,linear": {"window": 3},
+  "local,softmax": CACHE | {"reversible": True},
+  "gdn,gdn": {"stack_layers": True},
+}
+FAST = ("gdn,chunked_softmax", "kda")
+
+
+def create(attention, **settings):
+  """Creates a tiny model with a layer of each kind."""
+  return create_model(
+    vocab_size=5,
+    width=8,
+    num_heads=2,
+    num_layers=attention.count(",") + 1,
+    attention=attention,
+    norm="pre",
+    dtype="float64",
+    **settings,
+  )
+
+
+def make_batch(length=T):
+  """Two sequences of random tokens."""
+  tokens = small.tokens_of(2, length + 1) % 5
+  return Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones((2, length)))
+
+
+@pytest.mark.parametrize(
+  "attention",
+  [
+    pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow])
+    for name in MODELS
+  ],
+)
+def test_chunks_and_tokens_are_the_whole(x64, attention):
+  """Fails if a state, its gradient or its initial value is wrong."""
+  model = create(attention, **MODELS[attention])
+  params, batch = small.params_of(model), make_batch()
+  full, slim = (
+    jax.jit(make_value_and_grad(model, method=method, **chunks))
+    for method, chunks in (("full", {}), ("slim", {"chunk_size": C}))
+  )
+  right = full(params, batch)
+  assert_gradients_close(slim(params, batch), right, TOLERANCES["float64"])
+
+  @jax.jit
+  def by_tokens(params, tokens):
+    def token(state, x):
+      logits, state = model.apply(params, x[:, None], state)
+      return state, logits[:, 0]
+
+    state = model.init_state(2, max_tokens=T)
+    return jax.lax.scan(token, state, tokens.T)[1]
+
+  logits = jnp.moveaxis(by_tokens(params, batch.inputs), 0, 1)
+  log_p = jax.nn.log_softmax(logits)
+  found = -jnp.take_along_axis(log_p, batch.targets[..., None], -1).sum()
+  np.testing.assert_allclose(found, right[0].nll, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+  ("settings", "policy", "message"),
+  [
+    ({"attention": "softmax"}, "store", "policy must be 'rewind' for a model"),
+    ({"attention": "linear,lsh"}, "rewind", "method must be 'full' or 'remat'"),
+  ],
+)
+def test_chunks_that_cannot_work_are_refused(settings, policy, message):
+  """Fails if a cache is stored once a chunk, or LSH attention is cut."""
+  model = create(**settings, frozen_key=jax.random.key(0))
+  with pytest.raises(ValueError, match=message):
+    make_value_and_grad(model, method="slim", chunk_size=C, policy=policy)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"attention": "retention", "key_dim": 3}, "key_dim must be even"),
+    ({"attention": "softmax", "num_kv_heads": 3}, "num_kv_heads must divide"),
+    ({"attention": "gdn", "conv_width": 0}, "conv_width must be > 0"),
+    ({"attention": "gdm"}, "attention must be one of"),
+  ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+  """Fails if a wrong setting fails inside, or is ignored."""
+  with pytest.raises(SettingError, match=message):
+    create(**settings)
+
+
+def test_a_gate_of_any_size_is_a_number(x64):
+  """Fails if a learned scale of a decay overflows to NaN."""
+  scales = jnp.array([-100.0, 0.0, 100.0, 1000.0])
+  rates = jnp.array([-1000.0, -200.0, 0.0, 200.0])[:, None]
+  decay, slope = jax.vmap(
+    jax.vmap(jax.value_and_grad(softplus_decay, argnums=(0, 1)), (0, None)),
+    (None, 0),
+  )(rates[:, 0], scales)
+  assert np.isfinite(decay).all() and (decay <= 0).all()
+  assert all(np.isfinite(x).all() for x in slope)
