@@ -110,9 +110,8 @@ def give_back(params, given, chunk):
   return given, out, after
 
 
-@pytest.mark.parametrize(
-  "kept", [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [False, True])
 def test_a_state_that_decays_has_to_be_kept(one_size, kept):
   """Fails if a gated leaf that is declared undone passes."""
   certificate = certify(
