@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels import POLICIES
-from slim.training.gradients import make_value_and_grad
+from slim.training.gradients import make_value_and_grad, max_tokens_of
 from slim.training.losses import cross_entropy_sums
 from slim.types import Batch, LanguageModel, Sums
 
@@ -85,7 +85,10 @@ def scan_checkpoint_value_and_grad(
       def step_group(state, group):
         return jax.lax.scan(step, state, group)
 
-      state = model.init_state(batch.inputs.shape[0])
+      batch_size, length = batch.inputs.shape
+      state = model.init_state(
+        batch_size, max_tokens=max_tokens_of(model, length)
+      )
       chunks = jax.tree.map(cut, batch)
       if two_level:
         groups = jax.tree.map(_group, chunks)

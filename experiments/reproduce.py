@@ -129,6 +129,8 @@ EXPERIMENTS = (
   Experiment("targets"),
   Experiment("scale"),
   Experiment("scale_model"),
+  Experiment("recurrences"),
+  Experiment("hybrids"),
   Experiment("on_gpu", needs_gpu=True),
   Experiment("reformer_memory"),
   Experiment("reversible_time", ("--rounds=3",)),

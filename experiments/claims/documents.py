@@ -12,6 +12,7 @@ from claims import (
   statements,
   tables,
   tables_attention,
+  tables_hybrids,
   tables_peers,
   tables_runs,
   tables_scale,
@@ -30,6 +31,7 @@ BLOCKS = {
     tables_runs,
     tables_targets,
     tables_scale,
+    tables_hybrids,
   )
   for name, function in inspect.getmembers(module, inspect.isfunction)
   if function.__module__ == module.__name__ and not name.startswith("_")

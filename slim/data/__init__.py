@@ -2,6 +2,7 @@
 
 from slim.data.copying import Copying
 from slim.data.dataset import SPLITS, Dataset
+from slim.data.recall import AssociativeRecall
 from slim.data.registry import (
   DATASETS,
   DataSettings,
@@ -14,6 +15,7 @@ from slim.data.vocabulary import Vocabulary
 __all__ = [
   "DATASETS",
   "SPLITS",
+  "AssociativeRecall",
   "Copying",
   "DataSettings",
   "Dataset",

@@ -11,6 +11,8 @@ from slim.data.copying import Copying
 from slim.data.corpora import CORPORA
 from slim.data.dataset import Dataset
 from slim.data.reading import read_corpus
+from slim.data.recall import AssociativeRecall
+from slim.data.synthetic import Synthetic
 from slim.data.text import (
   ORDERS,
   VOCAB_SIZE,
@@ -45,18 +47,18 @@ class CreateDataset(Protocol):
     """Returns the split."""
 
 
-def _create_copying(
-  *, path: Path | None, order: str, **settings: Any
-) -> Copying:
-  """Creates the Copying task, which has no file and no order."""
+def _create_synthetic(
+  task: type[Synthetic], *, path: Path | None, order: str, **settings: Any
+) -> Synthetic:
+  """Creates a synthetic task, which has no file and no order."""
   del order
   if path is not None:
     raise SettingError(
       "path",
-      f": 'copying' reads no file, got {str(path)!r}; leave path out, or "
+      f": {task.task!r} reads no file, got {str(path)!r}; leave path out, or "
       "choose the dataset 'text'",
     )
-  return Copying(**settings)
+  return task(**settings)
 
 
 def _create_text(
@@ -117,7 +119,10 @@ def _read_published(name: str, path: Path | None, split: str) -> TextSplit:
 
 # A new dataset is one entry.
 DATASETS: dict[str, CreateDataset] = {
-  "copying": _create_copying,
+  **{
+    task.task: partial(_create_synthetic, task)
+    for task in (Copying, AssociativeRecall)
+  },
   "text": partial(_create_text, _read_file),
   "tokens": _create_tokens,
   **{
@@ -133,7 +138,7 @@ class DataSettings:
 
   name: str = setting(
     "copying",
-    "Dataset: the Copying task, a published text (ptb, enwik8 or "
+    "Dataset: the tasks copying or recall, a published text (ptb, enwik8 or "
     "tiny_shakespeare), text, the bytes of any file, or tokens, an array of "
     "integers in a .npy or .npz file.",
     choices=tuple(DATASETS),
@@ -142,10 +147,12 @@ class DataSettings:
     None,
     "Location of the data. For text and tokens, the file. For a published "
     "text, its file, a zip or a folder; None: prepared or downloaded with "
-    "tfds. None for copying.",
+    "tfds. None for tasks.",
     is_path=True,
   )
-  sequence_length: int = setting(512, "T, tokens; even for copying.")
+  sequence_length: int = setting(
+    512, "T, tokens; even for copying, a multiple of 4 for recall."
+  )
   vocab_size: int = setting(
     256, "Number of different tokens; at least 256 for texts."
   )
@@ -177,8 +184,9 @@ def create_dataset(
   """Creates one split of a dataset.
 
   Args:
-    name: A key of `DATASETS`: "copying" (see `Copying`), or a `Text`: "text",
-      "tokens", or one of `CORPORA`, "ptb", "enwik8" or "tiny_shakespeare".
+    name: A key of `DATASETS`: "copying" (see `Copying`), "recall" (see
+      `AssociativeRecall`), or a `Text`: "text", "tokens", or one of `CORPORA`,
+      "ptb", "enwik8" or "tiny_shakespeare".
     split: "train", "validation" or "test".
     sequence_length: T, tokens.
     batch_size: B, sequences.
@@ -186,8 +194,8 @@ def create_dataset(
     vocab_size: Tokens that the model knows; at least 256 for all texts.
     path: For "text", the file. For a corpus, its file or the folder of its
       files (see `read_corpus`); None: prepared or downloaded with tfds. None
-      for "copying".
-    order: "random" or "consecutive" sequences of a text; ignored by "copying".
+      for tasks.
+    order: "random" or "consecutive" sequences of a text; ignored by tasks.
     tokenizer: What has made the tokens of "tokens"; see `create_vocabulary`.
 
   Returns:
