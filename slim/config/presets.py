@@ -32,6 +32,7 @@ _SMOKE_LIMITS = {
     bucket_size=16,
     num_hashes=2,
     heads_at_once=1,  # Divides any number of heads.
+    num_kv_heads=1,
     mlp_chunk_size=32,
   ),
   "data": dict(sequence_length=64),

@@ -28,6 +28,7 @@ import generation
 import kernels_attention
 import kernels_scan
 import models
+import recurrences
 import runs
 import scale
 import tools
@@ -37,6 +38,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 ROOMS = (
   kernels_attention,
   kernels_scan,
+  recurrences,
   models,
   training,
   scale,

@@ -92,13 +92,13 @@ MUTATIONS = [
     SOFTMAX,
   ),
   Mutation(
-    "kernels/softmax/_from_lse.py",
+    "kernels/softmax/_cotangents.py",
     "* y.astype(lse.dtype), -1) - lse_ct",
     "* y.astype(lse.dtype), -1) - 0 * lse_ct",
     SOFTMAX,
   ),
   Mutation(
-    "kernels/softmax/_from_lse.py",
+    "kernels/softmax/_cotangents.py",
     "counted = rows.counted_here(i)",
     "counted = None",
     SOFTMAX,

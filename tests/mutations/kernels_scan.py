@@ -32,7 +32,7 @@ MUTATIONS = [
   ),
   Mutation(
     "kernels/support/mesh_axes.py",
-    "missing = tuple(axes - _varying(x))",
+    "missing = tuple(set(axes) - _varying(x))",
     "missing = ()",
     SCAN,
   ),
@@ -62,8 +62,8 @@ MUTATIONS = [
   ),
   Mutation(
     "kernels/chunk_scan/_rewinding.py",
-    "(before, state_ct, totals), chunk_ct",
-    "(after, state_ct, totals), chunk_ct",
+    "return (kept.others(before), state_ct, totals), chunk_ct",
+    "return (undone, state_ct, totals), chunk_ct",
     SCAN,
   ),
   Mutation(

@@ -10,7 +10,7 @@ MODELS = (
 MUTATIONS = [
   Mutation(
     "models/language_model.py",
-    "position = state_after.position - tokens.shape[1]",
+    "position = state_after.position - count_tokens(tokens)",
     "position = state_after.position",
     MODELS,
   ),
@@ -64,14 +64,8 @@ MUTATIONS = [
   ),
   Mutation(
     "models/mixers/local.py",
-    "local_window_size=(num_before, 0)",
-    "(self.window, 0)",
-    MODELS,
-  ),
-  Mutation(
-    "models/mixers/softmax.py",
-    "query_offset=offset",
-    "query_offset=0",
+    "local_window_size=(num_before, 0),\n        query_offset",
+    "local_window_size=(self.window, 0),\n        query_offset",
     MODELS,
   ),
   Mutation(
@@ -94,14 +88,8 @@ MUTATIONS = [
   ),
   Mutation(
     "models/network.py",
-    "fold_in(call.keys, 1 + 2 * self.num_layers + layer)",
-    "fold_in(call.keys, layer)",
+    "counter = 1 + 2 * self.num_layers + layer if",
+    "counter = layer if",
     MODELS,
-  ),
-  Mutation(
-    "models/mixers/softmax.py",
-    "offset: jax.Array | int = 0",
-    "offset: jax.Array | int = position",
-    "models/test_transformer.py",
   ),
 ]

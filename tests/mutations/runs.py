@@ -71,7 +71,7 @@ MUTATIONS = [
   ),
   Mutation(
     "runs/interruptions.py",
-    "if left < 2 * self._longest + save_seconds:",
+    "if left < num_steps * self._longest + save_seconds:",
     "if left < 0:",
     "runs/test_interruptions.py",
   ),

@@ -70,8 +70,8 @@ MUTATIONS = [
   ),
   Mutation(
     "training/evaluation.py",
-    "if not carry_state:",
-    "if carry_state:",
+    "if not (carry_state and found):",
+    "if carry_state or not found:",
     "training/test_evaluation.py test_evaluate.py",
   ),
 ]

@@ -24,7 +24,7 @@ and differentiate it, use `slim.kernels.sum_and_grad`: the same gradient for
 less work.
 
 If C does not divide T, the *first* chunk is the short one and runs outside the
-loop. Its initial state is known, so it needs no padding and no rewinding.
+loop, so nothing is padded.
 """
 
 from typing import Any

@@ -18,10 +18,7 @@ CACHE = {"window_state": "cache", "window": 3}
 MODELS = {
   "gdn,chunked_softmax": {"num_kv_heads": 1, "positions": "rotary"},
   "kda": {"key_dim": 2, "value_dim": 3},
-  "ssd": {},
-  "retention": {},
-  "gla": {},
-  "delta": {"conv_width": None},
+  "ssd,retention,gla,delta": {"conv_width": 2},
   "local,linear": {"window": 3},
   "local,softmax": CACHE | {"reversible": True},
   "gdn,gdn": {"stack_layers": True},
