@@ -65,9 +65,8 @@ def main() -> None:
   rows = measure_in_stretches("hybrids", cases, measure, quick=quick)
   _add_buffers(rows)
   times = measure_times(1024 if quick else _TIMED)
-  for row in rows:
-    row["seconds"] = None
-  rows += times
+  columns = dict.fromkeys(key for row in (*rows, *times) for key in row)
+  rows = [dict.fromkeys(columns) | row for row in (*rows, *times)]
   print_table(rows)
   save(
     "hybrids", rows, quick=quick, chunk_size=_CHUNK_SIZE, rounds=_ROUNDS.value

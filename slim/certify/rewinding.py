@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from slim.certify.distances import distance, norm, relative_distance
@@ -76,8 +77,8 @@ def decay_share(call: ScanCall) -> float:
 
   Returns:
     1 - |change of the last state| / |change of the initial state|, the largest
-    over perturbations of one array each that is not kept. 0 or less if nothing
-    decays.
+    over perturbations of one array each that is not kept. Elements that the
+    tokens replace do not count. 0 or less if nothing decays.
   """
   step = compile_fast(call.step)
   arrays, structure = jax.tree.flatten(call.state)
@@ -92,5 +93,9 @@ def decay_share(call: ScanCall) -> float:
         structure, [*arrays[:i], x + change, *arrays[i + 1 :]]
       )
       after = step(call.params, perturbed, call.xs)[0]
-      shares.append(1 - distance(after, last) / norm(change))
+      # Rows of a cache that tokens are written to are replaced, not decayed.
+      replaced = jax.tree.leaves(after)[i] == jax.tree.leaves(last)[i]
+      scale = norm(jnp.where(replaced, 0, change))
+      if scale:
+        shares.append(1 - distance(after, last) / scale)
   return max(shares)
