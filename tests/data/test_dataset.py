@@ -81,7 +81,11 @@ def test_settings_reach_text(tmp_path):
     (
       "txt",
       {},
-      ["name", "'copying', 'recall', 'text', 'tokens', 'ptb', 'enwik8'", "'txt'"],
+      [
+        "name",
+        "'copying', 'recall', 'text', 'tokens', 'ptb', 'enwik8'",
+        "'txt'",
+      ],
     ),
     ("text", {}, ["path", "None", "pass the path of a file"]),
     ("copying", {"path": "a.txt"}, ["path", "'a.txt'", "'text'"]),
