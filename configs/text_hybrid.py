@@ -1,6 +1,7 @@
-"""The bytes of any file: gated DeltaNet and softmax attention, trained with SLiM.
+"""The bytes of any file: gated DeltaNet and softmax attention, with SLiM.
 
-The file is split into 90 % for training, 5 % for validation and 5 % for testing.
+The first 90 % of the file are for training, the next 5 % for validation and the
+last 5 % for testing.
 
 Command:   python -m slim.train --config=configs/text_hybrid.py \
              --config.data.path=mybook.txt --workdir=runs/mybook
