@@ -88,7 +88,7 @@ def set_heads(
 
   Args:
     merged: From `merge_heads`. A loop carries it in this shape: if it were
-      merged in the loop, XLA for CPUs would copy all of it each time.
+      merged in the loop, XLA for CPUs would add a copy of all of it.
     x: The new values.
     starts: As for `slice_heads`.
 

@@ -33,25 +33,34 @@ class DeltaNet(GatedMixer):
   def __call__(self, x: jax.Array, state: GatedState, site: Site) -> Mixed:
     """Mixes x [B, T, D]; see `slim.models.mixers.mixer.Mixer`."""
     del site
-    q, k, v, conv = self.project(x, state.conv)
-    q, k = unit_length(q) / math.sqrt(self.key_dim), unit_length(k)
-    beta = write_strength(self, x)
+    q, k, v, erase, conv = delta_operands(self, x, state.conv)
+    no_decay = jnp.zeros(q.shape[:3], q.dtype)
     y, memory = chunked_gated_linear_attention(
-      q,
-      k,
-      beta * v,
-      jnp.zeros(q.shape[:3], q.dtype),
-      state.memory,
-      erase=beta * k,
+      q, k, v, no_decay, state.memory, erase=erase
     )
     y = self.finish(y, None)
     return Mixed(y, state, GatedState(conv, memory), ())
 
 
-def write_strength(mixer: GatedMixer, x: jax.Array) -> jax.Array:
-  """Computes β [B, T, H, 1] in (0, 1); called within a compact method."""
+def delta_operands(
+  mixer: GatedMixer, x: jax.Array, conv: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None]:
+  """Computes what the delta rule takes; called within a compact method.
+
+  Args:
+    mixer: The mixer.
+    x: [B, T, D].
+    conv: The state of its convolution.
+
+  Returns:
+    q / √K and k, both of length 1 before; β v and β k, the values and what is
+    erased; and the next `conv`. β is in (0, 1).
+  """
+  q, k, v, conv = mixer.project(x, conv)
+  q, k = unit_length(q) / math.sqrt(mixer.key_dim), unit_length(k)
   beta = dense(x, mixer.num_heads, mixer.dtype, "beta")
-  return nn.sigmoid(beta.astype(at_least_float32(beta.dtype)))[..., None]
+  beta = nn.sigmoid(beta.astype(at_least_float32(beta.dtype)))[..., None]
+  return q, k, beta * v, beta * k, conv
 
 
 def create_delta(model: ModelSettings, own: GatedSettings) -> DeltaNet:

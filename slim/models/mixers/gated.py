@@ -155,6 +155,32 @@ def unit_length(x: jax.Array) -> jax.Array:
   return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
 
 
+def gate_parameters(
+  mixer: MixerModule,
+  bias_shape: tuple[int, ...],
+  scale_shape: tuple[int, ...],
+  slowest: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+  """Makes the parameters of `softplus_decay`, as Mamba-2 starts them.
+
+  Args:
+    mixer: The mixer, within its compact method.
+    bias_shape: [H] or [H, K].
+    scale_shape: [H] or [H, 1].
+    slowest: The smallest initial exp(log_scale); the largest is 16.
+
+  Returns:
+    The bias of `rate`, whose softplus is a time step from 0.001 to 0.1, and
+    `log_scale`, both with axes for B and T.
+  """
+  dtype = at_least_float32(mixer.dtype)
+  steps = log_uniform_init(1e-3, 0.1, through_softplus=True)
+  bias = mixer.param("step_bias", steps, bias_shape, dtype)
+  scales = log_uniform_init(slowest, 16)
+  log_scale = mixer.param("log_scale", scales, scale_shape, dtype)
+  return bias[None, None], log_scale[None, None]
+
+
 def softplus_decay(rate: jax.Array, log_scale: jax.Array) -> jax.Array:
   """Computes the log decay -exp(log_scale) · softplus(rate), at most 0.
 

@@ -1,22 +1,18 @@
 """Gated DeltaNet: the delta rule with a decay of each head."""
 
-import math
-
 import jax
 from flax import linen as nn
 
 from slim.kernels import chunked_gated_linear_attention
-from slim.kernels.support.dtypes import at_least_float32
 from slim.models.layers import dense
-from slim.models.mixers.delta import write_strength
+from slim.models.mixers.delta import delta_operands
 from slim.models.mixers.gated import (
   GatedMixer,
   GatedSettings,
   GatedState,
+  gate_parameters,
   gated_arguments,
-  log_uniform_init,
   softplus_decay,
-  unit_length,
 )
 from slim.models.mixers.mixer import Mixed, Site
 from slim.models.settings import ModelSettings
@@ -36,42 +32,17 @@ class GatedDeltaNet(GatedMixer):
   def __call__(self, x: jax.Array, state: GatedState, site: Site) -> Mixed:
     """Mixes x [B, T, D]; see `slim.models.mixers.mixer.Mixer`."""
     del site
-    q, k, v, conv = self.project(x, state.conv)
-    q, k = unit_length(q) / math.sqrt(self.key_dim), unit_length(k)
-    beta = write_strength(self, x)
-    log_decay = head_decay(self, x, slowest=1e-2)
+    q, k, v, erase, conv = delta_operands(self, x, state.conv)
+    shape = (self.num_heads,)
+    bias, log_scale = gate_parameters(self, shape, shape, slowest=1e-2)
+    step = dense(x, self.num_heads, self.dtype, "step").astype(bias.dtype)
+    log_decay = softplus_decay(step + bias, log_scale)
     y, memory = chunked_gated_linear_attention(
-      q, k, beta * v, log_decay, state.memory, erase=beta * k
+      q, k, v, log_decay, state.memory, erase=erase
     )
     gate = dense(x, self.num_heads * self.value_dim, self.dtype, "gate")
     y = self.finish(y, nn.silu(gate))
     return Mixed(y, state, GatedState(conv, memory), ())
-
-
-def head_decay(mixer: GatedMixer, x: jax.Array, slowest: float) -> jax.Array:
-  """Computes the log decay [B, T, H] of a gate with a time step.
-
-  Args:
-    mixer: The mixer, within its compact method.
-    x: [B, T, D].
-    slowest: The smallest initial exp(A); the largest is 16.
-
-  Returns:
-    -exp(A) softplus(x W + b).
-  """
-  dtype = at_least_float32(mixer.dtype)
-  shape = (mixer.num_heads,)
-  log_scale = mixer.param(
-    "log_scale", log_uniform_init(slowest, 16), shape, dtype
-  )
-  bias = mixer.param(
-    "step_bias",
-    log_uniform_init(1e-3, 0.1, through_softplus=True),
-    shape,
-    dtype,
-  )
-  step = dense(x, mixer.num_heads, mixer.dtype, "step").astype(dtype)
-  return softplus_decay(step + bias[None, None], log_scale[None, None])
 
 
 def create_gdn(model: ModelSettings, own: GatedSettings) -> GatedDeltaNet:

@@ -1,22 +1,18 @@
 """Kimi Delta Attention: the delta rule with a decay of each key channel."""
 
-import math
-
 import jax
 from flax import linen as nn
 
 from slim.kernels import chunked_gated_linear_attention
-from slim.kernels.support.dtypes import at_least_float32
 from slim.models.layers import dense
-from slim.models.mixers.delta import write_strength
+from slim.models.mixers.delta import delta_operands
 from slim.models.mixers.gated import (
   GatedMixer,
   GatedSettings,
   GatedState,
+  gate_parameters,
   gated_arguments,
-  log_uniform_init,
   softplus_decay,
-  unit_length,
 )
 from slim.models.mixers.mixer import Mixed, Site
 from slim.models.settings import ModelSettings
@@ -36,28 +32,16 @@ class KimiDeltaAttention(GatedMixer):
   def __call__(self, x: jax.Array, state: GatedState, site: Site) -> Mixed:
     """Mixes x [B, T, D]; see `slim.models.mixers.mixer.Mixer`."""
     del site
-    dtype = at_least_float32(self.dtype)
-    q, k, v, conv = self.project(x, state.conv)
-    q, k = unit_length(q) / math.sqrt(self.key_dim), unit_length(k)
-    beta = write_strength(self, x)
-
-    log_scale = self.param(
-      "log_scale", log_uniform_init(1, 16), (self.num_heads, 1), dtype
-    )
-    bias = self.param(
-      "step_bias",
-      log_uniform_init(1e-3, 0.1, through_softplus=True),
-      (self.num_heads, self.key_dim),
-      dtype,
+    q, k, v, erase, conv = delta_operands(self, x, state.conv)
+    bias, log_scale = gate_parameters(
+      self, (self.num_heads, self.key_dim), (self.num_heads, 1)
     )
     step = self.to_heads(
       self._low_rank(x, self.num_heads * self.key_dim, "step")
     )
-    log_decay = softplus_decay(
-      step.astype(dtype) + bias[None, None], log_scale[None, None]
-    )
+    log_decay = softplus_decay(step.astype(bias.dtype) + bias, log_scale)
     y, memory = chunked_gated_linear_attention(
-      q, k, beta * v, log_decay, state.memory, erase=beta * k
+      q, k, v, log_decay, state.memory, erase=erase
     )
     gate = self._low_rank(x, self.num_heads * self.value_dim, "gate")
     y = self.finish(y, nn.sigmoid(gate))

@@ -47,14 +47,14 @@ class SoftmaxAttention(MultiHead):
   rotary: bool
   num_kv_heads: int
 
+  state_kind: ClassVar[StateKind] = "growing"
+  kept = False  # The position is moved back.
+  token_order: ClassVar[TokenOrder | None] = "zigzag"
+
   @property
   def num_groups(self) -> int:
     """G."""
     return self.num_kv_heads
-
-  state_kind: ClassVar[StateKind] = "growing"
-  kept = False  # The position is moved back.
-  token_order: ClassVar[TokenOrder | None] = "zigzag"
 
   @nn.nowrap
   def init_state(

@@ -11,8 +11,9 @@ from slim.models.mixers.gated import (
   GatedMixer,
   GatedSettings,
   GatedState,
+  gate_parameters,
   gated_arguments,
-  log_uniform_init,
+  softplus_decay,
 )
 from slim.models.mixers.mixer import Mixed, Site
 from slim.models.settings import ModelSettings
@@ -50,19 +51,15 @@ class StateSpaceDuality(GatedMixer):
       for y in (b, c)
     )
 
-    step = dense(x, self.num_heads, self.dtype, "step").astype(dtype)
-    bias = self.param(
-      "step_bias",
-      log_uniform_init(1e-3, 0.1, through_softplus=True),
-      shape,
-      dtype,
-    )
-    log_scale = self.param("log_scale", log_uniform_init(1, 16), shape, dtype)
+    bias, log_scale = gate_parameters(self, shape, shape)
     skip = self.param("skip", nn.initializers.ones, shape, dtype)
-    step = nn.softplus(step + bias[None, None])
-    rate = jnp.exp(jnp.minimum(log_scale, 20))  # As in `softplus_decay`.
+    step = dense(x, self.num_heads, self.dtype, "step").astype(dtype) + bias
     y, memory = chunked_gated_linear_attention(
-      c, b, step[..., None] * u, -step * rate[None, None], state.memory
+      c,
+      b,
+      nn.softplus(step)[..., None] * u,
+      softplus_decay(step, log_scale),
+      state.memory,
     )
     y = y + skip[None, None, :, None] * u
     gate = self.to_heads(dense(x, inner, self.dtype, "gate").astype(dtype))
