@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from slim.kernels.softmax._blocks import Blocks, Inputs
 from slim.kernels.softmax._finite import finite_or_zero, query_key_products
@@ -173,8 +174,8 @@ def _pull_back_heads(blocks, heads, totals, inputs, lse, shift, y_ct):
     of_keys = heads.num_groups, heads.of_keys(column)
     return (
       add(q_ct, q_block_ct, heads.num_heads, heads.of_queries(row)),
-      add(k_ct, _transpose(k_block_ct), *of_keys),
-      add(v_ct, _transpose(v_block_ct), *of_keys),
+      add(k_ct, _transpose_copy(k_block_ct), *of_keys),
+      add(v_ct, _transpose_copy(v_block_ct), *of_keys),
       bias_ct,
       add_to_sum(consts_ct, inexact_leaves(block_consts_ct)),
     )
@@ -186,3 +187,12 @@ def _pull_back_heads(blocks, heads, totals, inputs, lse, shift, y_ct):
 
 def _transpose(x):
   return jnp.swapaxes(x, -1, -2)
+
+
+def _transpose_copy(x):
+  """Transposes a block in memory too.
+
+  XLA for GPUs would keep the block as it is and the sums of all keys
+  transposed, and would transpose these whole arrays after the loop.
+  """
+  return with_layout_constraint(_transpose(x), Layout(tuple(range(x.ndim))))
