@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from absl import flags
 
-from slim.data.text import check_uncompressed, load_text
+from slim.data.splits import check_uncompressed, load_text
 from slim.files import local_path
 
 _ROOT = pathlib.Path(__file__).parents[1]

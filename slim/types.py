@@ -41,6 +41,9 @@ class Batch(NamedTuple):
   inputs: jax.Array  # [B, T], int32.
   targets: jax.Array  # [B, T], int32: the token that follows each input.
   weights: jax.Array  # [B, T], float32: 1 where the loss counts, else 0.
+  # [B, T], int32: the position of each input in its document. None: a sequence
+  # is one document.
+  positions: jax.Array | None = None
 
 
 @exportable
@@ -93,6 +96,7 @@ class ApplyFn(Protocol):
     keys: jax.Array | None = None,
     *,
     remat: bool = False,
+    positions: jax.Array | None = None,
   ) -> tuple[jax.Array, State | None]: ...
 
 
@@ -108,6 +112,8 @@ class RewindFn(Protocol):
     tokens: jax.Array,
     state_after: State,
     keys: jax.Array | None = None,
+    *,
+    positions: jax.Array | None = None,
   ) -> tuple[State, jax.Array, State]: ...
 
 
@@ -130,15 +136,16 @@ class LanguageModel(NamedTuple):
       the rounding error of its sums, which `rewind` needs. A growing state has
       room for `max_tokens`. Without `max_tokens` it is None: the sequence must
       be given whole, and nothing is remembered.
-    apply: `apply(params, tokens, state, keys=None, *, remat=False) -> (logits,
-      state)` for tokens [B, T]. With the state None the sequence starts here,
-      and None is returned. `keys` [B] are PRNG keys, one for each sequence, for
-      what is random in training: dropout, and the hashes of LSH; None: nothing
-      is random. With `remat` the backward pass recomputes each layer.
-    rewind: `rewind(params, tokens, state_after, keys=None) -> (state_before,
-      logits, state_after)`. Like `apply`, but starts from the state after the
-      tokens. Leaves of the state that are `kept` must be given as they were
-      before the tokens. None without a state.
+    apply: `apply(params, tokens, state, keys=None, *, remat=False,
+      positions=None) -> (logits, state)` for tokens [B, T]. With the state None
+      the sequence starts here, and None is returned. `keys` [B] are PRNG keys,
+      one for each sequence, for what is random in training: dropout, and the
+      hashes of LSH; None: nothing is random. With `remat` the backward pass
+      recomputes each layer. `positions` are those of a `Batch`.
+    rewind: `rewind(params, tokens, state_after, keys=None, *, positions=None)
+      -> (state_before, logits, state_after)`. Like `apply`, but starts from the
+      state after the tokens. Leaves of the state that are `kept` must be given
+      as they were before the tokens. None without a state.
     state_kind: "fixed", a state of one size whatever the number of tokens;
       "growing", a state with room for a number of tokens; "none", no state.
     is_random: Whether `keys` change anything.

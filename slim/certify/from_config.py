@@ -13,8 +13,9 @@ from slim.certify.gradients import Results, ScanCall, compile_fast
 from slim.kernels.support.random_bits import split
 from slim.runs.stages import stage
 from slim.targets import HERE, Target
-from slim.training import build
+from slim.training import build, shapes
 from slim.training.gradients import (
+  documents_of,
   make_step,
   make_value_and_grad,
   max_tokens_of,
@@ -24,6 +25,7 @@ from slim.types import Batch, LanguageModel
 _BATCH_SIZE = 2
 _NUM_TOKENS = 100  # Enough for three chunk sizes, most with a short chunk.
 _TOKENS_BEFORE = 16  # Make the initial state nonzero.
+_DOCUMENT_LENGTH = 37  # Where documents are packed; starts within chunks.
 
 
 def certify_config(
@@ -81,6 +83,10 @@ def certify_config(
   _, state = jax.jit(model.apply)(params, tokens[:, :before], state, keys)
   inputs, targets = tokens[:, before:-1], tokens[:, before + 1 :]
   batch = Batch(inputs, targets, jnp.ones(inputs.shape, jnp.float32))
+  if shapes.abstract_batch(config).positions is not None:
+    positions = jnp.arange(length, dtype=jnp.int32) % _DOCUMENT_LENGTH
+    positions = jnp.broadcast_to(positions, inputs.shape)
+    batch = batch._replace(positions=positions)
 
   step, rewind = make_step(model, keys)
   call = ScanCall(step, params, state, batch, 1, policy, rewind, model.kept)
@@ -88,7 +94,9 @@ def certify_config(
   call_float64 = to_float64(call._replace(step=step, rewind=rewind))
 
   def token_outputs(params, state, batch):
-    logits, state = model_float64.apply(params, batch.inputs, state, keys)
+    logits, state = model_float64.apply(
+      params, batch.inputs, state, keys, **documents_of(batch)
+    )
     return state, logits
 
   with jax.default_matmul_precision(config.matmul_precision):

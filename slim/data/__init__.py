@@ -5,10 +5,10 @@ from slim.data.dataset import SPLITS, Dataset
 from slim.data.recall import AssociativeRecall
 from slim.data.registry import (
   DATASETS,
-  DataSettings,
   create_dataset,
   create_vocabulary,
 )
+from slim.data.settings import DataSettings, is_packed
 from slim.data.text import Text
 from slim.data.vocabulary import Vocabulary
 
@@ -23,4 +23,5 @@ __all__ = [
   "Vocabulary",
   "create_dataset",
   "create_vocabulary",
+  "is_packed",
 ]

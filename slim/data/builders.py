@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from slim.data.corpora import CORPORA
 from slim.data.reading import find_files, read_files
-from slim.data.text import TextSplit
+from slim.data.splits import TextSplit
 from slim.settings import SettingError
 
 _LOG = logging.getLogger("slim.data")

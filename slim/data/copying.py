@@ -52,4 +52,4 @@ class Copying(Synthetic):
     targets = np.concatenate([words, marks, words, marks], axis=1)
     weights = np.zeros(inputs.shape, np.float32)
     weights[:, half:-1] = 1
-    return Batch._make((inputs, targets, weights))
+    return Batch._make((inputs, targets, weights, None))

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from slim.data.dataset import SPLITS
-from slim.data.text import split_bounds
+from slim.data.splits import split_bounds
 
 
 class File(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 
 from slim.data.corpora import Corpus, File
 from slim.data.dataset import SPLITS
-from slim.data.text import TextSplit, check_uncompressed, cut_text, load_text
+from slim.data.splits import TextSplit, check_uncompressed, cut_text, load_text
 from slim.files import local_path
 from slim.settings import SettingError
 

@@ -64,4 +64,4 @@ class AssociativeRecall(Synthetic):
     targets = np.concatenate([inputs[:, 1:], np.zeros_like(inputs[:, :1])], 1)
     weights = np.zeros(inputs.shape, np.float32)
     weights[:, 2 * num_pairs :: 2] = 1
-    return Batch._make((inputs, targets, weights))
+    return Batch._make((inputs, targets, weights, None))

@@ -1,6 +1,5 @@
 """The datasets that `config.data.name` can name; each is one entry."""
 
-import dataclasses
 import os
 from collections.abc import Callable
 from functools import partial
@@ -10,22 +9,22 @@ from slim.data import dataset
 from slim.data.copying import Copying
 from slim.data.corpora import CORPORA
 from slim.data.dataset import Dataset
+from slim.data.documents import find_documents
 from slim.data.reading import read_corpus
 from slim.data.recall import AssociativeRecall
-from slim.data.synthetic import Synthetic
-from slim.data.text import (
-  ORDERS,
+from slim.data.splits import (
   VOCAB_SIZE,
-  Text,
   TextSplit,
   check_uncompressed,
   cut_text,
   load_text,
 )
+from slim.data.synthetic import Synthetic
+from slim.data.text import ORDERS, Text
 from slim.data.tokenizer import Tokenizer
 from slim.data.tokens import read_tokens
 from slim.data.vocabulary import Bytes, Numbers, Vocabulary
-from slim.settings import SettingError, setting
+from slim.settings import SettingError
 
 Path = str | os.PathLike[str]
 
@@ -68,13 +67,17 @@ def _create_text(
   vocab_size: int,
   path: Path | None,
   order: str,
+  pack_documents: int | None = None,
+  document_lengths: Path | None = None,
   **settings: Any,
 ) -> Text:
   """Creates sequences of a text, whose tokens are bytes."""
   dataset.check_choice("split", split, dataset.SPLITS)
   # An embedding clips indices past its end without an error.
   dataset.check_at_least("vocab_size", vocab_size, VOCAB_SIZE)
-  return Text(read_split(path, split), order=order, **settings)
+  text = read_split(path, split)
+  documents = find_documents(text, pack_documents, document_lengths)
+  return Text(text, order=order, documents=documents, **settings)
 
 
 def _create_tokens(
@@ -83,6 +86,8 @@ def _create_tokens(
   vocab_size: int,
   path: Path | None,
   order: str,
+  pack_documents: int | None = None,
+  document_lengths: Path | None = None,
   **settings: Any,
 ) -> Text:
   """Creates sequences of a file of tokens."""
@@ -92,7 +97,8 @@ def _create_tokens(
       "path", ": 'tokens' needs a .npy or .npz file of integers, got None"
     )
   text = read_tokens(path, split, vocab_size)
-  return Text(text, order=order, **settings)
+  documents = find_documents(text, pack_documents, document_lengths)
+  return Text(text, order=order, documents=documents, **settings)
 
 
 def _read_file(path: Path | None, split: str) -> TextSplit:
@@ -117,6 +123,8 @@ def _read_published(name: str, path: Path | None, split: str) -> TextSplit:
   return builders.load_split(name, split)
 
 
+_TEXTS = "text", "tokens", *CORPORA
+
 # A new dataset is one entry.
 DATASETS: dict[str, CreateDataset] = {
   **{
@@ -132,43 +140,6 @@ DATASETS: dict[str, CreateDataset] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-  """The settings `config.data`; the arguments of `create_dataset`."""
-
-  name: str = setting(
-    "copying",
-    "Dataset: the tasks copying or recall, a published text (ptb, enwik8 or "
-    "tiny_shakespeare), text, the bytes of any file, or tokens, an array of "
-    "integers in a .npy or .npz file.",
-    choices=tuple(DATASETS),
-  )
-  path: str | None = setting(
-    None,
-    "Location of the data. For text and tokens, the file. For a published "
-    "text, its file, a zip or a folder; None: prepared or downloaded with "
-    "tfds. None for tasks.",
-    is_path=True,
-  )
-  sequence_length: int = setting(
-    512, "T, tokens; even for copying, a multiple of 4 for recall."
-  )
-  vocab_size: int = setting(
-    256, "Number of different tokens; at least 256 for texts."
-  )
-  tokenizer: str | None = setting(
-    None,
-    "For tokens: the tokenizer.json of Hugging Face that made them, with which "
-    "slim.generate reads and writes text. None: numbers.",
-    is_path=True,
-  )
-  order: str = setting(
-    "random",
-    "Training sequences of texts: random crops, or consecutive slices.",
-    choices=ORDERS,
-  )
-
-
 def create_dataset(
   name: str,
   *,
@@ -180,6 +151,8 @@ def create_dataset(
   path: Path | None,
   order: str,
   tokenizer: Path | None = None,
+  pack_documents: int | None = None,
+  document_lengths: Path | None = None,
 ) -> Dataset:
   """Creates one split of a dataset.
 
@@ -197,6 +170,9 @@ def create_dataset(
       for tasks.
     order: "random" or "consecutive" sequences of a text; ignored by tasks.
     tokenizer: What has made the tokens of "tokens"; see `create_vocabulary`.
+    pack_documents: The token that ends a document, see
+      `slim.data.documents`; None: the text is one document.
+    document_lengths: Instead, a file; likewise.
 
   Returns:
     A Dataset.
@@ -213,6 +189,16 @@ def create_dataset(
       f"must be None for name={name!r}, whose tokens need none, got "
       f"{str(tokenizer)!r}",
     )
+  packing = {
+    "pack_documents": pack_documents,
+    "document_lengths": document_lengths,
+  }
+  packing = {k: value for k, value in packing.items() if value is not None}
+  for key, value in packing.items():
+    if name not in _TEXTS:
+      raise SettingError(
+        key, f"must be None for {name!r}, which is no text, got {value!r}"
+      )
   return DATASETS[name](
     split=split,
     sequence_length=sequence_length,
@@ -221,6 +207,7 @@ def create_dataset(
     vocab_size=vocab_size,
     path=path,
     order=order,
+    **packing,
   )
 
 

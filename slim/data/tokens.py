@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 
 from slim.data.dataset import SPLITS
-from slim.data.text import TextSplit, cut_text
+from slim.data.splits import TextSplit, cut_text
 from slim.files import local_path
 from slim.settings import SettingError
 
@@ -32,7 +32,41 @@ def read_tokens(
     SettingError: If the file cannot be read, or holds something else than
       integers from 0 to vocab_size - 1 along one axis.
   """
-  path = local_path("path", path)
+  arrays = map_arrays("path", path)
+  name = f"tokens of {os.path.basename(path)}"
+  if len(arrays) == 1:
+    [data] = arrays.values()
+    found = cut_text(name, data, split)
+  else:
+    size = sum(x.size for x in arrays.values())
+    found = TextSplit(name, split, arrays[split], size)
+  smallest, largest = _range(found.data)
+  if smallest < 0 or largest >= vocab_size:
+    # An embedding clips indices past its end without an error.
+    raise SettingError(
+      "vocab_size",
+      f"must be above every token, and {str(path)!r} has tokens from "
+      f"{smallest} to {largest}, got {vocab_size}",
+    )
+  return found._replace(unit="tokens")
+
+
+def map_arrays(
+  setting: str, path: str | os.PathLike[str]
+) -> dict[str, np.ndarray]:
+  """Maps a .npy or .npz file of integers into memory.
+
+  Args:
+    setting: The setting that names the file, for errors.
+    path: The file.
+
+  Returns:
+    One array, or one for each of `SPLITS`, by name; all have one axis.
+
+  Raises:
+    SettingError: If the file cannot be read, or holds something else.
+  """
+  path = local_path(setting, path)
   try:
     arrays: dict[str, np.ndarray]
     if path.endswith(".npz"):
@@ -43,41 +77,24 @@ def read_tokens(
   except Exception as error:
     reason = getattr(error, "strerror", None) or str(error) or "it is damaged"
     raise SettingError(
-      "path",
+      setting,
       f": cannot read {path!r}: {reason.splitlines()[0]}; pass a .npy or .npz "
       "file of integers, as numpy.save or numpy.savez writes it",
     ) from error
-  if len(arrays) == 1:
-    [data] = arrays.values()
-  elif set(arrays) == set(SPLITS):
-    data = arrays[split]
-  else:
+  if len(arrays) != 1 and set(arrays) != set(SPLITS):
     raise SettingError(
-      "path",
+      setting,
       f": {path!r} must have one array, or train, validation and test, has "
       f"{', '.join(arrays) or 'none'}",
     )
-  if data.ndim != 1 or not np.issubdtype(data.dtype, np.integer):
-    raise SettingError(
-      "path",
-      f": {path!r} must hold integers along one axis, has "
-      f"{data.dtype}{list(data.shape)}",
-    )
-  name = f"tokens of {os.path.basename(path)}"
-  if len(arrays) == 1:
-    found = cut_text(name, data, split)
-  else:
-    size = sum(x.size for x in arrays.values())
-    found = TextSplit(name, split, data, size)
-  smallest, largest = _range(found.data)
-  if smallest < 0 or largest >= vocab_size:
-    # An embedding clips indices past its end without an error.
-    raise SettingError(
-      "vocab_size",
-      f"must be above every token, and {path!r} has tokens from {smallest} to "
-      f"{largest}, got {vocab_size}",
-    )
-  return found._replace(unit="tokens")
+  for data in arrays.values():
+    if data.ndim != 1 or not np.issubdtype(data.dtype, np.integer):
+      raise SettingError(
+        setting,
+        f": {path!r} must hold integers along one axis, has "
+        f"{data.dtype}{list(data.shape)}",
+      )
+  return arrays
 
 
 def _map_archive(path: str) -> dict[str, np.ndarray]:

@@ -19,6 +19,8 @@ class Call(NamedTuple):
     remat: Whether the backward pass recomputes each layer from its input.
     sequence_axis: The mesh axis whose devices share the tokens, or None; see
       `slim.models.mixers.mixer.Site`.
+    document_positions: [B, T], int32, of the tokens in their documents; None:
+      a sequence is one document.
   """
 
   position: jax.Array
@@ -26,9 +28,10 @@ class Call(NamedTuple):
   rewind: bool
   remat: bool
   sequence_axis: SequenceAxis | None = None
+  document_positions: jax.Array | None = None
 
   def positions(self, num_tokens: int) -> jax.Array:
-    """Returns the positions [T], int32, of T tokens."""
+    """Returns the positions [T], int32, of T tokens in the sequence."""
     return token_positions(self.position, num_tokens, self.sequence_axis)
 
   def site(
@@ -49,5 +52,11 @@ class Call(NamedTuple):
     if self.keys is not None and counter is not None:
       keys = fold_in(self.keys, counter)
     return Site(
-      self.position, constants, keys, self.rewind, replay, self.sequence_axis
+      self.position,
+      constants,
+      keys,
+      self.rewind,
+      replay,
+      self.sequence_axis,
+      self.document_positions,
     )

@@ -54,6 +54,7 @@ def create_model(
   max_positions: int | None = None,
   frozen_key: jax.Array | None = None,
   sequence_axis: str | None = None,
+  packed: bool = False,
   **settings: Any,
 ) -> LanguageModel:
   """Builds a language model; the defaults are the SLiM paper's Performer.
@@ -69,6 +70,8 @@ def create_model(
       functions of the model but `init` and `init_state` are then for
       `jax.shard_map`, and take the tokens of one device, in the `token_order`
       of the model.
+    packed: Whether a sequence may have several documents, which the
+      `positions` of a batch keep apart.
     **settings: The fields of `ModelSettings` and of the settings of the mixers,
       by their names: see `list_model_settings`.
 
@@ -119,6 +122,8 @@ def create_model(
         f"that devices share, got {model.attention!r}",
       )
     axis = SequenceAxis(sequence_axis, order)
+  if packed:
+    _check_packed(model, blocks, axis)
   network = Network(
     embedding=Embedding(
       vocab_size,
@@ -138,8 +143,30 @@ def create_model(
     dtype=dtype,
   )
   return make_language_model(
-    network, frozen_keys, max_positions if is_bounded else None, order, axis
+    network,
+    frozen_keys,
+    max_positions if is_bounded else None,
+    order,
+    axis,
+    packed=packed,
   )
+
+
+def _check_packed(model, blocks, axis):
+  """Raises SettingError unless all layers keep documents apart."""
+  for name, block in zip(model.attentions, blocks, strict=False):
+    if not block.attention.has_documents:
+      raise SettingError(
+        "attention",
+        f"must not have {name!r} for packed documents, which it does not keep "
+        f"apart, got {model.attention!r}",
+      )
+  if axis is not None:
+    raise SettingError(
+      "attention",
+      "cannot keep packed documents apart in a sequence that devices share: "
+      "train without packing, or without a sequence axis of the mesh",
+    )
 
 
 def _token_order(blocks):

@@ -38,6 +38,8 @@ def make_language_model(
   max_tokens: int | None,
   token_order: TokenOrder | None,
   axis: SequenceAxis | None = None,
+  *,
+  packed: bool = False,
 ) -> LanguageModel:
   """Makes a language model of a network.
 
@@ -49,6 +51,7 @@ def make_language_model(
     token_order: In which devices can share the tokens of a sequence, or None.
     axis: The mesh axis whose devices share the tokens of a sequence,
       in `jax.shard_map`; None: each has all.
+    packed: Whether a sequence may have several documents.
 
   Returns:
     LanguageModel.
@@ -56,13 +59,17 @@ def make_language_model(
   mixers = [block.attention for block in network.blocks]
   num_blocks = len(mixers)
   constants = _make_constants(network, frozen_keys)
+  # The start of a document cannot be undone: it forgets a state of one size.
+  forgetful = [packed and mixer.state_kind == "fixed" for mixer in mixers]
 
   def init_layers(batch_size, compensated=False, max_tokens=None):
     states = [
       mixer.init_state(
-        batch_size, compensated=compensated, max_tokens=max_tokens
+        batch_size,
+        compensated=compensated and not forgets,
+        max_tokens=max_tokens,
       )
-      for mixer in mixers
+      for mixer, forgets in zip(mixers, forgetful, strict=True)
     ]
     return tuple(states)
 
@@ -136,12 +143,14 @@ def make_language_model(
     keys: jax.Array | None = None,
     *,
     remat: bool = False,
+    positions: jax.Array | None = None,
   ) -> tuple[jax.Array, ModelState | None]:
     start = state
     if start is None:
       layers = stacked(init_layers(tokens.shape[0]))
       start = ModelState(jnp.int32(0), layers)
-    call = Call(start.position, keys, False, remat, axis)
+    documents = _in_documents(start.position, tokens, positions, packed)
+    call = Call(start.position, keys, False, remat, axis, documents)
     _, logits, after = run(params, tokens, start, call)
     return logits, None if state is None else after
 
@@ -150,24 +159,50 @@ def make_language_model(
     tokens: jax.Array,
     state_after: ModelState,
     keys: jax.Array | None = None,
+    *,
+    positions: jax.Array | None = None,
   ) -> tuple[ModelState, jax.Array, ModelState]:
     position = state_after.position - count_tokens(tokens)
-    call = Call(position, keys, True, False, axis)
+    documents = _in_documents(position, tokens, positions, packed)
+    call = Call(position, keys, True, False, axis, documents)
     return run(params, tokens, state_after, call)
 
   state_kind = _state_kind(mixers)
+  kept = tuple(
+    forgets or mixer.kept
+    for mixer, forgets in zip(mixers, forgetful, strict=True)
+  )
   return LanguageModel(
     init,
     init_state,
     apply,
     None if state_kind == "none" else rewind,
-    kept=ModelState(False, tuple(mixer.kept for mixer in mixers)),  # type: ignore[arg-type]
+    kept=ModelState(False, kept),  # type: ignore[arg-type]
     state_kind=state_kind,
     is_random=network.dropout > 0 or any(mixer.is_random for mixer in mixers),
     max_tokens=max_tokens,
     token_order=token_order,
     start_state=None if axis is None else start_state,
   )
+
+
+def _in_documents(position, tokens, positions, packed):
+  """Computes `Call.document_positions`.
+
+  What came before the sequence is not known: a document that it starts within
+  starts there.
+  """
+  if not packed:
+    if positions is not None:
+      raise ValueError(
+        "positions must be None for a model that was created without packed, "
+        f"got {positions.dtype}{list(positions.shape)}"
+      )
+    return None
+  in_sequence = position + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+  if positions is None:
+    return jnp.broadcast_to(in_sequence, tokens.shape)
+  return jnp.minimum(positions, in_sequence)
 
 
 def _state_kind(mixers: list[Any]) -> StateKind:

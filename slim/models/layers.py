@@ -64,7 +64,8 @@ class Embedding(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-    """Maps tokens [B, T] and positions [T] to [B, T, D]."""
+    """Maps tokens [B, T] and positions [T] or [B, T] to [B, T, D]."""
+    positions = jnp.atleast_2d(positions)
     concatenated = self.positions == "concatenated"
     fixed_dim = self.width // 2 if concatenated else 0
     scale = self.width**0.5 if self.scaled else 1.0
@@ -77,11 +78,11 @@ class Embedding(nn.Module):
     # Look up before the cast: a scatter in bfloat16 would lose gradient.
     x = scale * table[tokens]
     if concatenated:
-      fixed = sinusoids(positions, fixed_dim)[None].astype(x.dtype)
+      fixed = sinusoids(positions, fixed_dim).astype(x.dtype)
       fixed = jnp.broadcast_to(fixed, (*tokens.shape, fixed_dim))
       x = jnp.concatenate([x, fixed], -1)
     elif self.positions == "sinusoidal":
-      x += sinusoids(positions, self.width)[None].astype(x.dtype)
+      x += sinusoids(positions, self.width).astype(x.dtype)
     elif self.positions == "learned":
       x += self._learned("positions", self.max_positions, self.width, positions)
     elif self.positions == "axial":
@@ -96,10 +97,10 @@ class Embedding(nn.Module):
     return x.astype(self.dtype)
 
   def _learned(self, name, count, width, index):
-    """Looks up [1, T, width] in a learned table of `count` vectors."""
+    """Looks up [1 or B, T, width] in a learned table of `count` vectors."""
     dtype = at_least_float32(self.dtype)
     table = self.param(name, _normal_init(1.0), (count, width), dtype)
-    return table.at[index].get(mode="fill", fill_value=jnp.nan)[None]
+    return table.at[index].get(mode="fill", fill_value=jnp.nan)
 
 
 class Logits(nn.Module):

@@ -119,7 +119,11 @@ class Network(NamedTuple):
       keys = fold_in(call.keys, index)
       return dropout(x, self.dropout, keys, positions)
 
-    x = self.embedding.apply({"params": params["embedding"]}, tokens, positions)
+    x = self.embedding.apply(
+      {"params": params["embedding"]},
+      tokens,
+      positions if call.document_positions is None else call.document_positions,
+    )
     x = drop(x, 0)
     layers = split_layers(params, len(self.blocks), self.is_stacked)
     if self.is_reversible:

@@ -57,7 +57,7 @@ class BatchLayout:
     sharding = NamedSharding(self.mesh, batch_spec(self.mesh))
     tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
     weights = jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
-    return Batch._make((tokens, tokens, weights))
+    return Batch._make((tokens, tokens, weights, None))
 
   def rows(self, batch_size: int) -> slice:
     """Returns the rows of a batch that the devices of this process need."""
@@ -84,6 +84,8 @@ class BatchLayout:
     shape = batch_size, order.size
 
     def put(x):
+      if x is None:
+        return None
       x = np.pad(x, ((0, 0), (0, missing)))[:, order]
 
       def piece(index):

@@ -106,6 +106,7 @@ def create_model(
       frozen_key=frozen_key,
       max_positions=config.data.sequence_length,
       sequence_axis=sequence_axis,
+      packed=data.is_packed(config.data),
       **config.model,
     )
 

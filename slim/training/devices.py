@@ -10,7 +10,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from slim import scale
-from slim.data import Dataset
+from slim.data import Dataset, is_packed
 from slim.settings import SettingError, prefix_setting_errors
 from slim.targets import HERE, Target
 from slim.training import build, shapes
@@ -139,7 +139,10 @@ def abstract_batch(
   if experiment.mesh is None:
     return shapes.abstract_batch(config)
   layout = batch_layout(config, experiment, "full")
-  return layout.abstract(config.train.batch_size)
+  batch = layout.abstract(config.train.batch_size)
+  if is_packed(config.data):
+    batch = batch._replace(positions=batch.inputs)
+  return batch
 
 
 def create_evaluation(

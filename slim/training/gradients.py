@@ -78,7 +78,12 @@ def make_value_and_grad(
   def dense(params, batch, keys):
     state = start_state(model, params, batch.inputs, keys)
     logits, _ = model.apply(
-      params, batch.inputs, state, keys, remat=method == "remat"
+      params,
+      batch.inputs,
+      state,
+      keys,
+      remat=method == "remat",
+      **documents_of(batch),
     )
     sums = cross_entropy_sums(logits, batch.targets, batch.weights)
     return sums.nll, sums
@@ -145,6 +150,11 @@ def max_tokens_of(model: LanguageModel, num_tokens: int) -> int | None:
   return num_tokens if model.state_kind == "growing" else None
 
 
+def documents_of(batch: Batch) -> dict[str, jax.Array]:
+  """The arguments of `LanguageModel.apply` for the documents of a batch."""
+  return {} if batch.positions is None else {"positions": batch.positions}
+
+
 def start_state(
   model: LanguageModel,
   params: Params,
@@ -198,12 +208,14 @@ def _make_sums(model, keys, finish):
     return finish(cross_entropy_sums(logits, chunk.targets, chunk.weights))
 
   def step(params, state, chunk):
-    logits, state = model.apply(params, chunk.inputs, state, keys)
+    logits, state = model.apply(
+      params, chunk.inputs, state, keys, **documents_of(chunk)
+    )
     return state, out(logits, chunk)
 
   def rewind(params, state_after, chunk):
     before, logits, after = model.rewind(
-      params, chunk.inputs, state_after, keys
+      params, chunk.inputs, state_after, keys, **documents_of(chunk)
     )
     return before, out(logits, chunk), after
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from slim import scale
+from slim.data import is_packed
 from slim.targets.matrix_products import count_matmul_flops
 from slim.training import build
 from slim.types import Batch, LanguageModel, TrainState
@@ -49,7 +50,8 @@ def abstract_batch(
   )
   tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
   weights = jax.ShapeDtypeStruct(shape, jnp.float32)
-  return Batch._make((tokens, tokens, weights))
+  positions = tokens if is_packed(config.data) else None
+  return Batch._make((tokens, tokens, weights, positions))
 
 
 def count_flops(config: ml_collections.ConfigDict, model: LanguageModel) -> int:

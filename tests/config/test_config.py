@@ -147,8 +147,8 @@ def test_validate_finds_missing_settings():
     ("train.learning_rate", "did you mean config.optimizer.learning_rate?"),
     ("gradient.zzz", "there are config.gradient.chunk_size, config.grad"),
     ("gradient", "set one of config.gradient.chunk_size, config.gradient."),
-    ("zzz", "there are config.data.name, "),
-    ("", "there are config.data.name, "),
+    ("zzz", "there are config.data.document_lengths, "),
+    ("", "there are config.data.document_lengths, "),
   ],
 )
 def test_unknown_settings_get_a_hint(name, hint):

@@ -1,5 +1,6 @@
 """The Copying task."""
 
+import chex
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,7 +37,7 @@ def test_sequences_are_as_defined(
     seed=seed,
     vocab_size=vocab_size,
   )
-  inputs, targets, weights = copying.batch(step)
+  inputs, targets, weights, _ = copying.batch(step)
   assert inputs.shape == targets.shape == weights.shape
   assert inputs.shape == (batch_size, 2 * half)
   assert inputs.dtype == targets.dtype == np.int32
@@ -64,7 +65,7 @@ def test_batch_is_a_function_of_the_step():
   copying = create()
   forward = [copying.batch(step) for step in range(4)]
   backward = [create().batch(step) for step in reversed(range(4))][::-1]
-  np.testing.assert_array_equal(forward, backward)
+  chex.assert_trees_all_equal(forward, backward)
 
 
 def test_first_tokens_stay_what_they_are():
@@ -92,7 +93,7 @@ def test_evaluation_is_fixed_and_finite():
   copying = create(split="validation")
   batches = list(copying.evaluation_batches())
   assert len(batches) == 16
-  np.testing.assert_array_equal(batches, list(copying.evaluation_batches()))
+  chex.assert_trees_all_equal(batches, list(copying.evaluation_batches()))
   assert len({batch.inputs.tobytes() for batch in batches}) == 16
 
 

@@ -2,11 +2,12 @@
 
 import itertools
 
+import chex
 import numpy as np
 import pytest
 
 from slim.data import Copying, Text, create_dataset, dataset
-from slim.data.text import cut_text
+from slim.data.splits import cut_text
 
 SETTINGS = dict(
   split="train",
@@ -72,7 +73,7 @@ def test_settings_reach_text(tmp_path):
   )
   created = create_dataset("text", **settings)
   assert created.fingerprint == direct.fingerprint
-  np.testing.assert_array_equal(created.batch(1), direct.batch(1))
+  chex.assert_trees_all_equal(created.batch(1), direct.batch(1))
 
 
 @pytest.mark.parametrize(

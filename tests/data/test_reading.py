@@ -2,6 +2,7 @@
 
 import zipfile
 
+import chex
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from slim.data import create_dataset
 from slim.data.corpora import CORPORA
 from slim.data.dataset import SPLITS
 from slim.data.reading import find_files, read_corpus
-from slim.data.text import cut_text
+from slim.data.splits import cut_text
 from tests.data.files import SETTINGS, assert_one_line, read
 
 
@@ -49,7 +50,7 @@ def test_a_corpus_gives_the_batches_of_its_file(contents, tmp_path):
     create_dataset(name, path=path, **SETTINGS)
     for name in ("tiny_shakespeare", "text")
   )
-  np.testing.assert_array_equal(corpus.batch(3), text.batch(3))
+  chex.assert_trees_all_equal(corpus.batch(3), text.batch(3))
   expected = text.description.replace("text", "tiny_shakespeare")
   assert corpus.description == expected
   assert corpus.description.startswith("tiny_shakespeare, train: 900 of 1000 ")

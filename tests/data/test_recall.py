@@ -21,7 +21,7 @@ def create(**settings):
 def test_each_key_asks_for_its_value(length, vocab_size):
   """Fails if a value cannot be known, or something else is scored."""
   task = create(sequence_length=length, vocab_size=vocab_size)
-  inputs, targets, weights = task.batch(7)
+  inputs, targets, weights, _ = task.batch(7)
   assert inputs.dtype == targets.dtype == np.int32
   assert weights.dtype == np.float32
   np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slim.data.dataset import SPLITS
-from slim.data.text import cut_text, load_text
+from slim.data.splits import cut_text, load_text
 
 
 @given(size=st.integers(0, 2000))

@@ -43,6 +43,7 @@ class MovingAverage(nn.Module):
   is_random = False
   needs_frozen_key = False
   token_order = None  # All tokens must be on one device.
+  has_documents = False  # Packed documents are refused.
 
   @nn.nowrap
   def init_state(self, batch_size, *, compensated, max_tokens):

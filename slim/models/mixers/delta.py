@@ -32,18 +32,17 @@ class DeltaNet(GatedMixer):
   @nn.compact
   def __call__(self, x: jax.Array, state: GatedState, site: Site) -> Mixed:
     """Mixes x [B, T, D]; see `slim.models.mixers.mixer.Mixer`."""
-    del site
-    q, k, v, erase, conv = delta_operands(self, x, state.conv)
+    q, k, v, erase, conv = delta_operands(self, x, state.conv, site)
     no_decay = jnp.zeros(q.shape[:3], q.dtype)
     y, memory = chunked_gated_linear_attention(
-      q, k, v, no_decay, state.memory, erase=erase
+      q, k, v, site.reset(no_decay), state.memory, erase=erase
     )
     y = self.finish(y, None)
     return Mixed(y, state, GatedState(conv, memory), ())
 
 
 def delta_operands(
-  mixer: GatedMixer, x: jax.Array, conv: jax.Array | None
+  mixer: GatedMixer, x: jax.Array, conv: jax.Array | None, site: Site
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None]:
   """Computes what the delta rule takes; called within a compact method.
 
@@ -51,12 +50,13 @@ def delta_operands(
     mixer: The mixer.
     x: [B, T, D].
     conv: The state of its convolution.
+    site: Where the tokens are.
 
   Returns:
     q / √K and k, both of length 1 before; β v and β k, the values and what is
     erased; and the next `conv`. β is in (0, 1).
   """
-  q, k, v, conv = mixer.project(x, conv)
+  q, k, v, conv = mixer.project(x, conv, site)
   q, k = unit_length(q) / math.sqrt(mixer.key_dim), unit_length(k)
   beta = dense(x, mixer.num_heads, mixer.dtype, "beta")
   beta = nn.sigmoid(beta.astype(at_least_float32(beta.dtype)))[..., None]

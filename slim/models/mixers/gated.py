@@ -18,6 +18,7 @@ from flax import linen as nn
 from slim.kernels import init_gated_state, short_convolution
 from slim.kernels.support.dtypes import at_least_float32
 from slim.models.layers import dense, uniform_init
+from slim.models.mixers.mixer import Site
 from slim.models.mixers.multi_head import MixerModule, mixer_arguments
 from slim.models.settings import ModelSettings
 from slim.settings import check_settings, setting
@@ -75,6 +76,7 @@ class GatedMixer(MixerModule):
 
   state_kind: ClassVar[StateKind] = "fixed"
   kept: ClassVar[Any] = True
+  has_documents = True
 
   @property
   def conv_channels(self) -> int:
@@ -98,7 +100,7 @@ class GatedMixer(MixerModule):
     return GatedState(conv, memory)
 
   def project(
-    self, x: jax.Array, conv: jax.Array | None
+    self, x: jax.Array, conv: jax.Array | None, site: Site
   ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Computes q, k [B, T, H, K] and v [B, T, H, V], and the next `conv`.
 
@@ -111,12 +113,12 @@ class GatedMixer(MixerModule):
     )
     qkv = dense(x, 2 * keys + values, self.dtype, "qkv")
     if conv is not None:
-      qkv, conv = self.convolve(qkv, conv)
+      qkv, conv = self.convolve(qkv, conv, site)
     q, k, v = jnp.split(qkv, [keys, 2 * keys], -1)
     return self.to_heads(q), self.to_heads(k), self.to_heads(v), conv
 
   def convolve(
-    self, x: jax.Array, state: jax.Array
+    self, x: jax.Array, state: jax.Array, site: Site
   ) -> tuple[jax.Array, jax.Array]:
     """Applies the short convolution, and SiLU, to x [B, T, X]."""
     width = state.shape[1] + 1
@@ -124,7 +126,9 @@ class GatedMixer(MixerModule):
     weights = self.param(
       "conv", uniform_init(-bound, bound), (width, x.shape[-1]), state.dtype
     )
-    y, state = short_convolution(x, weights, state)
+    y, state = short_convolution(
+      x, weights, state, positions=site.document_positions
+    )
     return nn.silu(y), state
 
   def to_heads(self, x: jax.Array) -> jax.Array:

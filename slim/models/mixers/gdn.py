@@ -31,14 +31,13 @@ class GatedDeltaNet(GatedMixer):
   @nn.compact
   def __call__(self, x: jax.Array, state: GatedState, site: Site) -> Mixed:
     """Mixes x [B, T, D]; see `slim.models.mixers.mixer.Mixer`."""
-    del site
-    q, k, v, erase, conv = delta_operands(self, x, state.conv)
+    q, k, v, erase, conv = delta_operands(self, x, state.conv, site)
     shape = (self.num_heads,)
     bias, log_scale = gate_parameters(self, shape, shape, slowest=1e-2)
     step = dense(x, self.num_heads, self.dtype, "step").astype(bias.dtype)
     log_decay = softplus_decay(step + bias, log_scale)
     y, memory = chunked_gated_linear_attention(
-      q, k, v, log_decay, state.memory, erase=erase
+      q, k, v, site.reset(log_decay), state.memory, erase=erase
     )
     gate = dense(x, self.num_heads * self.value_dim, self.dtype, "gate")
     y = self.finish(y, nn.silu(gate))

@@ -33,8 +33,7 @@ class GatedLinearAttention(GatedMixer):
   @nn.compact
   def __call__(self, x: jax.Array, state: GatedState, site: Site) -> Mixed:
     """Mixes x [B, T, D]; see `slim.models.mixers.mixer.Mixer`."""
-    del site
-    q, k, v, _ = self.project(x, None)
+    q, k, v, _ = self.project(x, None, site)
     alpha = dense(x, _GATE_RANK, self.dtype, "decay_in")
     alpha = dense(alpha, self.num_heads * self.key_dim, self.dtype, "decay")
     alpha = self.to_heads(alpha.astype(at_least_float32(alpha.dtype)))
@@ -42,7 +41,7 @@ class GatedLinearAttention(GatedMixer):
       q / math.sqrt(self.key_dim),
       k,
       v,
-      nn.log_sigmoid(alpha) / _TEMPERATURE,
+      site.reset(nn.log_sigmoid(alpha) / _TEMPERATURE),
       state.memory,
     )
     gate = dense(x, self.num_heads * self.value_dim, self.dtype, "gate")

@@ -31,8 +31,7 @@ class KimiDeltaAttention(GatedMixer):
   @nn.compact
   def __call__(self, x: jax.Array, state: GatedState, site: Site) -> Mixed:
     """Mixes x [B, T, D]; see `slim.models.mixers.mixer.Mixer`."""
-    del site
-    q, k, v, erase, conv = delta_operands(self, x, state.conv)
+    q, k, v, erase, conv = delta_operands(self, x, state.conv, site)
     bias, log_scale = gate_parameters(
       self, (self.num_heads, self.key_dim), (self.num_heads, 1)
     )
@@ -41,7 +40,7 @@ class KimiDeltaAttention(GatedMixer):
     )
     log_decay = softplus_decay(step.astype(bias.dtype) + bias, log_scale)
     y, memory = chunked_gated_linear_attention(
-      q, k, v, log_decay, state.memory, erase=erase
+      q, k, v, site.reset(log_decay), state.memory, erase=erase
     )
     gate = self._low_rank(x, self.num_heads * self.value_dim, "gate")
     y = self.finish(y, nn.sigmoid(gate))

@@ -12,6 +12,7 @@ from slim.kernels import (
   FEATURE_MAPS,
   PrefixSums,
   add_sums,
+  chunked_gated_linear_attention,
   chunked_linear_attention,
   exchange_sums,
   init_prefix_sums,
@@ -47,11 +48,7 @@ class LinearSettings:
   )
 
   def check(self) -> None:
-    """Raises if a setting cannot work, alone or with another.
-
-    Raises:
-      SettingError: It names the setting, what it must be, and what it is.
-    """
+    """Raises SettingError if a setting cannot work, alone or with another."""
     check_settings(self)
     if self.num_features is not None and self.feature_map != "favor":
       raise SettingError(
@@ -92,6 +89,7 @@ class LinearAttention(MultiHead):
 
   state_kind: ClassVar[StateKind] = "fixed"
   token_order: ClassVar[TokenOrder | None] = "chunk"
+  has_documents = True
 
   @property
   def kept(self) -> bool:
@@ -164,6 +162,9 @@ class LinearAttention(MultiHead):
     if site.sequence_axis is None:
       offset = _value_offset(state, v)
     v = (v.astype(offset.dtype) - offset[:, None]).astype(self.dtype)
+    if site.document_positions is not None:
+      y, after = _attend_in_documents(q, k, v, state.sums, site, eps)
+      return self._mixed(y, state.sums, after, offset)
     # Scores and states between blocks then have about the same size.
     block_size = max(64, math.isqrt(k.shape[-1] * v.shape[-1]))
     sums, earlier = state.sums, None
@@ -178,10 +179,33 @@ class LinearAttention(MultiHead):
     )
     if earlier is not None:
       after = add_sums(sums, update)
+    return self._mixed(y, sums, after, offset)
+
+  def _mixed(self, y, before, after, offset):
+    """Adds to y what the values are measured from."""
     y = (y.astype(offset.dtype) + offset[:, None]).astype(self.dtype)
     return Mixed(
-      self.merge(y), LinearState(sums, offset), LinearState(after, offset), ()
+      self.merge(y), LinearState(before, offset), LinearState(after, offset), ()
     )
+
+
+def _attend_in_documents(q, k, v, sums, site, eps):
+  """Linear attention whose sums start anew with each document.
+
+  It is a gated recurrence without a decay between. What that adds up for a
+  value of 1 is the normaliser.
+  """
+  v = v.astype(sums.kv.dtype)
+  memory = jnp.concatenate([sums.kv, sums.k[..., None]], -1)
+  y, memory = chunked_gated_linear_attention(
+    q,
+    k,
+    jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1),
+    site.reset(jnp.zeros(q.shape[:3], v.dtype)),
+    memory,
+  )
+  after = PrefixSums(memory[..., :-1], memory[..., -1], sums.error)
+  return y[..., :-1] / (y[..., -1:] + eps), after
 
 
 def _value_offset(state, v):

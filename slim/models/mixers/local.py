@@ -78,6 +78,8 @@ class LocalAttention(MultiHead):
   rotary: bool
   num_kv_heads: int
 
+  has_documents = True
+
   @property
   def num_groups(self) -> int:
     """G."""
@@ -132,11 +134,22 @@ class LocalAttention(MultiHead):
     after: WindowState | KVCache | None = None
     if state is None:
       y = chunked_softmax_attention(
-        q, k, v, is_causal=True, local_window_size=(num_before, 0)
+        q,
+        k,
+        v,
+        is_causal=True,
+        local_window_size=(num_before, 0),
+        mask_fn=site.document_mask(0),
       )
     elif isinstance(state, KVCache):
       y, after = append_softmax_attention(
-        q, k, v, state, site.position, local_window_size=(num_before, 0)
+        q,
+        k,
+        v,
+        state,
+        site.position,
+        local_window_size=(num_before, 0),
+        mask_fn=site.document_mask(site.position),
       )
       # Rows from the position on are out of sight.
       before = after if site.rewind else state
@@ -153,7 +166,8 @@ class LocalAttention(MultiHead):
         local_window_size=(num_before, 0),
         query_offset=num_before,
         # The window reaches back before the first token.
-        mask_fn=lambda i, j: j >= num_before - site.position,
+        mask_fn=site.document_mask(num_before)
+        or (lambda i, j: j >= num_before - site.position),
       )
       after = WindowState(k[:, length:], v[:, length:])
     return Mixed(self.merge(y.astype(self.dtype)), before, after, ())

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from slim.models.sequence_axis import SequenceAxis, token_positions
 from slim.models.settings import ModelSettings
@@ -30,6 +31,8 @@ class Site(NamedTuple):
     sequence_axis: The mesh axis whose devices share these tokens, x has those
       of one device, and `position` is that of the first of all; None: x has
       all tokens.
+    document_positions: [B, T], int32, the position of each token in its
+      document, where a sequence has several; None: it is one document.
   """
 
   position: jax.Array
@@ -38,10 +41,51 @@ class Site(NamedTuple):
   rewind: bool
   replay: Any
   sequence_axis: SequenceAxis | None = None
+  document_positions: jax.Array | None = None
 
   def positions(self, num_tokens: int) -> jax.Array:
-    """Returns the positions [T], int32, of the T tokens in x."""
+    """Returns the positions, int32, of the T tokens in x.
+
+    Args:
+      num_tokens: T.
+
+    Returns:
+      [T], in the sequence; or [B, T], in the documents.
+    """
+    if self.document_positions is not None:
+      return self.document_positions
     return token_positions(self.position, num_tokens, self.sequence_axis)
+
+  def reset(self, log_decay: jax.Array) -> jax.Array:
+    """Sets a log decay [B, T, …] to -inf where a document starts."""
+    positions = self.document_positions
+    if positions is None:
+      return log_decay
+    shape = *positions.shape, *[1] * (log_decay.ndim - 2)
+    return jnp.where(positions.reshape(shape) == 0, -jnp.inf, log_decay)
+
+  def document_mask(
+    self, first_key: jax.Array | int
+  ) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """Makes a `mask_fn` that hides the keys of earlier documents.
+
+    Args:
+      first_key: [], the index of the key that the first token of x has.
+
+    Returns:
+      The mask of softmax attention, or None for sequences of one document.
+    """
+    positions = self.document_positions
+    if positions is None:
+      return None
+    tokens = jnp.arange(positions.shape[1], dtype=jnp.int32)
+    starts = first_key + tokens[None] - positions  # Keys of first tokens.
+
+    def mask_fn(q_index, k_index):
+      of_queries = starts[:, None, q_index[:, 0], None]
+      return k_index[None, None] >= of_queries
+
+    return mask_fn
 
 
 class Mixed(NamedTuple):
@@ -76,6 +120,10 @@ class Mixer(Protocol):
     needs_frozen_key: Whether `init_constants` draws random numbers.
     token_order: In which order the devices of a `SequenceAxis` share the
       tokens; None: it needs all tokens on one device.
+    has_documents: Whether it keeps the documents of `Site.document_positions`
+      apart. Its leaves of a "fixed" state are then all given as they were
+      before the tokens, even if `rewind`: nothing undoes the start of a
+      document.
   """
 
   @property
@@ -88,6 +136,8 @@ class Mixer(Protocol):
   def needs_frozen_key(self) -> bool: ...  # noqa: D102
   @property
   def token_order(self) -> TokenOrder | None: ...  # noqa: D102
+  @property
+  def has_documents(self) -> bool: ...  # noqa: D102
 
   def init_constants(self, key: jax.Array) -> Any:
     """Makes arrays that are no parameters, such as random projections.

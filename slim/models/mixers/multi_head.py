@@ -28,6 +28,7 @@ class MixerModule(nn.Module):
   # Mixers that do, or can, override these.
   is_random = False
   token_order: ClassVar[TokenOrder | None] = None
+  has_documents = False
 
   @property
   def needs_frozen_key(self) -> bool:
@@ -78,7 +79,7 @@ class MultiHead(MixerModule):
 
     Args:
       x: [B, T, D].
-      positions: [T], int32, if queries and keys are rotated by them.
+      positions: [T] or [B, T], int32, if they rotate queries and keys.
 
     Returns:
       q, k, v. Queries and keys may be wider than `dtype`.

@@ -34,15 +34,16 @@ class Retention(GatedMixer):
   @nn.compact
   def __call__(self, x: jax.Array, state: GatedState, site: Site) -> Mixed:
     """Mixes x [B, T, D]; see `slim.models.mixers.mixer.Mixer`."""
-    q, k, v, _ = self.project(x, None)
+    q, k, v, _ = self.project(x, None, site)
     positions = site.positions(x.shape[1])
     q, k = rotate(q, positions), rotate(k, positions)
     log_decay = np.log1p(-(2.0 ** (-5 - np.arange(self.num_heads))))
+    decay = jnp.asarray(log_decay, state.memory.dtype)
     y, memory = chunked_gated_linear_attention(
       q / math.sqrt(self.key_dim),
       k,
       v,
-      jnp.broadcast_to(jnp.asarray(log_decay, state.memory.dtype), q.shape[:3]),
+      site.reset(jnp.broadcast_to(decay, q.shape[:3])),
       state.memory,
     )
     gate = dense(x, self.num_heads * self.value_dim, self.dtype, "gate")

@@ -50,6 +50,7 @@ class SoftmaxAttention(MultiHead):
   state_kind: ClassVar[StateKind] = "growing"
   kept = False  # The position is moved back.
   token_order: ClassVar[TokenOrder | None] = "zigzag"
+  has_documents = True
 
   @property
   def num_groups(self) -> int:
@@ -97,9 +98,13 @@ class SoftmaxAttention(MultiHead):
     if site.sequence_axis is not None:
       y = ring_attention(q, k, v, axis_name=site.sequence_axis.name)
     elif state is None:
-      y = ATTENTIONS[self.attention](q, k, v, is_causal=True)
+      mask_fn = site.document_mask(0)
+      y = ATTENTIONS[self.attention](q, k, v, is_causal=True, mask_fn=mask_fn)
     else:
-      y, after = append_softmax_attention(q, k, v, state, site.position)
+      mask_fn = site.document_mask(site.position)
+      y, after = append_softmax_attention(
+        q, k, v, state, site.position, mask_fn=mask_fn
+      )
       # Rows from the position on are out of sight.
       before = after if site.rewind else state
     return Mixed(self.merge(y), before, after, ())

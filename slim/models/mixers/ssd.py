@@ -37,13 +37,12 @@ class StateSpaceDuality(GatedMixer):
   @nn.compact
   def __call__(self, x: jax.Array, state: GatedState, site: Site) -> Mixed:
     """Mixes x [B, T, D]; see `slim.models.mixers.mixer.Mixer`."""
-    del site
     dtype, shape = at_least_float32(self.dtype), (self.num_heads,)
     inner = self.num_heads * self.value_dim
     conv = state.conv
     ubc = dense(x, self.conv_channels, self.dtype, "ubc")
     if conv is not None:
-      ubc, conv = self.convolve(ubc, conv)
+      ubc, conv = self.convolve(ubc, conv, site)
     u, b, c = jnp.split(ubc, [inner, inner + self.key_dim], -1)
     u = self.to_heads(u).astype(dtype)
     b, c = (
@@ -58,7 +57,7 @@ class StateSpaceDuality(GatedMixer):
       c,
       b,
       nn.softplus(step)[..., None] * u,
-      softplus_decay(step, log_scale),
+      site.reset(softplus_decay(step, log_scale)),
       state.memory,
     )
     y = y + skip[None, None, :, None] * u

@@ -1,0 +1,151 @@
+"""Texts of several documents, which sequences keep apart."""
+
+import re
+
+import numpy as np
+import pytest
+
+from slim.data import SPLITS, create_dataset
+from slim.settings import SettingError
+
+# 90, 5 and 5 of 100 lines of two to four bytes; the split cuts some of them.
+LINES = [b"ab\n", b"c\n", b"def\n"] * 33 + [b"x\n"]
+TEXT = b"".join(LINES)
+
+
+def create(path, name="text", split="train", **settings):
+  """Creates a split of short sequences."""
+  defaults = dict(
+    sequence_length=6,
+    batch_size=2,
+    seed=0,
+    vocab_size=256,
+    order="consecutive",
+  )
+  return create_dataset(
+    name, split=split, path=str(path), **defaults | settings
+  )
+
+
+def positions_in(part):
+  """Counts the bytes from the start of their line."""
+  found = []
+  for i in range(len(part)):
+    starts = part.rfind(b"\n", 0, i) + 1
+    found.append(i - starts)
+  return np.array(found)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """The text, its tokens by split, and the lengths of its lines in both."""
+  folder = tmp_path_factory.mktemp("documents")
+  (folder / "text").write_bytes(TEXT)
+  np.save(folder / "lengths.npy", [len(line) for line in LINES])
+  bounds = np.array([0, 90, 95, 100]) * len(TEXT) // 100
+  parts = [TEXT[i:j] for i, j in zip(bounds, bounds[1:], strict=False)]
+  tokens = {
+    split: np.frombuffer(part, np.uint8)
+    for split, part in zip(SPLITS, parts, strict=True)
+  }
+  np.savez(folder / "tokens.npz", **tokens)
+  lengths = {
+    split: [len(line) for line in part.splitlines(keepends=True)]
+    for split, part in zip(SPLITS, parts, strict=True)
+  }
+  np.savez(folder / "lengths.npz", **lengths)
+  return folder
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(
+  ("name", "lengths"),
+  [("text", None), ("text", "lengths.npy"), ("tokens", "lengths.npz")],
+)
+def test_documents_are_lines(folder, split, name, lengths):
+  """Fails if positions or weights are not those of the lines of a split."""
+  how = {"pack_documents": 10}
+  if lengths is not None:
+    how = {"document_lengths": folder / lengths}
+  path = folder / ("text" if name == "text" else "tokens.npz")
+  dataset = create(path, name, split, **how)
+  percent = slice(0, 90) if split == "train" else slice(90, 95)
+  start, stop = (len(TEXT) * x // 100 for x in (percent.start, percent.stop))
+  part = TEXT[start:stop]
+  right = positions_in(part)
+  batches = list(dataset.evaluation_batches())
+  positions, weights, inputs = (
+    np.concatenate([getattr(x, name).ravel() for x in batches])
+    for name in ("positions", "weights", "inputs")
+  )
+  count = len(part) - 1
+  assert bytes(inputs[:count].astype(np.uint8)) == part[:-1]
+  np.testing.assert_array_equal(positions[:count], right[:-1])
+  np.testing.assert_array_equal(weights[:count], right[1:] != 0)
+  assert not weights[count:].any() and weights.dtype == np.float32
+  assert positions.dtype == np.int32
+  if split == "train":
+    batch = dataset.batch(1)
+    np.testing.assert_array_equal(batch.positions, right[12:24].reshape(2, 6))
+    np.testing.assert_array_equal(
+      batch.weights, right[13:25].reshape(2, 6) != 0
+    )
+
+
+def test_fingerprints_know_documents(folder):
+  """Fails if a run resumes with other documents."""
+  how = [
+    {},
+    {"pack_documents": 10},
+    {"pack_documents": 99},
+    {"document_lengths": folder / "lengths.npy"},
+  ]
+  found = {create(folder / "text", **x).fingerprint for x in how}
+  assert len(found) == len(how)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"pack_documents": 7}, "pack_documents must be a token of the text"),
+    (
+      {"pack_documents": 10, "document_lengths": "lengths.npy"},
+      "document_lengths must be None with pack_documents=10",
+    ),
+    ({"document_lengths": "short.npy"}, "must hold lengths above 0 whose sum"),
+    ({"document_lengths": "none.npy"}, "document_lengths: cannot read"),
+    ({"document_lengths": "text"}, "document_lengths: cannot read"),
+    (
+      {"name": "copying", "path": None, "pack_documents": 1},
+      "pack_documents must be None for 'copying', which is no text",
+    ),
+    (
+      {
+        "name": "tokens",
+        "path": "thirds.npz",
+        "document_lengths": "lengths.npy",
+      },
+      "must have arrays train, validation and test, as the text has",
+    ),
+  ],
+)
+def test_documents_that_do_not_fit_are_refused(folder, settings, message):
+  """Fails if a wrong file or separator packs something else."""
+  np.save(folder / "short.npy", [3, 4])
+  thirds = np.array_split(np.frombuffer(TEXT, np.uint8), 3)
+  np.savez(folder / "thirds.npz", **dict(zip(SPLITS, thirds, strict=True)))
+  settings = {"name": "text", "path": "text"} | settings
+  for name in ("path", "document_lengths"):
+    if settings.get(name) is not None:
+      settings[name] = str(folder / settings[name])
+  arguments = dict(
+    split="train",
+    sequence_length=6,
+    batch_size=2,
+    seed=0,
+    vocab_size=256,
+    order="random",
+  )
+  with pytest.raises(SettingError, match=re.escape(message)) as error:
+    create_dataset(**arguments | settings)
+  assert "\n" not in str(error.value)
