@@ -15,6 +15,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := $(VENV)/.installed
 EXTRA_INSTALLED := $(patsubst %,$(INSTALLED)-%,$(EXTRA))
 
+# Else each of the processes that tests start would compile all of JAX anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTEST := $(BIN)/python -m pytest -n 2 --dist=worksteal
 
 .PHONY: help setup train test test-slow test-full reproduce reproduce-full \
