@@ -11,6 +11,7 @@ A test belongs to the first of three tiers whose rule it meets:
 
 import contextlib
 import os
+import time
 
 import hypothesis
 import jax
@@ -53,6 +54,22 @@ hypothesis.settings.register_profile(
   "slim", deadline=None, derandomize="CI" in os.environ
 )
 hypothesis.settings.load_profile("slim")
+
+
+def pytest_addoption(parser):
+  """Adds the option by which a slow machine ends in time."""
+  parser.addoption(
+    "--until",
+    type=float,
+    default=float("inf"),
+    help="a Unix time; tests that have not begun by then are skipped",
+  )
+
+
+def pytest_runtest_setup(item):
+  """Skips what is not begun in time."""
+  if time.time() > item.config.getoption("--until"):
+    pytest.skip("no time is left: see --until")
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 # One of each model: trained in `make test`, by the command.
 TRAINED = ("text_slim", "duplication")
+# Of the same layers as another, at other sizes.
+ALIKE = ("enwik8_reformer", "ptb_reformer", "text_hybrid")
 
 
 def load(name, argument=""):
@@ -52,6 +54,11 @@ def test_a_config_describes_an_experiment(path):
     assert batch.inputs.max() < config.data.vocab_size
 
 
+def _tier(name):
+  """The marks of a config that `make test` does not train."""
+  return [pytest.mark.full if name in ALIKE else pytest.mark.slow]
+
+
 # Many have equal programs.
 @pytest.mark.usefixtures("compilation_cache")
 @pytest.mark.parametrize(
@@ -60,7 +67,7 @@ def test_a_config_describes_an_experiment(path):
     pytest.param(
       path,
       id=path.stem,
-      marks=[] if path.stem in TRAINED else [pytest.mark.slow],
+      marks=[] if path.stem in TRAINED else _tier(path.stem),
     )
     for path in FILES
   ],

@@ -45,7 +45,7 @@ SLIM = SMALL | dict(
         model__norm="pre",
         model__dropout=0.2,
       ),
-      marks=pytest.mark.slow,
+      marks=pytest.mark.full,
     ),
   ],
   ids=["rewind", "favor-bfloat16", "reversible-dropout"],

@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_elsewhere(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_an_error_of_one_ends_both(tmp_path, config, index):
   """Fails if the others wait in a collective, for minutes or for ever."""
   patches = ["", ""]
@@ -186,7 +186,7 @@ def test_auto_needs_a_cluster(monkeypatch):
     processes.connect("auto")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_failure_of_the_last_save_ends_both(tmp_path, config):
   """Fails if the others are done and wait, or end as if all were well."""
   patch = """
@@ -204,7 +204,7 @@ checkpoints.write_checksums = write
   assert "the disk is full" in both.errors[1].splitlines()[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_processes_go_on_from_one_device(tmp_path, config, undisturbed):
   """Fails if a checkpoint, or the weights in it, are for one process only."""
   one, other = tmp_path / "one", tmp_path / "other"

@@ -33,7 +33,7 @@ def make(mesh, **settings):
     pytest.param(
       ["data=2,fsdp=2,sequence=2", "data=1"], {}, marks=pytest.mark.slow
     ),
-    pytest.param(["data=1", "sequence=8"], {}, marks=pytest.mark.slow),
+    pytest.param(["data=1", "sequence=8"], {}, marks=pytest.mark.full),
     pytest.param(
       ["fsdp=4", "data=2,sequence=2"],
       {"optimizer__name": "muon", "model__stack_layers": True}
@@ -43,7 +43,7 @@ def make(mesh, **settings):
     pytest.param(
       ["data=2,sequence=2", "data=1"],
       {"gradient__chunk_size": None, "gradient__memory_budget": "1TiB"},
-      marks=pytest.mark.slow,
+      marks=pytest.mark.full,
     ),
     pytest.param(
       ["sequence=4", "data=4"],

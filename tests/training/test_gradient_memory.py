@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from slim.kernels import POLICIES, scan
+from slim.kernels import scan
 from slim.models import create_model
 from slim.training.gradients import make_step
 from slim.types import Batch
@@ -76,7 +76,11 @@ def test_memory_of_remat_grows_by_layer_outputs():
 @pytest.mark.parametrize(
   ("policy", "states"),
   # Of 64 and 1024 chunks: none, all, and 2 x 8 and 2 x 32 of them.
-  [("rewind", 0), ("store", 1024 - 64), ("sqrt", 2 * 32 - 2 * 8)],
+  [
+    ("rewind", 0),
+    ("store", 1024 - 64),
+    pytest.param("sqrt", 2 * 32 - 2 * 8, marks=pytest.mark.full),
+  ],
 )
 def test_growth_of_what_users_run(policy, states):
   """As above, of programs compiled for speed and of two layers."""
@@ -110,7 +114,13 @@ def test_memory_of_rewind_is_that_of_one_chunk():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+  "policy",
+  [
+    "rewind",
+    *(pytest.param(x, marks=pytest.mark.full) for x in ("sqrt", "store")),
+  ],
+)
 def test_memory_of_a_short_first_chunk(policy):
   """Fails if a short first chunk takes more memory than a whole one."""
   how = {"method": "slim", "chunk_size": 256, "policy": policy}

@@ -116,7 +116,9 @@ def test_favor_is_undone_with_qk_norm_only(qk_norm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["rewind", "sqrt", "store"])
+@pytest.mark.parametrize(
+  "policy", ["rewind", "store", pytest.param("sqrt", marks=pytest.mark.full)]
+)
 def test_slim_of_reversible_layers_is_full(x64, policy):
   """The layers would be undone, or the chunks, as if there were only one."""
   model = create(reversible=True, num_layers=2, dropout=0.1)
