@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from slim.kernels.softmax._blocks import Blocks, Inputs
 from slim.kernels.softmax._finite import finite_or_zero, query_key_products
@@ -164,9 +163,8 @@ def _pull_back_heads(blocks, heads, totals, inputs, lse, shift, y_ct):
     if bias is not None:
       bias_ct = add_to_slice(bias_ct, bias_block_ct, {2: row, 3: column})
     q_block_ct = blocks.q_scale * matmul(products_ct, k_block, (-1, -2))
-    # The short sides come first: XLA's CPU matmul transposes nothing.
-    k_block_ct = matmul(_transpose(q_block), products_ct, (-1, -2))
-    v_block_ct = matmul(_transpose(y_ct_block), kept, (-1, -2))
+    k_block_ct = _sum_over_queries(matmul, products_ct, q_block)
+    v_block_ct = _sum_over_queries(matmul, kept, y_ct_block)
 
     def add(total, block, num_heads, starts):
       return add_to_heads(total, from_head_rows(block, num_heads), starts)
@@ -174,8 +172,8 @@ def _pull_back_heads(blocks, heads, totals, inputs, lse, shift, y_ct):
     of_keys = heads.num_groups, heads.of_keys(column)
     return (
       add(q_ct, q_block_ct, heads.num_heads, heads.of_queries(row)),
-      add(k_ct, _transpose_copy(k_block_ct), *of_keys),
-      add(v_ct, _transpose_copy(v_block_ct), *of_keys),
+      add(k_ct, k_block_ct, *of_keys),
+      add(v_ct, v_block_ct, *of_keys),
       bias_ct,
       add_to_sum(consts_ct, inexact_leaves(block_consts_ct)),
     )
@@ -185,14 +183,22 @@ def _pull_back_heads(blocks, heads, totals, inputs, lse, shift, y_ct):
   return walk.run(visit, totals, q)
 
 
+def _sum_over_queries(matmul, pairs, x):
+  """Computes pairsᵀ x for blocks [B, G, queries, keys] and [B, G, queries, X].
+
+  XLA's matmul for CPUs takes a third less time if it has to transpose nothing.
+  If the transposed product were taken elsewhere, XLA for GPUs would keep the
+  sums of all keys transposed, and would transpose them once more at the end.
+  """
+
+  def on_cpu(pairs, x):
+    return _transpose(matmul(_transpose(x), pairs, (-1, -2)))
+
+  def elsewhere(pairs, x):
+    return matmul(pairs, x, (-2, -2))
+
+  return jax.lax.platform_dependent(pairs, x, cpu=on_cpu, default=elsewhere)
+
+
 def _transpose(x):
   return jnp.swapaxes(x, -1, -2)
-
-
-def _transpose_copy(x):
-  """Transposes a block in memory too.
-
-  XLA for GPUs would keep the block as it is and the sums of all keys
-  transposed, and would transpose these whole arrays after the loop.
-  """
-  return with_layout_constraint(_transpose(x), Layout(tuple(range(x.ndim))))
