@@ -99,7 +99,9 @@ def test_fingerprints_know_documents(folder):
     {"pack_documents": 10},
     {"pack_documents": 99},
     {"document_lengths": folder / "lengths.npy"},
+    {"document_lengths": folder / "others.npy"},
   ]
+  np.save(folder / "others.npy", [len(line) for line in LINES[::-1]])
   found = {create(folder / "text", **x).fingerprint for x in how}
   assert len(found) == len(how)
 

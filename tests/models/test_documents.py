@@ -124,6 +124,12 @@ def test_a_sequence_begins_a_document(x64):
   np.testing.assert_allclose(found[1], found[2], rtol=1e-12, atol=1e-12)
 
 
+def test_the_start_of_a_document_is_not_undone():
+  """Fails if sums are given as they are after a document that began since."""
+  assert create("linear,softmax", packed=True).kept.layers == (True, False)
+  assert create("linear,softmax", packed=False).kept.layers == (False, False)
+
+
 def test_documents_that_are_not_kept_apart_are_refused():
   """Fails if positions are ignored, or LSH attention is packed."""
   with pytest.raises(SettingError, match="attention must not have 'lsh' for"):

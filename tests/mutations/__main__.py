@@ -24,6 +24,7 @@ import time
 import commands
 import config
 import data
+import documents
 import generation
 import kernels_attention
 import kernels_scan
@@ -45,6 +46,7 @@ ROOMS = (
   runs,
   config,
   data,
+  documents,
   commands,
   tools,
   generation,

@@ -1,0 +1,49 @@
+"""Faults in packed documents: their positions, and what keeps them apart."""
+
+from mutation import Mutation
+
+MODELS = "models/test_documents.py"
+DATA = "data/test_documents.py"
+
+MUTATIONS = [
+  Mutation(
+    "models/mixers/mixer.py",
+    "-jnp.inf, log_decay",
+    "log_decay, log_decay",
+    MODELS,
+  ),
+  Mutation(
+    "models/mixers/mixer.py",
+    "k_index[None, None] >= of_queries",
+    "k_index[None, None] >= of_queries - 1",
+    MODELS,
+  ),
+  Mutation(
+    "kernels/linear/convolution.py",
+    "positions >= width - 1 - i",
+    "positions >= width - 2 - i",
+    MODELS,
+  ),
+  Mutation(
+    "models/language_model.py",
+    "jnp.minimum(positions, in_sequence)",
+    "positions",
+    MODELS,
+  ),
+  Mutation(
+    "models/language_model.py", "forgets or mixer.kept", "mixer.kept", MODELS
+  ),
+  Mutation(
+    "models/network.py",
+    "positions if call.document_positions is None else call.document_positions",
+    "positions",
+    MODELS,
+  ),
+  Mutation(
+    "data/text.py", "positions(tokens + 1) == 0", "positions(tokens) == 0", DATA
+  ),
+  Mutation("data/documents.py", 'side="right"', 'side="left"', DATA),
+  Mutation(
+    "data/text.py", "digest.update(self._documents.starts.data)", "pass", DATA
+  ),
+]
