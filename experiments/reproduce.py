@@ -131,6 +131,8 @@ EXPERIMENTS = (
   Experiment("scale_model"),
   Experiment("recurrences"),
   Experiment("hybrids"),
+  Experiment("mixers", ("--task=recall",), "mixers_recall"),
+  Experiment("mixers", ("--task=text", "--text={shakespeare}"), "mixers_text"),
   Experiment("on_gpu", needs_gpu=True),
   Experiment("reformer_memory"),
   Experiment("reversible_time", ("--rounds=3",)),
