@@ -17,7 +17,7 @@ float32 numbers. Time is measured at 8,192 tokens.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,11 +33,11 @@ from slim.models import create_model
 from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad
 from slim.types import LanguageModel
 
-_QUICK = define_quick("Few tokens: a minute.")
+_QUICK = define_quick("The hybrid and GDN, few tokens: two minutes.")
 _ROUNDS = define_count("rounds", 5, "Timings of each program.")
 _CHUNK_SIZE = 512
 _LENGTHS = (4096, 16384, 65536)
-_LONG = 1048576
+_GDN_LENGTHS = (65536, 1048576)
 _TIMED = 8192
 
 
@@ -59,12 +59,13 @@ _MODELS: dict[str, dict[str, Any]] = {
 def main() -> None:
   """Compiles, times, prints and saves."""
   quick = _QUICK.value
-  lengths = (1024, 2048, 4096) if quick else _LENGTHS
-  cases = [Case(name, n) for name in _MODELS if name != "GDN" for n in lengths]
-  cases += [Case("GDN", n) for n in (lengths[-1], 8192 if quick else _LONG)]
+  lengths = (1024, 4096) if quick else _LENGTHS
+  others = ("hybrid",) if quick else ("hybrid", "Transformer", "grouped")
+  cases = [Case(name, n) for name in others for n in lengths]
+  cases += [Case("GDN", n) for n in (lengths[-1:] if quick else _GDN_LENGTHS)]
   rows = measure_in_stretches("hybrids", cases, measure, quick=quick)
   _add_buffers(rows)
-  times = measure_times(1024 if quick else _TIMED)
+  times = measure_times(others[:2], 1024 if quick else _TIMED)
   columns = dict.fromkeys(key for row in (*rows, *times) for key in row)
   rows = [dict.fromkeys(columns) | row for row in (*rows, *times)]
   print_table(rows)
@@ -109,7 +110,7 @@ def measure(case: Case) -> list[dict[str, Any]]:
   )
   rows = []
   for name, value_and_grad in methods_of(case.model, model).items():
-    compiled = compile_gradient(value_and_grad, *shapes)
+    compiled = compile_gradient(name, value_and_grad, *shapes)
     rows.append(
       {"part": "memory", **case._asdict(), "method": name}
       | memory_columns(report_of(compiled))
@@ -118,21 +119,26 @@ def measure(case: Case) -> list[dict[str, Any]]:
 
 
 def compile_gradient(
-  value_and_grad: Callable[..., Any], *args: Any
+  method: str, value_and_grad: Callable[..., Any], *args: Any
 ) -> jax.stages.Compiled:
-  """Compiles a gradient as training does."""
-  gradient = jax.jit(value_and_grad, compiler_options=COMPILER_OPTIONS)
+  """Compiles a gradient as training does; `remat` must not be undone."""
+  options = dict(COMPILER_OPTIONS)
+  if method == "remat" and jax.__version_info__ < (0, 11, 1):
+    options["xla_disable_hlo_passes"] = "cse_barrier_expander"
+  gradient = jax.jit(value_and_grad, compiler_options=options)
   return gradient.lower(*args).compile()
 
 
-def measure_times(tokens: int) -> list[dict[str, Any]]:
-  """Times the hybrid and the Transformer, each with all methods in turns."""
+def measure_times(names: Sequence[str], tokens: int) -> list[dict[str, Any]]:
+  """Times models, each with all methods in turns."""
   rows = []
-  for name in ("hybrid", "Transformer"):
+  for name in names:
     model = make_model(name)
     args = jax.jit(model.init)(jax.random.key(0)), make_batch(tokens)
     calls = {
-      method: functools.partial(compile_gradient(gradient, *args), *args)
+      method: functools.partial(
+        compile_gradient(method, gradient, *args), *args
+      )
       for method, gradient in methods_of(name, model).items()
     }
     seconds = median_seconds(calls, _ROUNDS.value)

@@ -17,7 +17,6 @@ same. Runs stay in --workdir and are resumed.
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 from absl import flags
 from arguments import (
@@ -41,10 +40,9 @@ from figures import (
   new_figure,
 )
 from record import print_table, read, results_path, save
-from training_runs import describe_data, shorten, train
+from training_runs import describe_data, shorten, summarize, train
 
 from slim import command_line
-from slim.runs.config_json import read_processes
 
 # The setting `attention`, and the color and marker of the line, by the names in
 # the table and the figure.
@@ -157,21 +155,8 @@ def measure(
   folder = workdir / f"{_TASK.value}-{config.model.attention}-{steps}"
   params, records = train(config, folder)
   curve = [(x["step"], x[key]) for x in records if key in x]
-  speeds = sorted(
-    x["time/tokens_per_second"]
-    for x in records
-    if "time/tokens_per_second" in x
-  )
-  row = {
-    "mixer": name,
-    "parameters": sum(x.size for x in jax.tree.leaves(params)),
-    "steps": steps,
-    "tokens": steps * config.train.batch_size * config.data.sequence_length,
-    f"validation_{task.metric}": curve[-1][1],
-    "median_tokens_per_second": speeds[len(speeds) // 2],
-    "commit": read_processes(str(folder))[-1]["git_commit"],
-  }
-  return row, curve
+  row = {"mixer": name, f"validation_{task.metric}": curve[-1][1]}
+  return row | summarize(config, folder, params, records), curve
 
 
 def draw_results(quick: bool = False) -> None:

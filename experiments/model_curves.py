@@ -27,11 +27,10 @@ from arguments import (
 from configurations import load_config
 from figures import BLUE, OCHRE, PURPLE, RED, TEAL, label_lines, new_figure
 from record import print_table, read, results_path, save
-from training_runs import describe_data, shorten, train
+from training_runs import describe_data, shorten, summarize, train
 
 from slim import command_line
 from slim.generate import Sampling, generate
-from slim.runs.config_json import read_processes
 from slim.training.build import create_model
 
 # What each model continues, and how: as --prompt, --length and --temperature.
@@ -84,19 +83,14 @@ def measure(
     training = [x for x in records if "train/bpc" in x]
     curves[name] = [(x["step"], x["train/bpc"]) for x in training]
     *_, last = (x for x in records if "eval/bpc" in x)
-    speeds = sorted(x["time/tokens_per_second"] for x in training)
     rows.append(
       {
         "config": name,
-        "parameters": sum(x.size for x in jax.tree.leaves(params)),
-        "steps": steps,
-        "tokens": steps * config.train.batch_size * config.data.sequence_length,
         "validation_bpc": last["eval/bpc"],
-        "median_tokens_per_second": speeds[len(speeds) // 2],
         "activation_mib": training[-1]["memory/activation_bytes"] / 2**20,
         "text": write_text(config, params),
-        "commit": read_processes(str(folder))[-1]["git_commit"],
       }
+      | summarize(config, folder, params, records)
     )
     print_table([{k: v for k, v in row.items() if k != "text"} for row in rows])
   return rows, curves

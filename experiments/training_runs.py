@@ -2,13 +2,18 @@
 
 import os
 import pathlib
+import statistics
 from typing import Any
 
+import jax
 import ml_collections
 
+from slim.runs.config_json import read_processes
 from slim.runs.metrics import read_records
 from slim.train import train_and_evaluate
 from slim.training.build import create_split
+
+_SPEED = "time/tokens_per_second"
 
 
 def shorten(
@@ -45,6 +50,34 @@ def train(
   folder = pathlib.Path(folder)
   params = train_and_evaluate(config, str(folder)).params
   return params, read_records(str(folder / "metrics.jsonl"))
+
+
+def summarize(
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  params: Any,
+  records: list[dict[str, Any]],
+) -> dict[str, Any]:
+  """Returns what a table says of each run: its size, speed and commit.
+
+  Args:
+    config: All settings.
+    folder: The run's folder.
+    params: As `train` returns them.
+    records: Likewise.
+
+  Returns:
+    Columns of a row.
+  """
+  speeds = [x[_SPEED] for x in records if _SPEED in x]
+  steps = config.train.num_steps
+  return {
+    "parameters": sum(x.size for x in jax.tree.leaves(params)),
+    "steps": steps,
+    "tokens": steps * config.train.batch_size * config.data.sequence_length,
+    "median_tokens_per_second": statistics.median_high(speeds),
+    "commit": read_processes(str(folder))[-1]["git_commit"],
+  }
 
 
 def describe_data(config: ml_collections.ConfigDict) -> str:

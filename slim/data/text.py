@@ -129,7 +129,9 @@ class Text:
     return self._make_batch((inputs, targets, weights), tokens)
 
   def evaluation_batches(self) -> Iterator[Batch]:
-    """Yields the whole split; all tokens but first ones are a target once.
+    """Yields the whole split; every token is a target once.
+
+    Not the first token of the split, nor that of a document.
 
     Windows of T tokens follow one another, within a batch and from batch to
     batch. With `batch_size` 1 a state can be carried through the whole split.

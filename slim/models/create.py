@@ -165,7 +165,7 @@ def _check_packed(model, blocks, axis):
     raise SettingError(
       "attention",
       "cannot keep packed documents apart in a sequence that devices share: "
-      "train without packing, or without a sequence axis of the mesh",
+      "pack none, or leave out the sequence axis of the mesh",
     )
 
 

@@ -7,24 +7,20 @@ import pytest
 
 from slim.data import SPLITS, create_dataset
 from slim.settings import SettingError
+from tests.data.files import SETTINGS
 
 # 90, 5 and 5 of 100 lines of two to four bytes; the split cuts some of them.
 LINES = [b"ab\n", b"c\n", b"def\n"] * 33 + [b"x\n"]
 TEXT = b"".join(LINES)
 
 
+SHAPE = SETTINGS | {"sequence_length": 6, "order": "consecutive"}
+
+
 def create(path, name="text", split="train", **settings):
   """Creates a split of short sequences."""
-  defaults = dict(
-    sequence_length=6,
-    batch_size=2,
-    seed=0,
-    vocab_size=256,
-    order="consecutive",
-  )
-  return create_dataset(
-    name, split=split, path=str(path), **defaults | settings
-  )
+  settings = SHAPE | {"split": split, "path": str(path)} | settings
+  return create_dataset(name, **settings)
 
 
 def positions_in(part):
@@ -115,6 +111,7 @@ def test_fingerprints_know_documents(folder):
       "document_lengths must be None with pack_documents=10",
     ),
     ({"document_lengths": "short.npy"}, "must hold lengths above 0 whose sum"),
+    ({"document_lengths": "empty.npy"}, "has 0 with a sum of 0"),
     ({"document_lengths": "none.npy"}, "document_lengths: cannot read"),
     ({"document_lengths": "text"}, "document_lengths: cannot read"),
     (
@@ -134,20 +131,23 @@ def test_fingerprints_know_documents(folder):
 def test_documents_that_do_not_fit_are_refused(folder, settings, message):
   """Fails if a wrong file or separator packs something else."""
   np.save(folder / "short.npy", [3, 4])
+  np.save(folder / "empty.npy", np.zeros(0, int))
   thirds = np.array_split(np.frombuffer(TEXT, np.uint8), 3)
   np.savez(folder / "thirds.npz", **dict(zip(SPLITS, thirds, strict=True)))
   settings = {"name": "text", "path": "text"} | settings
   for name in ("path", "document_lengths"):
     if settings.get(name) is not None:
       settings[name] = str(folder / settings[name])
-  arguments = dict(
-    split="train",
-    sequence_length=6,
-    batch_size=2,
-    seed=0,
-    vocab_size=256,
-    order="random",
-  )
   with pytest.raises(SettingError, match=re.escape(message)) as error:
-    create_dataset(**arguments | settings)
+    create_dataset(**SHAPE | settings)
   assert "\n" not in str(error.value)
+
+
+def test_a_short_split_may_be_one_document(tmp_path):
+  """Fails if validation is refused as it lies within a document."""
+  (tmp_path / "text").write_bytes(b"a line\n" * 10 + b"x" * 30)
+  dataset = create(
+    tmp_path / "text", split="validation", sequence_length=2, pack_documents=10
+  )
+  batch = next(dataset.evaluation_batches())
+  np.testing.assert_array_equal(batch.positions, [[0, 1], [2, 3]])

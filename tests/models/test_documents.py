@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from slim.models import create_model
 from slim.settings import SettingError
 from slim.training.gradients import make_value_and_grad
 from slim.types import Batch
@@ -27,17 +26,10 @@ BACKWARD = {
 
 
 def create(attention, packed, **settings):
-  """Creates a tiny model with a layer of each kind."""
-  return create_model(
-    vocab_size=5,
-    width=8,
-    num_heads=2,
-    num_layers=attention.count(",") + 1,
+  """Creates a small model with a layer of each kind."""
+  return small.create(
     attention=attention,
-    norm="pre",
-    dtype="float64",
-    max_positions=T,
-    frozen_key=jax.random.key(0),
+    num_layers=attention.count(",") + 1,
     packed=packed,
     **settings,
   )
@@ -45,7 +37,7 @@ def create(attention, packed, **settings):
 
 def make_batches():
   """The same documents, two or three a row, and each in a row of its own."""
-  tokens = small.tokens_of(2, T + 1) % 5
+  tokens = small.tokens_of(2, T + 1)
   packed, alone = [], []
   for row, lengths in zip(tokens, LENGTHS, strict=True):
     positions = np.concatenate([np.arange(n) for n in lengths])
@@ -134,6 +126,8 @@ def test_documents_that_are_not_kept_apart_are_refused():
   """Fails if positions are ignored, or LSH attention is packed."""
   with pytest.raises(SettingError, match="attention must not have 'lsh' for"):
     create("linear,lsh", packed=True)
+  with pytest.raises(SettingError, match="attention cannot keep packed doc"):
+    create("linear", packed=True, sequence_axis="sequence")
   model, (batch, _) = create("linear", packed=False), make_batches()
   with pytest.raises(ValueError, match="positions must be None for a model"):
     model.apply(None, batch.inputs, None, positions=batch.positions)

@@ -94,7 +94,7 @@ def parallel_linear_attention(
   update = PrefixSums(
     einsum_f32("bthm,bthv->bhmv", k, v), k.sum(1, dtype=start.k.dtype)
   )
-  return _normalise(num, den, eps).astype(v.dtype), add_sums(state, update)
+  return normalise(num, den, eps).astype(v.dtype), add_sums(state, update)
 
 
 @in_mesh_of_arguments
@@ -128,7 +128,7 @@ def recurrent_linear_attention(
     sums = sum_values(state)
     num = einsum_f32("bhm,bhmv->bhv", q, sums.kv)
     den = einsum_f32("bhm,bhm->bh", q, sums.k)
-    return state, _normalise(num, den, eps).astype(v.dtype)
+    return state, normalise(num, den, eps).astype(v.dtype)
 
   tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (q, k, v))
   state, y = jax.lax.scan(step, state, tokens)
@@ -190,7 +190,7 @@ def chunked_linear_attention(
   num = einsum_f32("nbhst,nbhtv->nbhsv", scores, vb)
   num += einsum_f32("nbhsm,nbhmv->nbhsv", qb, before.kv)
   den = scores.sum(-1) + einsum_f32("nbhsm,nbhm->nbhs", qb, before.k)
-  y = jnp.moveaxis(_normalise(num, den, eps), (0, 2), (1, 3))
+  y = jnp.moveaxis(normalise(num, den, eps), (0, 2), (1, 3))
   y = y.reshape(v.shape[0], y.shape[1] * y.shape[2], *v.shape[2:])
   return y[:, :num_tokens].astype(v.dtype), after
 
@@ -199,12 +199,14 @@ def _causal_mask(size):
   return jnp.tril(jnp.ones((size, size), bool))
 
 
-def _normalise(num, den, eps):
+def normalise(
+  num: jax.Array, den: jax.Array, eps: jax.Array | float
+) -> jax.Array:
   """Computes num / (den + eps), differentiable for tiny and huge normalisers.
 
-  The derivative of a / b computes b⁻², which overflows float32 for b < 1e-19
-  and vanishes for b > 1e19. Dividing both by the constant s = b first keeps the
-  value and moves the derivative to b = 1.
+  `num` is […, V], `den` is […]. The derivative of a / b computes b⁻², which
+  overflows float32 for b < 1e-19 and vanishes for b > 1e19. Dividing both by
+  the constant s = b first keeps the value and moves the derivative to b = 1.
   """
   den = den + eps
   # Padded queries are zero. If eps is 0 too, they would divide 0 by 0.

@@ -186,7 +186,7 @@ def _pull_back_heads(blocks, heads, totals, inputs, lse, shift, y_ct):
 def _sum_over_queries(matmul, pairs, x):
   """Computes pairsᵀ x for blocks [B, G, queries, keys] and [B, G, queries, X].
 
-  XLA's matmul for CPUs takes a third less time if it has to transpose nothing.
+  XLA's matmul for CPUs takes less time if it has to transpose nothing.
   If the transposed product were taken elsewhere, XLA for GPUs would keep the
   sums of all keys transposed, and would transpose them once more at the end.
   """

@@ -22,6 +22,7 @@ from slim.kernels import (
   sample_projection,
   token_sums,
 )
+from slim.kernels.linear.attention import normalise
 from slim.kernels.support.dtypes import at_least_float32
 from slim.models.mixers.mixer import Mixed, Site
 from slim.models.mixers.multi_head import MultiHead, multi_head_arguments
@@ -205,7 +206,7 @@ def _attend_in_documents(q, k, v, sums, site, eps):
     memory,
   )
   after = PrefixSums(memory[..., :-1], memory[..., -1], sums.error)
-  return y[..., :-1] / (y[..., -1:] + eps), after
+  return normalise(y[..., :-1], y[..., -1], eps), after
 
 
 def _value_offset(state, v):
