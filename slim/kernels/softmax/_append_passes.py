@@ -15,7 +15,7 @@ from slim.kernels.softmax._cotangents import (
   zero_queries,
 )
 from slim.kernels.softmax._from_lse import attend_forward
-from slim.kernels.softmax._slices import set_slice
+from slim.kernels.softmax._slices import MergedHeads, set_slice
 from slim.kernels.softmax.definition import merge_attention
 from slim.kernels.support.custom_derivative import (
   first_order_vjp,
@@ -62,7 +62,7 @@ def _forward(blocks, past, own, position):
     set_slice(merge_heads(old), merge_heads(new), {1: position})
     for old, new in ((past.k, own.k), (past.v, own.v))
   ]
-  k, v = split_cache(cache, own.k, own.v)
+  k, v = (MergedHeads(x, own.k.shape[2]) for x in cache)
   past = past._replace(k=k, v=v)
   y, lse = merge_attention(list(map(attend, blocks, (past, own))))
   return (y, *cache), (past, own, position, y, to_residual(lse))

@@ -1,12 +1,46 @@
 """Slices that leave axes of length 1 to broadcast."""
 
+import dataclasses
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Index = jax.Array | np.ndarray | np.integer | int
+
+
+@partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["merged"],
+  meta_fields=["num_heads"],
+)
+@dataclasses.dataclass(frozen=True)
+class MergedHeads:
+  """An array [B, T, H, X] that `slice_heads` reads, stored as [B, T, H·X].
+
+  A loop carries it as it is stored. If it were reshaped before a loop, XLA for
+  CPUs would copy all of it for H = 1.
+
+  Attributes:
+    merged: [B, T, H·X].
+    num_heads: H.
+  """
+
+  merged: jax.Array
+  num_heads: int
+
+  @property
+  def shape(self) -> tuple[int, int, int, int]:
+    """B, T, H and X."""
+    batch_size, length, channels = self.merged.shape
+    return batch_size, length, self.num_heads, channels // self.num_heads
+
+  @property
+  def dtype(self) -> np.dtype:
+    """The dtype of the numbers."""
+    return self.merged.dtype
 
 
 def slice_or_broadcast(
@@ -66,7 +100,9 @@ def add_to_slice(
 
 
 def slice_heads(
-  x: jax.Array, starts: Mapping[int, Index], sizes: Mapping[int, int]
+  x: jax.Array | MergedHeads,
+  starts: Mapping[int, Index],
+  sizes: Mapping[int, int],
 ) -> jax.Array:
   """Slices axes 0 to 2 of an array [B, T, H, X]; as `slice_or_broadcast`.
 
@@ -76,9 +112,9 @@ def slice_heads(
   """
   width = x.shape[3]
   lengths = {n: k * width if n == 2 else k for n, k in sizes.items()}
-  merged = merge_heads(x)
+  merged = x.merged if isinstance(x, MergedHeads) else merge_heads(x)
   found = slice_or_broadcast(merged, _merged_starts(starts, width), lengths)
-  return split_heads(found, width)
+  return found.reshape(*found.shape[:2], -1, width)
 
 
 def set_heads(
