@@ -15,6 +15,7 @@ from slim.kernels.support.random_bits import (
   normal,
   uniform,
 )
+from slim.models.activations import gelu
 from slim.models.positions import sinusoids
 
 
@@ -190,32 +191,6 @@ def _uniform(key, shape, low, high):
   drawn = uniform(key, jnp.arange(math.prod(shape))).reshape(shape)
   low, high = np.float32(low), np.float32(high)
   return jnp.maximum(low, drawn * (high - low) + low)
-
-
-@jax.custom_jvp
-def gelu(x: jax.Array) -> jax.Array:
-  """Computes x Φ(x), Φ the normal distribution function, as PyTorch does.
-
-  Φ is computed by erf. Below -4, where the value vanishes, the absolute error
-  is that of rounding, but the relative error is not. `jax.nn.gelu` uses erfc,
-  which is exact there and takes more time and memory. The backward pass keeps
-  only the derivative Φ(x) + x φ(x).
-  """
-  return _gelu_and_slope(x)[0]
-
-
-@gelu.defjvp
-def _gelu_jvp(primals, tangents):
-  (x,), (x_dot,) = primals, tangents
-  y, slope = _gelu_and_slope(x)
-  return y, slope * x_dot
-
-
-def _gelu_and_slope(x):
-  z = x.astype(at_least_float32(x.dtype))
-  cdf = 0.5 + 0.5 * jax.lax.erf(z / math.sqrt(2))
-  density = jnp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-  return (z * cdf).astype(x.dtype), (cdf + z * density).astype(x.dtype)
 
 
 def dropout(

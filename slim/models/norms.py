@@ -22,9 +22,9 @@ class LayerNorm(nn.Module):
     scale = self.param("scale", nn.initializers.ones, shape, dtype)
     bias = self.param("bias", nn.initializers.zeros, shape, dtype)
 
-    x = standardise(x.astype(self.dtype))
     x = flatten_batch_time(
-      lambda rows: rows.astype(dtype) * scale[None] + bias[None], x
+      lambda rows: standardise(rows).astype(dtype) * scale[None] + bias[None],
+      x.astype(self.dtype),
     )
     return x.astype(self.dtype)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from slim.models import layers, norms
+from slim.models import activations, layers, norms
 from tests.helpers import assert_gradients_close
 
 
@@ -34,13 +34,18 @@ def derivatives(derivative, f):
 
 
 @pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
-def test_gelu_is_exact(x64, derivative):
-  """Its hand-written derivative would train another function."""
+@pytest.mark.parametrize(
+  ("mine", "right"),
+  [
+    (activations.gelu, lambda x: jax.nn.gelu(x, approximate=False)),
+    (activations.silu, jax.nn.silu),
+  ],
+  ids=["gelu", "silu"],
+)
+def test_activation_functions_are_exact(x64, derivative, mine, right):
+  """A wrong hand-written derivative would train another function."""
   x = jnp.concatenate([jnp.linspace(-8, 8, 1001), jnp.array([-30.0, 30.0])])
-  mine, right = (
-    derivatives(derivative, f)(x)
-    for f in (layers.gelu, lambda x: jax.nn.gelu(x, approximate=False))
-  )
+  mine, right = (derivatives(derivative, f)(x) for f in (mine, right))
   for a, b in zip(mine, right, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 

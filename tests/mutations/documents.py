@@ -20,8 +20,8 @@ MUTATIONS = [
   ),
   Mutation(
     "kernels/linear/convolution.py",
-    "positions >= width - 1 - i",
-    "positions >= width - 2 - i",
+    "positions >= distance",
+    "positions >= distance - 1",
     MODELS,
   ),
   Mutation(

@@ -46,9 +46,27 @@ MUTATIONS = [
   ),
   Mutation(
     "kernels/linear/convolution.py",
-    "seen[:, length:].astype(state.dtype)",
-    "x[:, -state.shape[1] :].astype(state.dtype)",
+    "return y, seen[:, length:]",
+    "return y, x[:, 1 - width :]",
     "kernels/linear/test_convolution.py",
+  ),
+  Mutation(
+    "kernels/linear/convolution.py",
+    "seen_bar = seen_bar.at[:, length:].add(last_bar)",
+    "del last_bar",
+    "kernels/linear/test_convolution.py",
+  ),
+  Mutation(
+    "kernels/linear/convolution.py",
+    "jnp.sum(part * seen, (0, 1))",
+    "jnp.sum(part, (0, 1))",
+    "kernels/linear/test_convolution.py",
+  ),
+  Mutation(
+    "models/activations.py",
+    "(1 + z * (1 - sigmoid))",
+    "(1 + z * sigmoid)",
+    "models/test_layers.py",
   ),
   Mutation(
     "kernels/softmax/_append_passes.py",

@@ -34,6 +34,9 @@ def short_convolution(
 
   Raises:
     ValueError: If shapes disagree, or if an argument has the wrong dtype.
+    TypeError: If it is differentiated in forward mode.
+
+  Memory of the gradient beyond inputs and outputs: the inputs once more.
   """
   x, weights, state = map(jnp.asarray, (x, weights, state))
   for name, array in (("x", x), ("weights", weights), ("state", state)):
@@ -41,7 +44,7 @@ def short_convolution(
   check_shape("x", x, "BTD", {})
   sizes = {"B": x.shape[0], "D": x.shape[2]}
   check_shape("weights", weights, "WD", sizes)
-  width, length = weights.shape[0], x.shape[1]
+  width = weights.shape[0]
   if state.shape != (sizes["B"], width - 1, sizes["D"]):
     raise ValueError(
       f"state must have shape {(sizes['B'], width - 1, sizes['D'])}, for "
@@ -53,13 +56,49 @@ def short_convolution(
     )
   x, weights, state = match_varying_axes((x, weights, state))
   dtype = at_least_float32(x.dtype, weights.dtype, state.dtype)
-  seen = jnp.concatenate([state.astype(dtype), x.astype(dtype)], 1)
-  weights = weights.astype(dtype)[:, None, None]
-  y = jnp.zeros_like(x, dtype)
+  before, own = state.astype(dtype), x.astype(dtype)
+  y, last = _convolve(before, own, weights.astype(dtype), positions)
+  return y.astype(x.dtype), last.astype(state.dtype)
+
+
+@jax.custom_vjp
+def _convolve(state, x, weights, positions):
+  """Convolves tokens of one dtype; returns y, and the last W - 1 tokens."""
+  width, length = weights.shape[0], x.shape[1]
+  seen = jnp.concatenate([state, x], 1)
+  y = jnp.zeros_like(x)
   for i in range(width):
-    part = seen[:, i : i + length]
-    if positions is not None:
-      is_own = positions >= width - 1 - i
-      part = jnp.where(is_own[..., None], part, 0)
-    y += part * weights[i]
-  return y.astype(x.dtype), seen[:, length:].astype(state.dtype)
+    part = _own(seen[:, i : i + length], positions, width - 1 - i)
+    y += part * weights[i][None, None]
+  return y, seen[:, length:]
+
+
+def _convolve_fwd(*args):
+  return _convolve(*args), args
+
+
+def _convolve_bwd(args, cotangents):
+  """Moves cotangents, not tokens: of these XLA would keep W moved copies."""
+  state, x, weights, positions = args
+  y_bar, last_bar = cotangents
+  width, length = weights.shape[0], x.shape[1]
+  seen = jnp.concatenate([state, x], 1)
+  seen_bar, weights_bar = jnp.zeros_like(seen), []
+  for i in range(width):
+    part = _own(y_bar, positions, width - 1 - i)
+    part = jnp.pad(part, ((0, 0), (i, width - 1 - i), (0, 0)))
+    seen_bar += part * weights[i][None, None]
+    weights_bar.append(jnp.sum(part * seen, (0, 1)))
+  seen_bar = seen_bar.at[:, length:].add(last_bar)
+  state_bar, x_bar = jnp.split(seen_bar, [width - 1], 1)
+  return state_bar, x_bar, jnp.stack(weights_bar), None
+
+
+_convolve.defvjp(_convolve_fwd, _convolve_bwd)
+
+
+def _own(x, positions, distance):
+  """Zeros where the token `distance` before is of an earlier document."""
+  if positions is None:
+    return x
+  return jnp.where((positions >= distance)[..., None], x, 0)

@@ -7,16 +7,16 @@ positions. Their state decays, so it is kept: see `slim.kernels.scan`.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from slim.kernels import init_gated_state, short_convolution
 from slim.kernels.support.dtypes import at_least_float32
+from slim.models.activations import silu
 from slim.models.layers import dense, uniform_init
 from slim.models.mixers.mixer import Site
 from slim.models.mixers.multi_head import MixerModule, mixer_arguments
@@ -112,15 +112,32 @@ class GatedMixer(MixerModule):
       self.num_heads * self.value_dim,
     )
     qkv = dense(x, 2 * keys + values, self.dtype, "qkv")
-    if conv is not None:
-      qkv, conv = self.convolve(qkv, conv, site)
-    q, k, v = jnp.split(qkv, [keys, 2 * keys], -1)
+    (q, k, v), conv = self.convolve(qkv, [keys, 2 * keys], conv, site)
     return self.to_heads(q), self.to_heads(k), self.to_heads(v), conv
 
   def convolve(
-    self, x: jax.Array, state: jax.Array, site: Site
-  ) -> tuple[jax.Array, jax.Array]:
-    """Applies the short convolution, and SiLU, to x [B, T, X]."""
+    self,
+    x: jax.Array,
+    borders: Sequence[int],
+    state: jax.Array | None,
+    site: Site,
+  ) -> tuple[list[jax.Array], jax.Array | None]:
+    """Splits x [B, T, X], after the short convolution and SiLU if it has them.
+
+    SiLU is applied to each part: else XLA would keep what all of them share for
+    the backward pass.
+
+    Args:
+      x: [B, T, X].
+      borders: Where to split X.
+      state: The state of the convolution, or None.
+      site: Where the tokens are.
+
+    Returns:
+      The parts, and the next `state`.
+    """
+    if state is None:
+      return jnp.split(x, borders, -1), None
     width = state.shape[1] + 1
     bound = 1 / math.sqrt(width)
     weights = self.param(
@@ -129,7 +146,7 @@ class GatedMixer(MixerModule):
     y, state = short_convolution(
       x, weights, state, positions=site.document_positions
     )
-    return nn.silu(y), state
+    return list(map(silu, jnp.split(y, borders, -1))), state
 
   def to_heads(self, x: jax.Array) -> jax.Array:
     """Splits [B, T, H·X] to [B, T, H, X]."""
@@ -157,72 +174,6 @@ def unit_length(x: jax.Array) -> jax.Array:
   """Scales [..., K] to length 1; float32 or wider."""
   x = x.astype(at_least_float32(x.dtype))
   return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
-
-
-def gate_parameters(
-  mixer: MixerModule,
-  bias_shape: tuple[int, ...],
-  scale_shape: tuple[int, ...],
-  slowest: float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
-  """Makes the parameters of `softplus_decay`, as Mamba-2 starts them.
-
-  Args:
-    mixer: The mixer, within its compact method.
-    bias_shape: [H] or [H, K].
-    scale_shape: [H] or [H, 1].
-    slowest: The smallest initial exp(log_scale); the largest is 16.
-
-  Returns:
-    The bias of `rate`, whose softplus is a time step from 0.001 to 0.1, and
-    `log_scale`, both with axes for B and T.
-  """
-  dtype = at_least_float32(mixer.dtype)
-  steps = log_uniform_init(1e-3, 0.1, through_softplus=True)
-  bias = mixer.param("step_bias", steps, bias_shape, dtype)
-  scales = log_uniform_init(slowest, 16)
-  log_scale = mixer.param("log_scale", scales, scale_shape, dtype)
-  return bias[None, None], log_scale[None, None]
-
-
-def softplus_decay(rate: jax.Array, log_scale: jax.Array) -> jax.Array:
-  """Computes the log decay -exp(log_scale) · softplus(rate), at most 0.
-
-  Args:
-    rate: Float32 or wider.
-    log_scale: Broadcasts with it. Beyond 20 it is cut off: exp would overflow,
-      and inf · softplus = NaN where softplus vanishes.
-
-  Returns:
-    Array like `rate`.
-  """
-  return -jnp.exp(jnp.minimum(log_scale, 20)) * nn.softplus(rate)
-
-
-def log_uniform_init(
-  low: float, high: float, *, through_softplus: bool = False
-) -> Callable[[jax.Array, tuple[int, ...], Any], jax.Array]:
-  """Makes an initialiser of log x for x uniform in [low, high).
-
-  Args:
-    low: Above 0.
-    high: Above `low`.
-    through_softplus: Draw log x uniformly instead, and return y with
-      softplus(y) = x, as for the time steps of Mamba.
-
-  Returns:
-    The initialiser.
-  """
-  if not through_softplus:
-    draw = uniform_init(low, high)
-    return lambda *args: jnp.log(draw(*args))
-  draw = uniform_init(float(np.log(low)), float(np.log(high)))
-
-  def init(*args):
-    x = jnp.exp(draw(*args))
-    return x + jnp.log(-jnp.expm1(-x))
-
-  return init
 
 
 def gated_arguments(

@@ -4,17 +4,17 @@ import jax
 from flax import linen as nn
 
 from slim.kernels import chunked_gated_linear_attention
+from slim.models.activations import silu
 from slim.models.layers import dense
 from slim.models.mixers.delta import delta_operands
 from slim.models.mixers.gated import (
   GatedMixer,
   GatedSettings,
   GatedState,
-  gate_parameters,
   gated_arguments,
-  softplus_decay,
 )
 from slim.models.mixers.mixer import Mixed, Site
+from slim.models.mixers.softplus_decay import gate_parameters, softplus_decay
 from slim.models.settings import ModelSettings
 
 
@@ -40,7 +40,7 @@ class GatedDeltaNet(GatedMixer):
       q, k, v, site.reset(log_decay), state.memory, erase=erase
     )
     gate = dense(x, self.num_heads * self.value_dim, self.dtype, "gate")
-    y = self.finish(y, nn.silu(gate))
+    y = self.finish(y, silu(gate))
     return Mixed(y, state, GatedState(conv, memory), ())
 
 

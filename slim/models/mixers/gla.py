@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from slim.kernels import chunked_gated_linear_attention
 from slim.kernels.support.dtypes import at_least_float32
+from slim.models.activations import silu
 from slim.models.layers import dense
 from slim.models.mixers.gated import (
   GatedMixer,
@@ -45,7 +46,7 @@ class GatedLinearAttention(GatedMixer):
       state.memory,
     )
     gate = dense(x, self.num_heads * self.value_dim, self.dtype, "gate")
-    y = self.finish(y, nn.silu(gate))
+    y = self.finish(y, silu(gate))
     return Mixed(y, state, GatedState(None, memory), ())
 
 

@@ -10,11 +10,10 @@ from slim.models.mixers.gated import (
   GatedMixer,
   GatedSettings,
   GatedState,
-  gate_parameters,
   gated_arguments,
-  softplus_decay,
 )
 from slim.models.mixers.mixer import Mixed, Site
+from slim.models.mixers.softplus_decay import gate_parameters, softplus_decay
 from slim.models.settings import ModelSettings
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from slim.kernels import chunked_gated_linear_attention
+from slim.models.activations import silu
 from slim.models.layers import dense
 from slim.models.mixers.gated import (
   GatedMixer,
@@ -47,7 +48,7 @@ class Retention(GatedMixer):
       state.memory,
     )
     gate = dense(x, self.num_heads * self.value_dim, self.dtype, "gate")
-    y = self.finish(y, nn.silu(gate))
+    y = self.finish(y, silu(gate))
     return Mixed(y, state, GatedState(None, memory), ())
 
 

@@ -6,16 +6,16 @@ from flax import linen as nn
 
 from slim.kernels import chunked_gated_linear_attention
 from slim.kernels.support.dtypes import at_least_float32
+from slim.models.activations import silu
 from slim.models.layers import dense
 from slim.models.mixers.gated import (
   GatedMixer,
   GatedSettings,
   GatedState,
-  gate_parameters,
   gated_arguments,
-  softplus_decay,
 )
 from slim.models.mixers.mixer import Mixed, Site
+from slim.models.mixers.softplus_decay import gate_parameters, softplus_decay
 from slim.models.settings import ModelSettings
 
 
@@ -39,11 +39,9 @@ class StateSpaceDuality(GatedMixer):
     """Mixes x [B, T, D]; see `slim.models.mixers.mixer.Mixer`."""
     dtype, shape = at_least_float32(self.dtype), (self.num_heads,)
     inner = self.num_heads * self.value_dim
-    conv = state.conv
     ubc = dense(x, self.conv_channels, self.dtype, "ubc")
-    if conv is not None:
-      ubc, conv = self.convolve(ubc, conv, site)
-    u, b, c = jnp.split(ubc, [inner, inner + self.key_dim], -1)
+    borders = [inner, inner + self.key_dim]
+    (u, b, c), conv = self.convolve(ubc, borders, state.conv, site)
     u = self.to_heads(u).astype(dtype)
     b, c = (
       jnp.broadcast_to(y[:, :, None], (*y.shape[:2], *shape, self.key_dim))
@@ -62,7 +60,7 @@ class StateSpaceDuality(GatedMixer):
     )
     y = y + skip[None, None, :, None] * u
     gate = self.to_heads(dense(x, inner, self.dtype, "gate").astype(dtype))
-    y = (y * nn.silu(gate)).reshape(*x.shape[:2], 1, inner)
+    y = (y * silu(gate)).reshape(*x.shape[:2], 1, inner)
     return Mixed(self.finish(y, None), state, GatedState(conv, memory), ())
 
 

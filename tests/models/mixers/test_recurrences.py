@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slim.models import create_model
-from slim.models.mixers.gated import softplus_decay
+from slim.models.mixers.softplus_decay import softplus_decay
 from slim.settings import SettingError
 from slim.training.gradients import make_value_and_grad
 from slim.types import Batch
