@@ -7,6 +7,13 @@ import numpy as np
 _HEAD_DIM = 64
 _CHUNK_SIZE = 64  # Of LSH attention.
 _NUM_HASHES = 2
+# Recurrences, and their names in jax-linear-attention.
+_RECURRENCES = {
+  "SSD": "simple_gla",
+  "GLA": "gla",
+  "GDN": "gated_deltanet",
+  "KDA": "kda",
+}
 # By operation: the module and the settings of each library.
 PEERS = {
   "softmax": {
@@ -22,6 +29,10 @@ PEERS = {
   "linear": {
     "performer-pytorch": ("in_torch", {}),
     "jax-linear-attention": ("in_jla", {}),
+  },
+  **{
+    operation: {"jax-linear-attention": ("in_jla", {"kind": kind})}
+    for operation, kind in _RECURRENCES.items()
   },
   "LSH": {"Reformer of transformers": ("in_torch", {})},
 }
@@ -39,13 +50,12 @@ class Case(NamedTuple):
     """Returns arguments of the functions in experiments/peers."""
     return {
       "softmax": {"is_causal": self.is_causal},
-      "linear": {},
       "LSH": {
         "is_causal": self.is_causal,
         "heads": self.heads,
         "chunk_size": _CHUNK_SIZE,
       },
-    }[self.operation]
+    }.get(self.operation, {})
 
 
 CASES = (
@@ -55,6 +65,7 @@ CASES = (
     for is_causal in (False, True)
   ),
   *(Case("linear", tokens, 8, True) for tokens in (4096, 16384)),
+  *(Case(name, 4096, 8, True) for name in _RECURRENCES),
   *(Case("LSH", 4096, 8, is_causal) for is_causal in (False, True)),
 )
 
@@ -82,7 +93,19 @@ def make_inputs(case: Case) -> dict[str, np.ndarray]:
   if case.operation == "linear":
     projection = normal(_HEAD_DIM, _HEAD_DIM)
     return {"projection": projection} | arrays
+  if case.operation in _RECURRENCES:
+    return _gated_inputs(normal, case.operation, **arrays)
   return arrays
+
+
+def _gated_inputs(normal, operation, q, k, v, y_ct):
+  """Makes inputs of a recurrence: keys of length 1, weak and strong decays."""
+  q, k = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, k))
+  per_channel = operation in ("GLA", "KDA")
+  gates = {"log_decay": -np.exp(normal(*q.shape[: 3 + per_channel]) - 2)}
+  if operation in ("GDN", "KDA"):
+    gates["beta"] = 1 / (1 + np.exp(-normal(*q.shape[:3])))
+  return {"q": q, "k": k, "v": v, **gates, "y_ct": y_ct}
 
 
 def _lsh_inputs(normal, case):

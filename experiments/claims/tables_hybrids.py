@@ -53,3 +53,23 @@ def recurrences(read: Read) -> str:
     "compile, s",
   ]
   return markdown(header, rows)
+
+
+def mixers(read: Read) -> str:
+  """What each mixer reached on the text and on recall."""
+  text, recall = read("mixers_text"), read("mixers_recall")
+  rows = []
+  for row, other in zip(text["rows"], recall["rows"], strict=True):
+    name = row["mixer"]
+    solved = [n for n, x in recall["curves"][name] if x >= 0.99]
+    rows.append(
+      [
+        name,
+        f"{row['parameters']:,}",
+        f"{row['validation_bpc']:.2f}",
+        f"{100 * other['validation_accuracy']:.0f} %",
+        f"{solved[0]:,}" if solved else "",
+      ]
+    )
+  header = ["mixer", "parameters", "bits per byte", "recall", "99 % at step"]
+  return markdown(header, rows)

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jax_passes import compile_passes, relu_features
 
 from slim.kernels import (
+  chunked_gated_linear_attention,
   chunked_linear_attention,
   chunked_softmax_attention,
+  init_gated_state,
   init_prefix_sums,
   lsh_attention,
 )
@@ -35,6 +37,17 @@ def linear(projection, q, k, v):
   return chunked_linear_attention(q, k, v, state, eps=1e-6)[0]
 
 
+def gated(q, k, v, log_decay, beta=None):
+  """Linear attention with decay, and with the delta rule if there is a beta."""
+  state = init_gated_state(*q.shape[::2], q.shape[-1], v.shape[-1])
+  erase = None
+  if beta is not None:
+    v, erase = (beta[..., None] * x for x in (v, k))
+  return chunked_gated_linear_attention(q, k, v, log_decay, state, erase=erase)[
+    0
+  ]
+
+
 def lsh(buckets, x, qk_kernel, v_kernel, *, heads, chunk_size, is_causal):
   """LSH attention after projections, as Hugging Face's module has them."""
   qk, v = (
@@ -57,6 +70,7 @@ def lsh(buckets, x, qk_kernel, v_kernel, *, heads, chunk_size, is_causal):
 _FUNCTIONS = {
   "slim, softmax": (0, chunked_softmax_attention),
   "slim, linear": (1, linear),
+  **{f"slim, {name}": (0, gated) for name in ("SSD", "GLA", "GDN", "KDA")},
   "slim, LSH": (1, lsh),
   "jax.nn": (0, jax.nn.dot_product_attention),
 }
