@@ -52,8 +52,8 @@ MUTATIONS = [
   ),
   Mutation(
     "kernels/linear/convolution.py",
-    "seen_bar = seen_bar.at[:, length:].add(last_bar)",
-    "del last_bar",
+    "seen_ct = seen_ct.at[:, length:].add(last_ct)",
+    "del last_ct",
     "kernels/linear/test_convolution.py",
   ),
   Mutation(

@@ -36,7 +36,7 @@ def short_convolution(
     ValueError: If shapes disagree, or if an argument has the wrong dtype.
     TypeError: If it is differentiated in forward mode.
 
-  Memory of the gradient beyond inputs and outputs: the inputs once more.
+  Memory of the gradient beyond inputs and outputs: x and state once more.
   """
   x, weights, state = map(jnp.asarray, (x, weights, state))
   for name, array in (("x", x), ("weights", weights), ("state", state)):
@@ -80,18 +80,18 @@ def _convolve_fwd(*args):
 def _convolve_bwd(args, cotangents):
   """Moves cotangents, not tokens: of these XLA would keep W moved copies."""
   state, x, weights, positions = args
-  y_bar, last_bar = cotangents
+  y_ct, last_ct = cotangents
   width, length = weights.shape[0], x.shape[1]
   seen = jnp.concatenate([state, x], 1)
-  seen_bar, weights_bar = jnp.zeros_like(seen), []
+  seen_ct, weights_ct = jnp.zeros_like(seen), []
   for i in range(width):
-    part = _own(y_bar, positions, width - 1 - i)
+    part = _own(y_ct, positions, width - 1 - i)
     part = jnp.pad(part, ((0, 0), (i, width - 1 - i), (0, 0)))
-    seen_bar += part * weights[i][None, None]
-    weights_bar.append(jnp.sum(part * seen, (0, 1)))
-  seen_bar = seen_bar.at[:, length:].add(last_bar)
-  state_bar, x_bar = jnp.split(seen_bar, [width - 1], 1)
-  return state_bar, x_bar, jnp.stack(weights_bar), None
+    seen_ct += part * weights[i][None, None]
+    weights_ct.append(jnp.sum(part * seen, (0, 1)))
+  seen_ct = seen_ct.at[:, length:].add(last_ct)
+  state_ct, x_ct = jnp.split(seen_ct, [width - 1], 1)
+  return state_ct, x_ct, jnp.stack(weights_ct), None
 
 
 _convolve.defvjp(_convolve_fwd, _convolve_bwd)

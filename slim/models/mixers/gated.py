@@ -124,8 +124,8 @@ class GatedMixer(MixerModule):
   ) -> tuple[list[jax.Array], jax.Array | None]:
     """Splits x [B, T, X], after the short convolution and SiLU if it has them.
 
-    SiLU is applied to each part: else XLA would keep what all of them share for
-    the backward pass.
+    SiLU is applied to each part. If it were applied before, XLA would keep one
+    more array for the backward pass.
 
     Args:
       x: [B, T, X].
