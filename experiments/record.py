@@ -136,7 +136,8 @@ def hardware() -> str:
       if line.startswith("model name"):
         model = line.partition(":")[2].strip()
         break
-  return f"{len(os.sched_getaffinity(0))} cores of {model}"
+  count = len(os.sched_getaffinity(0))
+  return f"{count} {'core' if count == 1 else 'cores'} of {model}"
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
