@@ -154,13 +154,15 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _relative(argv):
-  """Returns the command without the folders of this machine."""
+  """Returns the command without what names folders of this machine."""
   script = pathlib.Path(argv[0]).resolve()
   if script.is_relative_to(RESULTS.parents[1]):
     script = script.relative_to(RESULTS.parents[1])
   arguments = []
   for argument in argv[1:]:
     name, equals, value = argument.partition("=")
+    if name == "--workdir":
+      continue
     if pathlib.Path(value).is_absolute():
       value = pathlib.Path(value).name
     arguments.append(f"{name}{equals}{value}")

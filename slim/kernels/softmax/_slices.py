@@ -114,7 +114,7 @@ def slice_heads(
   lengths = {n: k * width if n == 2 else k for n, k in sizes.items()}
   merged = x.merged if isinstance(x, MergedHeads) else merge_heads(x)
   found = slice_or_broadcast(merged, _merged_starts(starts, width), lengths)
-  return found.reshape(*found.shape[:2], -1, width)
+  return split_heads(found, width)
 
 
 def set_heads(
