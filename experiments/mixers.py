@@ -135,8 +135,8 @@ def make_config(task: str, name: str) -> ml_collections.ConfigDict:
     config.data.sequence_length = 64 if quick else 256
     config.train.batch_size = 4 if quick else 16
   else:
-    # With sinusoids, a last norm or an output projection, softmax attention
-    # does not learn to look at the token before in so few steps.
+    # With a last norm and an output projection, softmax attention had not
+    # learned to look at the token before after 2,000 steps.
     config.model.update(
       width=32 if quick else 64,
       num_heads=2,

@@ -10,7 +10,7 @@ PACKAGES = ("jax-linear-attention", "jax", "jaxlib")
 
 
 def load(name, settings, inputs):
-  """Compiles both passes; settings["kind"] is the library's name of a gate."""
+  """Compiles both passes; settings["kind"] is its name of a recurrence."""
   del name
   *arrays, y_ct = map(jnp.asarray, inputs.values())
   if settings:

@@ -43,9 +43,8 @@ def gated(q, k, v, log_decay, beta=None):
   erase = None
   if beta is not None:
     v, erase = (beta[..., None] * x for x in (v, k))
-  return chunked_gated_linear_attention(q, k, v, log_decay, state, erase=erase)[
-    0
-  ]
+  y, _ = chunked_gated_linear_attention(q, k, v, log_decay, state, erase=erase)
+  return y
 
 
 def lsh(buckets, x, qk_kernel, v_kernel, *, heads, chunk_size, is_causal):
