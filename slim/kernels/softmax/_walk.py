@@ -10,7 +10,6 @@ import numpy as np
 from slim.kernels.softmax._grid import Axis, Grid
 from slim.kernels.softmax._slices import Index
 from slim.kernels.softmax._window import Limit, Limits
-from slim.kernels.support.mesh_axes import match_varying_axes
 
 
 class Walk(NamedTuple):
@@ -57,7 +56,8 @@ class Walk(NamedTuple):
       visit: `visit(i, j, is_first, carry) -> carry`, with the outer block, the
         inner block, and whether it is the first one of the outer block.
       carry: Pytree of arrays.
-      like: In `shard_map` the carry varies over the mesh axes of this array.
+      like: An array that the visits read. In `shard_map` the carry varies over
+        its mesh axes.
 
     Returns:
       The carry after the last block.
@@ -75,7 +75,7 @@ class Walk(NamedTuple):
       j = jnp.where(j + 1 < end, j + 1, self._blocks(i)[0])
       return (i, j), carry
 
-    place = match_varying_axes((like, *place))[1:]
+    place = _tie(place, (like, carry))
     _, carry = jax.lax.fori_loop(0, num_visits, turn, (place, carry))
     return carry
 
@@ -100,3 +100,15 @@ class Walk(NamedTuple):
     if self.outer_end is not None:
       counts = jnp.where(self.outer.start(i) < self.outer_end, counts, 0)
     return counts
+
+
+def _tie(indices: Any, arrays: Any) -> Any:
+  """Makes indices depend on arrays, for JAX but not for XLA.
+
+  Where `jax.checkpoint` differentiates a loop, JAX computes before the loop
+  what does not depend on its carry. For heads in turn these would be the masks
+  of all blocks, T·S booleans.
+  """
+  empty = [x[..., :0] for x in jax.tree.leaves(arrays)]
+  zero = sum(x.sum(dtype=jnp.int32) for x in empty)
+  return jax.tree.map(lambda x: x + zero, indices)

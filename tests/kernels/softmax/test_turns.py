@@ -1,6 +1,8 @@
 """Heads that take turns on a CPU compute what all heads compute at once."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +89,36 @@ def test_only_cpus_take_turns(platform, heads_at_once):
   assert len(products) == 2
   for line in products:
     assert f"-> tensor<1x{heads_at_once}x512x" in line
+
+
+@pytest.mark.parametrize(
+  ("heads", "settings"),
+  [
+    (1, dict(is_causal=True)),
+    (2, dict(is_causal=True)),
+    (2, dict(mask_fn=lambda i, j: (i + j) % 3 > 0)),
+  ],
+  ids=["one head", "causal", "mask_fn"],
+)
+def test_checkpoint_stores_no_masks(turns, heads, settings):
+  """Fails if `jax.checkpoint` keeps the masks of all blocks: O(T·S)."""
+
+  def layer(x, k):
+    return chunked_softmax_attention(
+      x, k, x, q_block_size=16, k_block_size=16, **settings
+    )
+
+  def loss(x, k):
+    layers = jax.checkpoint(
+      lambda x: jax.lax.scan(lambda x, _: (layer(x, k), None), x, length=2)[0]
+    )
+    return layers(x).sum()
+
+  x = jax.ShapeDtypeStruct((1, 128, heads, 8), jnp.float32)
+  program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, x))
+  sizes = [x.split(",") for x in re.findall(r"bool\[([0-9,]+)\]", program)]
+  assert max(math.prod(map(int, x)) for x in sizes) <= x.size
+  assert all(turns)
 
 
 def test_memory_of_many_heads():
