@@ -7,7 +7,7 @@ those before it. What a step costs depends on the state of the model:
              position.
   "growing"  Softmax attention: the keys and values of all tokens, in a cache
              whose length is rounded up, so that another length compiles
-             nothing new. A step reads the whole cache.
+             nothing new. A step reads its blocks up to the position.
   "none"     LSH attention sorts a whole sequence. So each step computes all
              positions again, O(L) work for each of L tokens. The tokens to come
              are zeros then; they may change which earlier tokens a token meets.
