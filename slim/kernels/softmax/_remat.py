@@ -14,6 +14,7 @@ from slim.kernels.softmax._blocks import (
 from slim.kernels.softmax._finite import stop_gradient_if_nan
 from slim.kernels.support.head_rows import from_head_rows
 from slim.kernels.support.online_softmax import Partial
+from slim.kernels.support.opaque import tied
 
 
 def attend_with_remat(
@@ -34,6 +35,13 @@ def attend_with_remat(
   """
   grid = blocks.grid
   heads = inputs.heads
+  arrays = inputs.q, inputs.k, inputs.v
+  # Tied: else JAX may store the masks of all blocks.
+  rows, columns = (
+    # int32 as the token indices, also in 64-bit mode.
+    tied(jnp.arange(axis.num_blocks, dtype=jnp.int32), arrays)
+    for axis in (grid.rows, grid.columns)
+  )
 
   def query_block(i):
     q_block = blocks.q_scale * grid.queries(inputs.q, heads, i)
@@ -42,12 +50,12 @@ def attend_with_remat(
       return Partial.of(*blocks.scores_and_weigh(inputs, heads, q_block, i, j))
 
     key_block = jax.checkpoint(key_block, prevent_cse=False)
-    partials = jax.lax.map(key_block, _block_indices(grid.columns))
+    partials = jax.lax.map(key_block, columns)
     y, lse = stop_gradient_if_nan(*partials.join_stacked().finish())
     y, lse = (from_head_rows(x, heads.num_heads) for x in (y, lse))
     return y, lse
 
-  y, lse = jax.lax.map(query_block, _block_indices(grid.rows))
+  y, lse = jax.lax.map(query_block, rows)
   y, lse = _join_blocks(y, grid.rows), _join_blocks(lse, grid.rows)
   return y.astype(inputs.v.dtype), lse[..., 0]
 
@@ -60,8 +68,3 @@ def _join_blocks(x, axis):
   full = full.reshape(shape)
   rest = axis.length - num_full * axis.size
   return jnp.concatenate([full, x[-1, :, axis.size - rest :]], 1)
-
-
-def _block_indices(axis):
-  # int32 as the token indices, also in 64-bit mode.
-  return jnp.arange(axis.num_blocks, dtype=jnp.int32)

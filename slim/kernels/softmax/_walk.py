@@ -10,6 +10,7 @@ import numpy as np
 from slim.kernels.softmax._grid import Axis, Grid
 from slim.kernels.softmax._slices import Index
 from slim.kernels.softmax._window import Limit, Limits
+from slim.kernels.support.mesh_axes import match_varying_axes
 
 
 class Walk(NamedTuple):
@@ -56,8 +57,7 @@ class Walk(NamedTuple):
       visit: `visit(i, j, is_first, carry) -> carry`, with the outer block, the
         inner block, and whether it is the first one of the outer block.
       carry: Pytree of arrays.
-      like: An array that the visits read. In `shard_map` the carry varies over
-        its mesh axes.
+      like: In `shard_map` the carry varies over the mesh axes of this array.
 
     Returns:
       The carry after the last block.
@@ -67,16 +67,21 @@ class Walk(NamedTuple):
     first = jnp.int32((counts > 0).argmax())
     place = first, jnp.int32(self._blocks(first)[0])
 
-    def turn(_, carry):
-      (i, j), carry = carry
+    def turn(loop):
+      number, (i, j), carry = loop
       begin, end = self._blocks(i)
       carry = visit(i, j, j == begin, carry)
       i = jnp.where(j + 1 < end, i, i + 1)
       j = jnp.where(j + 1 < end, j + 1, self._blocks(i)[0])
-      return (i, j), carry
+      return number + 1, (i, j), carry
 
-    place = _tie(place, (like, carry))
-    _, carry = jax.lax.fori_loop(0, num_visits, turn, (place, carry))
+    place = match_varying_axes((like, *place))[1:]
+    # Not fori_loop, which becomes a scan. If an outer loop is differentiated in
+    # jax.checkpoint, JAX splits scans in it, and stores what depends on indices
+    # alone for all turns: the masks, T·S booleans. It does not split a while.
+    *_, carry = jax.lax.while_loop(
+      lambda loop: loop[0] < num_visits, turn, (jnp.int32(0), place, carry)
+    )
     return carry
 
   def _blocks(self, i: Index) -> tuple[Index, Index]:
@@ -100,15 +105,3 @@ class Walk(NamedTuple):
     if self.outer_end is not None:
       counts = jnp.where(self.outer.start(i) < self.outer_end, counts, 0)
     return counts
-
-
-def _tie(indices: Any, arrays: Any) -> Any:
-  """Makes indices depend on arrays, for JAX but not for XLA.
-
-  Where `jax.checkpoint` differentiates a loop, JAX computes before the loop
-  what does not depend on its carry. For heads in turn these would be the masks
-  of all blocks, T·S booleans.
-  """
-  empty = [x[..., :0] for x in jax.tree.leaves(arrays)]
-  zero = sum(x.sum(dtype=jnp.int32) for x in empty)
-  return jax.tree.map(lambda x: x + zero, indices)

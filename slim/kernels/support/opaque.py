@@ -1,5 +1,6 @@
-"""Numbers that XLA cannot fold, to keep one computation apart from another."""
+"""Values that a compiler cannot take for constants."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,3 +30,21 @@ def opaque_one(tree: Any) -> jax.Array | int:
   if not unknown:
     return 1
   return 1 + (jnp.stack(unknown).any().astype(jnp.int32) >> 1)
+
+
+def tied(x: jax.Array, arrays: Sequence[jax.Array]) -> jax.Array:
+  """Returns integers, which JAX then takes to depend on the arrays.
+
+  If a loop is differentiated, JAX computes before it what depends on nothing
+  that changes in it. For an inner loop over indices this is done, and stored,
+  for all turns at once: such as masks.
+
+  Args:
+    x: Integers.
+    arrays: Arrays of at least one axis.
+
+  Returns:
+    `x`, batched and sharded as before.
+  """
+  empty = [jax.lax.stop_gradient(array[..., :0]) for array in arrays]
+  return jax.lax.optimization_barrier((x, empty))[0]

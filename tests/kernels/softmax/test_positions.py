@@ -9,6 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slim.kernels import (
+  chunked_softmax_attention_and_lse,
+  softmax_attention_and_lse,
+)
 from slim.kernels.softmax._scores import make_dropout_scale
 from slim.kernels.softmax._window import make_window
 from tests.helpers import assert_gradients_close
@@ -92,6 +96,30 @@ def test_offset_per_sequence(x64, form):
     tuple(jnp.concatenate(x) for x in zip(*alone, strict=True)),
     1e-12,
   )
+
+
+def test_numbers_in_functions_of_positions(x64):
+  """Fails if a bias or a mask that is computed from one number fails."""
+  q, k, v = np.random.default_rng(0).normal(size=(3, 1, 9, 2, 3))
+
+  def gradients(form):
+    def loss(slope, width):
+      return form(
+        *(q, k, v),
+        bias_fn=lambda slope, i, j: -slope * abs(i - j),
+        bias_params=slope,
+        mask_fn=lambda i, j: abs(i - j) < width,
+      )[0].sum()
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(0.3, 4.5)
+
+  form = functools.partial(
+    chunked_softmax_attention_and_lse, q_block_size=4, k_block_size=3
+  )
+  right = gradients(softmax_attention_and_lse)
+  for backward in ("from_lse", "remat"):
+    found = gradients(functools.partial(form, backward=backward))
+    assert_gradients_close(found, right, 1e-12)
 
 
 @pytest.mark.parametrize(

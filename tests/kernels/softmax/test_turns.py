@@ -97,28 +97,48 @@ def test_only_cpus_take_turns(platform, heads_at_once):
     (1, dict(is_causal=True)),
     (2, dict(is_causal=True)),
     (2, dict(mask_fn=lambda i, j: (i + j) % 3 > 0)),
+    (2, dict(is_causal=True, backward="remat")),
   ],
-  ids=["one head", "causal", "mask_fn"],
+  ids=["one head", "causal", "mask_fn", "remat"],
 )
-def test_checkpoint_stores_no_masks(turns, heads, settings):
+def test_loops_of_layers_store_no_masks(turns, heads, settings):
   """Fails if `jax.checkpoint` keeps the masks of all blocks: O(T·S)."""
 
-  def layer(x, k):
-    return chunked_softmax_attention(
-      x, k, x, q_block_size=16, k_block_size=16, **settings
-    )
+  def loss(x, other):
+    def layer(x, _):
+      y = chunked_softmax_attention(
+        x, other, x, q_block_size=16, k_block_size=16, **settings
+      )
+      y += chunked_softmax_attention(
+        other, x, x, q_block_size=16, k_block_size=16, **settings
+      )
+      return y, None
 
-  def loss(x, k):
-    layers = jax.checkpoint(
-      lambda x: jax.lax.scan(lambda x, _: (layer(x, k), None), x, length=2)[0]
-    )
+    layers = jax.checkpoint(lambda x: jax.lax.scan(layer, x, length=2)[0])
     return layers(x).sum()
 
   x = jax.ShapeDtypeStruct((1, 128, heads, 8), jnp.float32)
   program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, x))
-  sizes = [x.split(",") for x in re.findall(r"bool\[([0-9,]+)\]", program)]
-  assert max(math.prod(map(int, x)) for x in sizes) <= x.size
-  assert all(turns)
+  sizes = re.findall(r"(?:bool|f32)\[([0-9,]+)\]", program)
+  # What the two layers read.
+  assert max(math.prod(map(int, n.split(","))) for n in sizes) <= 2 * x.size
+  if "backward" not in settings:
+    assert all(turns)
+
+
+def test_vmap_slices_blocks():
+  """Fails if indices of blocks get a batch axis, and slices become gathers."""
+  x = jax.ShapeDtypeStruct((3, 1, 64, 2, 8), jnp.float32)
+
+  def gradient(x):
+    attend = functools.partial(
+      chunked_softmax_attention, is_causal=True, q_block_size=16
+    )
+    return jax.grad(lambda x: attend(x, x, x).sum())(x)
+
+  program = jax.jit(jax.vmap(gradient)).lower(x).compile().as_text()
+  assert " while(" in program
+  assert " gather(" not in program and " scatter(" not in program
 
 
 def test_memory_of_many_heads():
