@@ -100,7 +100,8 @@ def decayed_products(
     h = half.to_right.shape[2]
     # One batch axis: with more of them, XLA's CPU products of small float32
     # matrices crash (jax 0.10.2).
-    flat = -1, h, width
+    pieces = size // (2 * h)
+    flat = num_blocks * pieces, h, width
     left, _ = _split(k.reshape(num_blocks, size // h, h, width))
     left = (left * jnp.exp(half.from_left)).reshape(flat)
     factor = jnp.exp(half.to_right)
@@ -108,7 +109,8 @@ def decayed_products(
       _, right = _split(x.reshape(num_blocks, size // h, h, width))
       right = (right * factor).reshape(flat)
       across = einsum_f32("mic,mjc->mij", right, left)
-      weights[n] = _join(weights[n], across.reshape(num_blocks, -1, h, h))
+      across = across.reshape(num_blocks, pieces, h, h)
+      weights[n] = _join(weights[n], across)
   return [x[:, 0] for x in weights]
 
 
@@ -124,7 +126,7 @@ def _log_weights(decay):
 
 def _split(x):
   """Halves: [n, 2m, h, …] to the left and the right ones, [n, m, h, …]."""
-  x = x.reshape(x.shape[0], -1, 2, *x.shape[2:])
+  x = x.reshape(x.shape[0], x.shape[1] // 2, 2, *x.shape[2:])
   return x[:, :, 0], x[:, :, 1]
 
 

@@ -1,5 +1,7 @@
 """The inverse of a unit lower triangular matrix, by halves."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -27,11 +29,12 @@ def unit_lower_inverse(a: jax.Array) -> jax.Array:
     h = blocks.shape[-1] // 2
     below.append(blocks[..., h:, :h])
     halves = jnp.stack([blocks[..., :h, :h], blocks[..., h:, h:]], 2)
-    blocks = halves.reshape(num, -1, h, h)
+    blocks = halves.reshape(num, 2 * halves.shape[1], h, h)
   inverse = jnp.ones_like(blocks)
   for b in reversed(below):
     h = b.shape[-1]
-    x, y = jnp.moveaxis(inverse.reshape(num, -1, 2, h, h), 2, 0)
+    halves = inverse.reshape(num, b.shape[1], 2, h, h)
+    x, y = jnp.moveaxis(halves, 2, 0)
     corner = -_multiply(_multiply(y, b), x)
     inverse = jnp.concatenate(
       [
@@ -53,6 +56,9 @@ def _unit_lower_inverse_jvp(primals, tangents):
 
 def _multiply(a, b):
   """Products of [..., h, h], with one batch axis: see `decayed_products`."""
-  h = a.shape[-1]
-  product = jnp.einsum("nij,njk->nik", a.reshape(-1, h, h), b.reshape(-1, h, h))
+  flat = math.prod(a.shape[:-2]), *a.shape[-2:]
+  a_flat, b_flat = a.reshape(flat), b.reshape(flat)
+  # An inverse amplifies the rounding of TF32 and bfloat16.
+  highest = jax.lax.Precision.HIGHEST
+  product = jnp.einsum("nij,njk->nik", a_flat, b_flat, precision=highest)
   return product.reshape(a.shape)

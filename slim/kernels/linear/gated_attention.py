@@ -19,17 +19,16 @@ by block. You can run either on a piece of the sequence and continue with the
 other from the state that it returns.
 
 Set g to -inf at the first token of a document, and nothing before it is seen:
-values and gradients are those of the document alone.
+values and gradients are those of the document alone. All must be finite: NaN or
+an infinite value passes on, as 0 · ∞ is NaN.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from slim.kernels.linear._decay import decayed_products, sum_decay
 from slim.kernels.linear._gated_arguments import check_gated
-from slim.kernels.linear._triangular import unit_lower_inverse
-from slim.kernels.linear.prefix_sums import to_blocks
+from slim.kernels.linear._gated_blocks import Tokens, attend_in_blocks
 from slim.kernels.support.explicit_meshes import (
   by_shards,
   in_mesh_of_arguments,
@@ -37,7 +36,7 @@ from slim.kernels.support.explicit_meshes import (
 )
 from slim.kernels.support.not_inlined import checked_as_one
 from slim.kernels.support.products import einsum_f32
-from slim.kernels.support.shapes import check_positive_int
+from slim.kernels.support.shapes import as_array, check_positive_int
 
 
 def init_gated_state(
@@ -96,6 +95,7 @@ def recurrent_gated_linear_attention(
   Memory beyond inputs and outputs: O(B·H·K·V); of the gradient, T times that.
   Work: T sequential steps.
   """
+  v = as_array("v", v)
   dtype = v.dtype
   q, k, v, log_decay, state, erase = check_gated(
     q, k, v, log_decay, state, erase
@@ -171,80 +171,30 @@ def chunked_gated_linear_attention(
   size = check_positive_int("block_size", block_size)
   if size & (size - 1):
     raise ValueError(f"block_size must be a power of 2, got {block_size}")
-  dtype, num_tokens = v.dtype, v.shape[1]
+  v = as_array("v", v)
+  dtype = v.dtype
   q, k, v, log_decay, state, erase = check_gated(
     q, k, v, log_decay, state, erase
   )
+  num_tokens = v.shape[1]
   size = min(size, 1 << (num_tokens - 1).bit_length())
 
-  per_token = [q, k, v, log_decay, *([] if erase is None else [erase])]
+  # Zeros change nothing: no decay, no key, no value.
+  padding = (0, 0), (0, -num_tokens % size), (0, 0), (0, 0)
+  tokens = Tokens(q, k, v, log_decay, erase)
+  tokens = jax.tree.map(lambda x: jnp.pad(x, padding), tokens)
   if not is_sharded(q):
-    y, state = _in_blocks(size, state, *per_token)
+    y, state = attend_in_blocks(size, state, tokens)
   else:
 
-    def by_heads(state, *per_token):
-      per_token = [jnp.moveaxis(x, 1, 2) for x in per_token]
-      y, state = _in_blocks(size, state, *per_token)
-      return jnp.moveaxis(y, 2, 1), state
+    def swap(tree):
+      return jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2), tree)
 
-    per_token = [jnp.moveaxis(x, 2, 1) for x in per_token]
-    y, state = by_shards(by_heads, 2, state, *per_token)
-    y = jnp.moveaxis(y, 1, 2)
+    def by_heads(state, *leaves):
+      tokens = Tokens(*leaves, *[None] * (erase is None))
+      y, state = attend_in_blocks(size, state, swap(tokens))
+      return swap(y), state
+
+    y, state = by_shards(by_heads, 2, state, *jax.tree.leaves(swap(tokens)))
+    y = swap(y)
   return y[:, :num_tokens].astype(dtype), state
-
-
-def _in_blocks(size, state, q, k, v, log_decay, erase=None):
-  """Computes y [B, T, H, V] and the last state, T rounded up to blocks."""
-  shape = batch_size, num_heads, *_ = state.shape
-
-  def cut(x):
-    # Zeros change nothing: no decay, no key, no value.
-    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), (0, 0), (0, 0)))
-    return to_blocks(x, size).reshape(-1, size, x.shape[-1])
-
-  def stack(x):
-    """[n·B·H, …] to [n, B·H, …], to scan over the blocks."""
-    return x.reshape(-1, batch_size * num_heads, *x.shape[1:])
-
-  q, k, v, log_decay = map(cut, (q, k, v, log_decay))
-  decay = sum_decay(log_decay)
-  rows = [q]
-  if erase is not None:
-    erase = cut(erase)
-    rows.append(erase)
-  weights = decayed_products(rows, k, decay)
-  from_start = jnp.exp(decay.from_start)
-  read = q * from_start
-  write = k * jnp.exp(decay.to_end)
-  kept = from_start[:, -1, :, None]
-  state = state.reshape(-1, *shape[2:])
-  if erase is None:
-    written = v
-    updates = einsum_f32("njk,njv->nkv", write, v)
-
-    def step(state, block):
-      kept, update = block
-      return kept * state + update, state
-
-    state, before = jax.lax.scan(step, state, (stack(kept), stack(updates)))
-  else:
-    inverse = unit_lower_inverse(weights[1])
-    erased = einsum_f32("nij,njk->nik", inverse, erase * from_start)
-    written = einsum_f32("nij,njv->niv", inverse, v)
-
-    def step(state, block):
-      kept, erased, written, write = block
-      written = written - einsum_f32("nik,nkv->niv", erased, state)
-      update = einsum_f32("njk,njv->nkv", write, written)
-      return kept * state + update, (state, written)
-
-    state, (before, written) = jax.lax.scan(
-      step, state, tuple(map(stack, (kept, erased, written, write)))
-    )
-    written = written.reshape(-1, *written.shape[2:])
-  before = before.reshape(-1, *before.shape[2:])
-  y = einsum_f32("nik,nkv->niv", read, before)
-  y += einsum_f32("nij,njv->niv", weights[0], written)
-  y = y.reshape(-1, batch_size, num_heads, size, y.shape[-1])
-  y = y.transpose(1, 0, 3, 2, 4)
-  return y.reshape(batch_size, -1, *y.shape[3:]), state.reshape(shape)

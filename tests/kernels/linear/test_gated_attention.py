@@ -9,7 +9,8 @@ from slim.kernels import (
   chunked_gated_linear_attention,
   recurrent_gated_linear_attention,
 )
-from tests.helpers import pairwise
+from slim.kernels.linear._gated_blocks import Tokens, _at_once, _in_turn
+from tests.helpers import assert_gradients_close, pairwise
 from tests.kernels.linear.gated import (
   DECAYS,
   errors,
@@ -177,6 +178,51 @@ def test_wrong_arguments_are_named(change, message):
   }
   with pytest.raises(ValueError, match=message):
     chunked_gated_linear_attention(**(arguments | change))
+
+
+@pytest.mark.parametrize("case", pairwise(**FAMILIES))
+def test_blocks_in_turn_or_at_once(x64, case):
+  """Fails if accelerators, which compute all at once, compute another thing."""
+  arguments, cts = gated_arguments(16, **case)
+
+  def form(q, k, v, g, state, *, erase, compute):
+    tokens = Tokens(q, k, v, g if g.ndim == 4 else g[..., None], erase)
+    return compute(4, state, tokens)
+
+  found, right = (
+    value_and_cotangents(form, arguments, cts, compute=compute)
+    for compute in (_at_once, _in_turn)
+  )
+  assert_close(found, right, 1e-13)
+
+
+@pytest.mark.parametrize(
+  ("platform", "num_blocks"), [("cpu", 1), ("cuda", 8), ("tpu", 8)]
+)
+def test_only_cpus_take_blocks_in_turn(platform, num_blocks):
+  """Fails if an accelerator computes one block after the other."""
+  x = jax.ShapeDtypeStruct((1, 8 * 64, 2, 3), jnp.float32)
+  g, state = x.update(shape=x.shape[:3]), x.update(shape=(1, 2, 3, 3))
+  traced = jax.jit(chunked_gated_linear_attention).trace(x, x, x, g, state)
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  assert f"-> tensor<{2 * num_blocks}x64x64xf32>" in text
+
+
+@pytest.mark.parametrize(
+  "form", [chunked_gated_linear_attention, recurrent_gated_linear_attention]
+)
+def test_numpy_arrays_and_empty_batch(form):
+  """Fails if NumPy float64 warns, or if the last batch of a dataset fails."""
+  case = dict(per_channel=True, has_erase=True)
+  arguments, _ = gated_arguments(5, **case, dtype="float32")
+  *right, erase = arguments
+  right = jax.jit(lambda: form(*right, erase=erase))()
+  *args, erase = jax.tree.map(np.float64, arguments)
+  found = jax.jit(lambda: form(*args, erase=erase))()
+  assert_gradients_close(found, right, 1e-6)
+  *none, no_erase = (x[:0] for x in arguments)
+  y, state = jax.jit(lambda: form(*none, erase=no_erase))()
+  assert (y.shape, state.shape) == ((0, 5, 2, 4), (0, 2, 3, 4))
 
 
 def test_a_narrow_state_is_refused(x64):
