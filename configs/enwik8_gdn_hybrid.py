@@ -1,8 +1,8 @@
 """Enwik8 byte by byte: gated DeltaNet and softmax attention, trained with SLiM.
 
 Each fourth layer is softmax attention to all tokens before. The gradient needs
-its cache, the cotangent of the cache, a state of the other layers for each chunk,
-and the activations of one chunk.
+its cache, the cotangent of the cache, a state of each other layer for each
+chunk, and the activations of one chunk.
 
 Command:   python -m slim.train --config=configs/enwik8_gdn_hybrid.py \
              --workdir=runs/enwik8_gdn_hybrid

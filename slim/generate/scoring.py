@@ -23,7 +23,8 @@ def score(
   Args:
     model: The model.
     params: Its parameters.
-    tokens: [B, T], int, T ≥ 2. The first token is given, and not scored.
+    tokens: [B, T], int, T ≥ 2. The first token is given, and not scored. A
+      token beyond the vocabulary makes its score, and later ones, NaN.
     chunk_size: C, tokens that are scored at once. A model without a state, such
       as one with LSH attention, needs C ≥ T - 1.
 
@@ -46,6 +47,8 @@ def score(
       "tokens must be integers [B, T] with T >= 2, got "
       f"{tokens.dtype}{list(tokens.shape)}"
     )
+  if (tokens < 0).any():
+    raise ValueError(f"tokens must not be negative, got {tokens.min()}")
   check_positive_int("chunk_size", chunk_size)
   batch_size, length = tokens.shape[0], tokens.shape[1] - 1
   if model.max_tokens is not None and length > model.max_tokens:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from slim.kernels.support.random_bits import check_keys
 from slim.models.call import Call
 from slim.models.network import Network
 from slim.models.sequence_axis import SequenceAxis
@@ -126,6 +127,8 @@ def make_language_model(
     return tokens.shape[1] * (1 if axis is None else axis.size)
 
   def run(params, tokens, state, call):
+    if call.keys is not None:
+      check_keys("keys", call.keys, tokens.shape[:1])
     logits, before, after = network.apply(
       params, tokens, state.layers, constants_of_blocks, call
     )

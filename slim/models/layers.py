@@ -65,7 +65,10 @@ class Embedding(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-    """Maps tokens [B, T] and positions [T] or [B, T] to [B, T, D]."""
+    """Maps tokens [B, T] and positions [T] or [B, T] to [B, T, D].
+
+    A token that is not in the vocabulary gives NaN.
+    """
     positions = jnp.atleast_2d(positions)
     concatenated = self.positions == "concatenated"
     fixed_dim = self.width // 2 if concatenated else 0
@@ -77,7 +80,7 @@ class Embedding(nn.Module):
       at_least_float32(self.dtype),
     )
     # Look up before the cast: a scatter in bfloat16 would lose gradient.
-    x = scale * table[tokens]
+    x = scale * _look_up(table, tokens)
     if concatenated:
       fixed = sinusoids(positions, fixed_dim).astype(x.dtype)
       fixed = jnp.broadcast_to(fixed, (*tokens.shape, fixed_dim))
@@ -101,7 +104,14 @@ class Embedding(nn.Module):
     """Looks up [1 or B, T, width] in a learned table of `count` vectors."""
     dtype = at_least_float32(self.dtype)
     table = self.param(name, _normal_init(1.0), (count, width), dtype)
-    return table.at[index].get(mode="fill", fill_value=jnp.nan)
+    return _look_up(table, index)
+
+
+def _look_up(table, index):
+  """Rows of a table; NaN for those that it does not have."""
+  return table.at[index].get(
+    mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+  )
 
 
 class Logits(nn.Module):

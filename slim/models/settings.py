@@ -37,15 +37,16 @@ class ModelSettings:
   )
   qk_norm: bool = setting(
     False,
-    "Scale queries and keys to a fixed length. The feature map 'favor' needs "
-    "it for the policy 'rewind'.",
+    "Scale queries and keys to a fixed length. Without it, the policy 'rewind' "
+    "stores the states of the feature map 'favor' once a chunk. Gated "
+    "recurrences ignore it.",
   )
   positions: str = setting(
     "concatenated",
     "How the model knows positions. 'concatenated': half of the embedding is "
     "sinusoids. 'sinusoidal', 'learned' and 'axial' are added to the "
-    "embedding. 'rotary' rotates queries and keys, and needs softmax or LSH "
-    "attention.",
+    "embedding. 'rotary' rotates queries and keys of softmax and LSH "
+    "attention; gated recurrences need no positions.",
     choices=POSITIONS,
   )
   norm: str = setting(

@@ -37,6 +37,7 @@ def test_pieces_score_as_the_whole(x64, name):
     ("linear", np.zeros(4, int), r"got int64\[4\]"),
     ("lsh", tokens_of(1, 30), "chunk_size must be at least 29 for 30 tokens"),
     ("lsh", tokens_of(1, 72), "must be at most 71, as the model has pos"),
+    ("lsh", -tokens_of(1, 9) - 1, "tokens must not be negative, got -"),
   ],
 )
 def test_what_cannot_be_scored_is_refused(x64, name, tokens, message):

@@ -210,6 +210,15 @@ def test_axial_positions_are_a_table_of_pairs(count):
   assert len(np.unique(table, axis=0)) == len(table)
 
 
+def test_tokens_outside_the_vocabulary_are_seen():
+  """Fails if they are taken for others, without a word."""
+  module, params = embed("sinusoidal", count=7)
+  size = params["table"].shape[0]
+  tokens = jnp.array([[-1, 0, size - 1, size]], jnp.int32)
+  x = module.apply({"params": params}, tokens, jnp.arange(4))
+  assert np.isnan(x).all(-1).tolist() == [[True, False, False, True]]
+
+
 def test_learned_positions_end():
   """Further ones would be the last one's, without a word."""
   module, params = embed("learned", count=7)

@@ -174,7 +174,7 @@ def test_more_tokens_than_there_is_room_for_are_refused():
     ({"mlp_chunk_size": 0}, "mlp_chunk_size must be > 0"),
     ({"positions": "relative"}, "positions must be one of"),
     ({"width": 12, "num_heads": 4}, "positions 'rotary' needs heads of even"),
-    ({"attention": "linear"}, "positions 'rotary' needs softmax or LSH"),
+    ({"attention": "linear"}, "positions 'rotary' is not for linear"),
     (
       {"positions": "concatenated", "tied_output": True},
       "tied_output must be False for positions='concatenated'",

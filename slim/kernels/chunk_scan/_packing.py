@@ -43,4 +43,4 @@ def unpack(tree: Any, like: Any) -> Any:
 def _pack(x):
   if x.ndim < 3 or x.shape[-1] >= _LANES or is_sharded(x):
     return x
-  return x.reshape(*x.shape[:-2], -1)
+  return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])

@@ -170,6 +170,12 @@ def _trace(
 
 def _loss_and_aux(out, has_aux, name):
   """Checks what `step` or `rewind` returns beside the state."""
+  if isinstance(out, tuple) != has_aux or (has_aux and len(out) != 2):
+    expected = "(loss, aux), a tuple" if has_aux else "one number"
+    raise ValueError(
+      f"with has_aux={has_aux}, {name} must return {expected}, beside the "
+      f"state, got {type(out).__name__}"
+    )
   loss, aux = out if has_aux else (out, ())
   loss = jnp.asarray(loss)
   if loss.shape or not jnp.issubdtype(loss.dtype, jnp.floating):

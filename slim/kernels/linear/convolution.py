@@ -4,10 +4,15 @@ import jax
 import jax.numpy as jnp
 
 from slim.kernels.support.dtypes import at_least_float32
+from slim.kernels.support.explicit_meshes import (
+  in_mesh_of_arguments,
+  shard_as_tokens,
+)
 from slim.kernels.support.mesh_axes import match_varying_axes
-from slim.kernels.support.shapes import check_float, check_shape
+from slim.kernels.support.shapes import as_array, check_float, check_shape
 
 
+@in_mesh_of_arguments
 def short_convolution(
   x: jax.Array,
   weights: jax.Array,
@@ -38,8 +43,9 @@ def short_convolution(
 
   Memory of the gradient beyond inputs and outputs: x and state once more.
   """
-  x, weights, state = map(jnp.asarray, (x, weights, state))
-  for name, array in (("x", x), ("weights", weights), ("state", state)):
+  names = "x", "weights", "state"
+  x, weights, state = map(as_array, names, (x, weights, state))
+  for name, array in zip(names, (x, weights, state), strict=True):
     check_float(name, array)
   check_shape("x", x, "BTD", {})
   sizes = {"B": x.shape[0], "D": x.shape[2]}
@@ -50,13 +56,17 @@ def short_convolution(
       f"state must have shape {(sizes['B'], width - 1, sizes['D'])}, for "
       f"convolutions over {width} tokens, got {state.shape}"
     )
-  if positions is not None and positions.shape != x.shape[:2]:
-    raise ValueError(
-      f"positions must have shape {x.shape[:2]}, got {positions.shape}"
-    )
+  if positions is not None:
+    positions = as_array("positions", positions)
+    is_integer = jnp.issubdtype(positions.dtype, jnp.integer)
+    if positions.shape != x.shape[:2] or not is_integer:
+      raise ValueError(
+        f"positions must be integers of shape {x.shape[:2]}, got "
+        f"{positions.dtype}{list(positions.shape)}"
+      )
   x, weights, state = match_varying_axes((x, weights, state))
   dtype = at_least_float32(x.dtype, weights.dtype, state.dtype)
-  before, own = state.astype(dtype), x.astype(dtype)
+  before, own = shard_as_tokens(state, x).astype(dtype), x.astype(dtype)
   y, last = _convolve(before, own, weights.astype(dtype), positions)
   return y.astype(x.dtype), last.astype(state.dtype)
 

@@ -45,7 +45,7 @@ def split_cache(
   ]
 
 
-def merge_heads(x: jax.Array) -> jax.Array:
+def to_rows(x: jax.Array) -> jax.Array:
   """Undoes `split_cache` for one array."""
   return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
 
@@ -59,7 +59,7 @@ def _forward(blocks, past, own, position):
 
   # Written before it is read: else XLA would copy what it reads.
   cache = [
-    set_slice(merge_heads(old), merge_heads(new), {1: position})
+    set_slice(to_rows(old), to_rows(new), {1: position})
     for old, new in ((past.k, own.k), (past.v, own.v))
   ]
   k, v = (MergedHeads(x, own.k.shape[2]) for x in cache)

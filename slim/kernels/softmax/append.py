@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 
 from slim.kernels.softmax._append_passes import (
   append,
-  merge_heads,
   split_cache,
+  to_rows,
 )
 from slim.kernels.softmax._arguments import (
   Arguments,
@@ -24,7 +24,7 @@ from slim.kernels.softmax._blocks import split_into_blocks
 from slim.kernels.softmax.kv_cache import KVCache
 from slim.kernels.support.explicit_meshes import (
   in_mesh_of_arguments,
-  is_sharded,
+  shard_as_tokens,
 )
 from slim.kernels.support.mesh_axes import match_varying_axes
 from slim.kernels.support.not_inlined import checked_as_one
@@ -61,7 +61,8 @@ def append_softmax_attention(
     k: [B, T, G, K], float. Keys. G divides H; H/G query heads share a key head.
     v: [B, T, G, V], float. Values.
     cache: KVCache with room for S ≥ position + T tokens; from `init_cache` at
-      the start.
+      the start. If it has less room, an error is raised, or y is NaN where the
+      position is not known when this is traced.
     position: [], integer, number of tokens in the cache so far.
     scale: Number, factor of q · k. Default: 1 / √K.
     local_window_size: (left, right), or one number for both, as for
@@ -114,12 +115,10 @@ def _attend(q, k, v, cache, position, mask_fn, sizes, shared):
   q, k, v, position, *cache = match_varying_axes(
     (q, k, v, position, k_cache, v_cache)
   )
-  if is_sharded(k):
-    # Adding zeros shards the cache like the new tokens.
-    zeros = [jnp.zeros_like(merge_heads(x[:, :1])) for x in (k, v)]
-    cache = [
-      x + zero.astype(x.dtype) for x, zero in zip(cache, zeros, strict=True)
-    ]
+  cache = [
+    shard_as_tokens(x, to_rows(new))
+    for x, new in zip(cache, (k, v), strict=True)
+  ]
   of_past = Arguments(
     q,
     *split_cache(cache, k, v),
@@ -141,7 +140,19 @@ def _attend(q, k, v, cache, position, mask_fn, sizes, shared):
     strict=True,
   )
   y, *cache = append(blocks, *inputs, position)
-  return y.astype(v.dtype), KVCache(*cache)
+  y = jnp.where(_fits(position, k, cache), y.astype(v.dtype), jnp.nan)
+  return y, KVCache(*cache)
+
+
+def _fits(position, k, cache):
+  """Whether the tokens fit behind the position; ValueError if that is known."""
+  fits = position + k.shape[1] <= cache[0].shape[1]
+  if not isinstance(fits, jax.core.Tracer) and not fits:
+    raise ValueError(
+      f"cache must have room for {k.shape[1]} tokens from position "
+      f"{int(position)}, got {cache[0].shape[1]} rows; see init_cache"
+    )
+  return fits
 
 
 def _checked_position(position):

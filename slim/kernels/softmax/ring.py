@@ -57,6 +57,10 @@ def ring_attention(
     Brandon et al., 2023 (Striped Attention), https://arxiv.org/abs/2311.09431,
     for balanced causal work.
   """
+  if isinstance(scale, jax.core.Tracer):
+    raise ValueError(
+      "scale must be a number, got an array: multiply q by it instead"
+    )
   if scale is not None:
     scale = float(check_number("scale", scale))
   # Raises if an argument does not fit.

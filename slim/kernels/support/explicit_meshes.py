@@ -60,6 +60,21 @@ def shard_alike(x: jax.Array, like: Any) -> jax.Array:
   return x + zeros.reshape(*zeros.shape, *[1] * (x.ndim - zeros.ndim))
 
 
+def shard_as_tokens(state: jax.Array, tokens: jax.Array) -> jax.Array:
+  """Shards a state that may be replicated like the tokens that follow it.
+
+  Args:
+    state: [B, S, …].
+    tokens: [B, T, …], sharded over any axes but that of T.
+
+  Returns:
+    The state; without a mesh of explicit axes unchanged.
+  """
+  if not is_sharded(tokens):
+    return state
+  return state + jnp.zeros_like(tokens[:, :1], state.dtype)
+
+
 def by_shards(fn: Callable[..., Any], num_axes: int, *arrays: jax.Array) -> Any:
   """Computes `fn(*arrays)`, with `shard_map` if they are explicitly sharded.
 

@@ -150,7 +150,7 @@ class GatedMixer(MixerModule):
 
   def to_heads(self, x: jax.Array) -> jax.Array:
     """Splits [B, T, H·X] to [B, T, H, X]."""
-    return x.reshape(*x.shape[:2], self.num_heads, -1)
+    return x.reshape(*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads)
 
   def finish(self, y: jax.Array, gate: jax.Array | None) -> jax.Array:
     """Norms each head, gates it, and maps to the width of the model.
@@ -164,7 +164,8 @@ class GatedMixer(MixerModule):
     """
     dtype = at_least_float32(self.dtype)
     norm = nn.RMSNorm(epsilon=1e-5, dtype=dtype, param_dtype=dtype, name="norm")
-    y = norm(y.astype(dtype)).reshape(*y.shape[:2], -1)
+    y = norm(y.astype(dtype))
+    y = y.reshape(*y.shape[:2], y.shape[2] * y.shape[3])
     if gate is not None:
       y = y * gate.astype(dtype)
     return dense(y.astype(self.dtype), self.width, self.dtype, "out")

@@ -239,8 +239,8 @@ def create_linear(model: ModelSettings, own: LinearSettings) -> LinearAttention:
   if model.positions == "rotary":
     raise SettingError(
       "positions",
-      "'rotary' needs softmax or LSH attention in all layers, as features of "
-      f"rotated keys may be negative, got attention={model.attention!r}",
+      "'rotary' is not for linear attention: features of rotated keys may be "
+      f"negative, got attention={model.attention!r}",
     )
   return LinearAttention(
     feature_map=own.feature_map,

@@ -62,6 +62,7 @@ def test_the_next_layer_waits_for_the_sum():
     ((2, 64), (2, 64)),
     ((), ()),
     ((2, 0, 3), (2, 0)),
+    ((0, 3, 4), (0, 12)),
   ],
 )
 def test_narrow_rows_are_merged(shape, packed):

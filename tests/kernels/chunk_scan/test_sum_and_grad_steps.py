@@ -28,6 +28,14 @@ def count(params, state, chunk):
       {"step": lambda p, s, x: (s[:1], p)},
       r"the state that step returns must have leaves \['float32\[2\]'\], got",
     ),
+    (
+      {"step": lambda p, s, x: (s, (p, p))},
+      r"with has_aux=False, step must return one number, .*got tuple",
+    ),
+    (
+      {"step": lambda p, s, x: (s, p), "has_aux": True},
+      r"with has_aux=True, step must return \(loss, aux\), a tuple",
+    ),
     ({"policy": "stor"}, r"policy must be one of .*, got 'stor'"),
     ({"rewind": None}, "policy 'rewind' needs `rewind`"),
     ({"chunk_size": 0}, "chunk_size must be a positive integer, got 0"),

@@ -62,7 +62,8 @@ def test_it_is_numpys_convolution_in_any_pieces(x64):
     ({"weights": np.zeros((W, D + 1))}, "weights must have shape"),
     ({"state": np.zeros((B, W, D))}, "state must have shape"),
     ({"x": np.zeros((B, T, D), int)}, "x must be floating-point"),
-    ({"positions": np.zeros((B, T + 1), int)}, "positions must have shape"),
+    ({"positions": np.zeros((B, T + 1), int)}, "positions must be integers of"),
+    ({"positions": [[0.0] * T] * B}, "positions must be integers of shape"),
   ],
 )
 def test_wrong_arguments_are_named(change, message):

@@ -76,6 +76,13 @@ def test_other_numbers_of_tokens_are_refused():
     RING(q[:, :, :3], k, v)
 
 
+def test_an_array_as_scale_is_refused():
+  """Fails if the error is one of JAX about concrete values."""
+  q, k, v = make_arguments(6, "float32")
+  with pytest.raises(ValueError, match="scale must be a number, got an array"):
+    jax.jit(lambda scale: RING(q, k, v, scale=scale))(0.5)
+
+
 @pytest.mark.slow
 def test_memory_is_linear_and_half_of_a_gather():
   """Fails if a device keeps the keys of others, as JAX's derivative would."""

@@ -45,6 +45,25 @@ def make_batch(length=T):
   return Batch(tokens[:, :-1], tokens[:, 1:], jnp.ones((2, length)))
 
 
+def test_a_batch_may_be_empty(x64):
+  """Fails if the last batch of a dataset may have no sequence."""
+  model = create("gdn,local", window=1)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  none = make_batch().inputs[:0]
+  logits, _ = jax.eval_shape(model.apply, params, none, model.init_state(0))
+  assert logits.shape == (0, T, 5)
+
+
+def test_keys_of_other_sequences_are_refused(x64):
+  """Fails if all sequences drop the same, or the error is one of an index."""
+  model = create("linear", dropout=0.5)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  key = jax.random.key(0)
+  for keys in (key, key[None]):
+    with pytest.raises(ValueError, match=r"keys must be PRNG keys of shape"):
+      jax.eval_shape(model.apply, params, make_batch().inputs, None, keys)
+
+
 @pytest.mark.parametrize(
   "attention",
   [
