@@ -137,8 +137,9 @@ def chunked_gated_linear_attention(
     U = (1 + E)⁻¹ (V - (e D_·0) S),   Y = (q D_·0) S + P U,
     S ← D_L0 S + Σ_j (k_j D_Lj) ⊗ u_j.
 
-  All but the line of S is computed for all blocks at once. It never forms an
-  inverse of a decay or a power of E, so no decay, however strong or weak, and
+  On a GPU or TPU all but the line of S is computed for all blocks at once. On a
+  CPU blocks take turns, and the backward pass computes each again. No inverse
+  of a decay or power of E is formed, so no decay, however strong or weak, and
   no keys, however alike, make it overflow.
 
   Args:
@@ -160,7 +161,7 @@ def chunked_gated_linear_attention(
       dtype, or if `block_size` is not a power of 2.
 
   Memory beyond inputs and outputs: O(B·H·T·(L + K + V + K·V / L)); with a decay
-  of each channel, O(log L) times K.
+  of each channel, O(log L) times K. On a CPU O(B·H·T·(K + V + K·V / L)).
   Work: O(B·H·T·(L·K + L·V + K·V)), with `erase` also O(L²).
 
   References:

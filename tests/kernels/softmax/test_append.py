@@ -227,18 +227,6 @@ def test_wrong_arguments_are_named(change, message):
     append_softmax_attention(**(arguments | change))
 
 
-def test_a_full_cache_is_not_overwritten():
-  """Fails if tokens that do not fit replace earlier ones without notice."""
-  inputs = make_inputs(2, "float32")
-  message = "cache must have room for 13 tokens from position 7, got 19 rows"
-  with pytest.raises(ValueError, match=message):
-    append_softmax_attention(**inputs, position=7)
-  attend = jax.jit(append_softmax_attention)
-  for position, has_room in (6, True), (7, False):
-    y, _ = attend(**inputs, position=position)
-    assert np.isfinite(y).all() if has_room else np.isnan(y).all()
-
-
 def test_a_second_derivative_is_refused():
   """Fails if a second derivative is wrong instead of an error."""
   inputs = make_inputs(2, "float32")

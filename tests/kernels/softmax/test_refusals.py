@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.kernels import chunked_softmax_attention_and_lse, softmax_attention
+from slim.kernels import (
+  append_softmax_attention,
+  chunked_softmax_attention_and_lse,
+  init_cache,
+  softmax_attention,
+)
 from tests.kernels.softmax.arguments import KEYS, zeros
 
 
@@ -79,3 +84,15 @@ def test_non_arrays_are_refused():
     softmax_attention(x, x, x)
   with pytest.raises(ValueError, match="dropout_rate must be known when the"):
     jax.jit(lambda rate: softmax_attention(**arguments, dropout_rate=rate))(0.1)
+
+
+def test_a_full_cache_is_not_overwritten():
+  """Fails if tokens that do not fit replace earlier ones without notice."""
+  x, cache = jnp.ones((1, 3, 2, 4)), init_cache(1, 8, 2, 4, 4)
+  message = "cache must have room for 3 tokens from position 6, got 8 rows"
+  with pytest.raises(ValueError, match=message):
+    append_softmax_attention(x, x, x, cache, 6)
+  attend = jax.jit(append_softmax_attention)
+  for position, has_room in (5, True), (6, False):
+    y, _ = attend(x, x, x, cache, position)
+    assert np.isfinite(y).all() if has_room else np.isnan(y).all()
