@@ -24,7 +24,7 @@ def score(
     model: The model.
     params: Its parameters.
     tokens: [B, T], int, T ≥ 2. The first token is given, and not scored. A
-      token beyond the vocabulary makes its score, and later ones, NaN.
+      token beyond the vocabulary makes its score NaN, and may make others NaN.
     chunk_size: C, tokens that are scored at once. A model without a state, such
       as one with LSH attention, needs C ≥ T - 1.
 

@@ -34,7 +34,8 @@ def count_residuals(fn: Callable[..., Any], *args: Any) -> Residuals:
   Args:
     fn: A differentiable function.
     *args: Its arguments: arrays, or `jax.ShapeDtypeStruct`s. Arguments that are
-      residuals do not count, because they are in memory anyway.
+      residuals do not count, because they are in memory anyway. Where the
+      code depends on the platform, that with most residuals counts.
 
   Returns:
     The bytes.
@@ -50,8 +51,35 @@ def count_residuals(fn: Callable[..., Any], *args: Any) -> Residuals:
   arrays = {
     viewed.get(x, x) for x in jaxpr.outvars if not isinstance(x, Literal)
   }
-  sizes = [tree_bytes(x.aval) for x in arrays - set(jaxpr.invars)]
+  arrays -= set(jaxpr.invars)
+  for equation in jaxpr.eqns:
+    if equation.params.get("branches_platforms"):
+      arrays -= _of_other_branches(equation, arrays)
+  sizes = [tree_bytes(x.aval) for x in arrays]
   return Residuals(sum(sizes), max(sizes, default=0))
+
+
+def _of_other_branches(equation, arrays):
+  """Residuals of all branches of a `cond` but the one that has most."""
+  found = []
+  for branch in equation.params["branches"]:
+    # A branch returns constants for the residuals of the others.
+    computed_by = {
+      x: made.primitive.name for made in branch.eqns for x in made.outvars
+    }
+    found.append(
+      {
+        x
+        for x, inside in zip(
+          equation.outvars, branch.jaxpr.outvars, strict=True
+        )
+        if x in arrays
+        and not isinstance(inside, Literal)
+        and computed_by.get(inside) != "broadcast_in_dim"
+      }
+    )
+  most = max(found, key=lambda xs: sum(tree_bytes(x.aval) for x in xs))
+  return set().union(*found) - most
 
 
 def estimate_activations(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import Literal
 
 
 class MatrixProduct(NamedTuple):
@@ -31,9 +32,10 @@ def list_matrix_products(
 ) -> list[MatrixProduct]:
   """Lists the matrix products of a function.
 
-  Those in the body of a `scan` are computed once per iteration. Of a `cond` the
-  branch with most operations is listed. The body of a `while_loop` counts once,
-  because its number of iterations is known only at run time.
+  Those in the body of a `scan`, and of a `while_loop` that counts up to a
+  constant, are computed once per iteration. The body of another `while_loop`
+  counts once, because its number of iterations is known only at run time. Of a
+  `cond` the branch with most operations is listed.
 
   Args:
     function: A traceable function.
@@ -84,10 +86,26 @@ def _list(jaxpr: Any) -> list[MatrixProduct]:
       found += max(inner, key=count_operations)
     else:
       times = params["length"] if name == "scan" else 1
+      if name == "while":
+        times = _count_iterations(equation)
       found += [
         x._replace(times=times * x.times) for part in inner for x in part
       ]
   return found
+
+
+def _count_iterations(equation: Any) -> int:
+  """Counts those of a `while` from one constant to another; else returns 1."""
+  condition = equation.params["cond_jaxpr"].jaxpr
+  if [x.primitive.name for x in condition.eqns] != ["lt"]:
+    return 1
+  counter, stop = condition.eqns[0].invars
+  if isinstance(counter, Literal) or not isinstance(stop, Literal):
+    return 1
+  # Its arguments are the constants of the condition, of the body, the carry.
+  place = condition.invars.index(counter) + equation.params["body_nconsts"]
+  start = equation.invars[place]
+  return int(stop.val - start.val) if isinstance(start, Literal) else 1
 
 
 def _product(equation: Any) -> MatrixProduct:

@@ -116,7 +116,7 @@ MUTATIONS = [
   ),
   Mutation(
     "kernels/chunk_scan/_packing.py",
-    "return x.reshape(*x.shape[:-2], -1)",
+    "return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])",
     "return x",
     "kernels/chunk_scan/test_ordered_sums.py",
   ),

@@ -30,6 +30,14 @@ W = jax.ShapeDtypeStruct((32, 16), jnp.float32)
       1024,
     ),
     (lambda x: x + 1, [X], 0, 0),
+    (
+      lambda x: jax.lax.platform_dependent(
+        x, cpu=jnp.sin, default=lambda x: jnp.sin(jnp.sin(x))
+      ),
+      [X],
+      2048 + 4,  # Also which platform it is.
+      1024,
+    ),
   ],
 )
 def test_residuals(fn, args, total, largest):

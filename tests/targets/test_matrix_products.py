@@ -1,9 +1,12 @@
 """FLOPs of matrix products, counted from the jaxpr."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from slim.kernels import chunked_softmax_attention
 from slim.targets.matrix_products import (
   MatrixProduct,
   count_matmul_flops,
@@ -14,6 +17,15 @@ from slim.targets.matrix_products import (
 def attention(x):
   """Two products: [2, 3, 5] with itself, and the result with it again."""
   return jnp.einsum("bts,bsd->btd", jnp.einsum("btd,bsd->bts", x, x), x)
+
+
+def while_below(stop, x):
+  """Calls `attention` in a loop that counts from 0 to `stop`."""
+  return jax.lax.while_loop(
+    lambda loop: loop[1] < stop,
+    lambda loop: (attention(loop[0]), loop[1] + 1),
+    (x, jnp.int32(0)),
+  )[0]
 
 
 ATTENTION = 2 * (2 * 3 * 3 * 5) * 2
@@ -34,9 +46,12 @@ ATTENTION = 2 * (2 * 3 * 3 * 5) * 2
       lambda x: jax.lax.cond(x[0, 0, 0] > 0, attention, jax.jit(attention), x),
       ATTENTION,
     ),
+    (lambda x: while_below(3, x), 3 * ATTENTION),
+    (lambda x: while_below(x.sum().astype(int), x), ATTENTION),
     (lambda x: x + 1, 0),
   ],
-  ids=["plain", "jit", "checkpoint", "vmap", "scan", "cond", "none"],
+  ids=["plain", "jit", "checkpoint", "vmap", "scan", "cond"]
+  + ["while", "unknown while", "none"],
 )
 def test_matmul_flops_are_counted(function, expected):
   """Fails if the reported FLOPs per second omit or double a product."""
@@ -72,3 +87,13 @@ def test_a_product_is_described(dtype, precision, name):
   elements = 2 * (3 * 5 + 5 * 7 + 3 * 7)
   expected = MatrixProduct(1, 2 * 2 * 3 * 5 * 7, size * elements, name)
   assert found == expected
+
+
+def test_blocks_of_softmax_attention_are_counted():
+  """Fails if a loop over blocks counts as one block."""
+  x = jax.ShapeDtypeStruct((1, 64, 1, 8), jnp.float32)
+  attend = functools.partial(
+    chunked_softmax_attention, is_causal=True, q_block_size=16, k_block_size=16
+  )
+  visible = 4 * 5 // 2
+  assert count_matmul_flops(attend, x, x, x) == visible * 2 * (2 * 16 * 16 * 8)

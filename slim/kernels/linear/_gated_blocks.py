@@ -38,9 +38,8 @@ def attend_in_blocks(
 ) -> tuple[jax.Array, jax.Array]:
   """Computes gated linear attention.
 
-  An accelerator needs all blocks at once, and computes the states alone in
-  turn. On a CPU the arrays of all blocks do not fit the cache, and those of one
-  block do.
+  On an accelerator all blocks are one batch, and only the states are a scan. On
+  a CPU the blocks are a scan: the arrays of one fit the cache.
 
   Args:
     size: L, tokens in a block, a power of 2 and a divisor of T.
@@ -136,7 +135,7 @@ def _in_turn(size, state, tokens):
 
 
 def _at_once(size, state, tokens):
-  """Computes all but the states for all blocks at once."""
+  """Computes all blocks as one batch, but for the states."""
   shape = batch_size, num_heads, *_ = state.shape
   num_blocks, num_states = tokens.q.shape[1] // size, batch_size * num_heads
 

@@ -63,7 +63,8 @@ class Walk(NamedTuple):
       The carry after the last block.
     """
     counts = self._count(np.arange(self.outer.num_blocks, dtype=np.int32))
-    num_visits = counts.sum()  # Of NumPy, if the limits are integers.
+    # Of NumPy, if the limits are integers.
+    num_visits = counts.sum(dtype=np.int32)
     first = jnp.int32((counts > 0).argmax())
     place = first, jnp.int32(self._blocks(first)[0])
 

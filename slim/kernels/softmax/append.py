@@ -61,8 +61,7 @@ def append_softmax_attention(
     k: [B, T, G, K], float. Keys. G divides H; H/G query heads share a key head.
     v: [B, T, G, V], float. Values.
     cache: KVCache with room for S ≥ position + T tokens; from `init_cache` at
-      the start. If it has less room, an error is raised, or y is NaN where the
-      position is not known when this is traced.
+      the start.
     position: [], integer, number of tokens in the cache so far.
     scale: Number, factor of q · k. Default: 1 / √K.
     local_window_size: (left, right), or one number for both, as for
@@ -76,11 +75,12 @@ def append_softmax_attention(
 
   Returns:
     y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
-    cache: KVCache with these tokens.
+    cache: KVCache with these tokens. If it has no room for them and `position`
+      is traced, the cache is not valid, and y is NaN.
 
   Raises:
-    ValueError: If an argument has the wrong shape, dtype or value, or if the
-      result is differentiated twice.
+    ValueError: If an argument has the wrong shape, dtype or value, if the cache
+      has no room, or if the result is differentiated twice.
     TypeError: If it is differentiated in forward mode.
 
   Memory of the gradient beyond inputs and outputs: y, its log-sum-exp, and a
@@ -146,7 +146,7 @@ def _attend(q, k, v, cache, position, mask_fn, sizes, shared):
 
 def _fits(position, k, cache):
   """Whether the tokens fit behind the position; ValueError if that is known."""
-  fits = position + k.shape[1] <= cache[0].shape[1]
+  fits = (position >= 0) & (position + k.shape[1] <= cache[0].shape[1])
   if not isinstance(fits, jax.core.Tracer) and not fits:
     raise ValueError(
       f"cache must have room for {k.shape[1]} tokens from position "

@@ -33,11 +33,11 @@ def opaque_one(tree: Any) -> jax.Array | int:
 
 
 def tied(x: jax.Array, arrays: Sequence[jax.Array]) -> jax.Array:
-  """Returns integers, which JAX then takes to depend on the arrays.
+  """Makes integers depend on arrays, for JAX.
 
-  If a loop is differentiated, JAX computes before it what depends on nothing
-  that changes in it. For an inner loop over indices this is done, and stored,
-  for all turns at once: such as masks.
+  When JAX differentiates a loop, it computes before the loop what does not
+  depend on the carry. If an inner loop runs over indices of blocks, it would
+  compute and store the masks of all blocks.
 
   Args:
     x: Integers.

@@ -86,13 +86,13 @@ def test_non_arrays_are_refused():
     jax.jit(lambda rate: softmax_attention(**arguments, dropout_rate=rate))(0.1)
 
 
-def test_a_full_cache_is_not_overwritten():
+def test_tokens_beyond_the_cache_raise_or_give_nan():
   """Fails if tokens that do not fit replace earlier ones without notice."""
   x, cache = jnp.ones((1, 3, 2, 4)), init_cache(1, 8, 2, 4, 4)
   message = "cache must have room for 3 tokens from position 6, got 8 rows"
   with pytest.raises(ValueError, match=message):
     append_softmax_attention(x, x, x, cache, 6)
   attend = jax.jit(append_softmax_attention)
-  for position, has_room in (5, True), (6, False):
+  for position, has_room in (5, True), (6, False), (-1, False):
     y, _ = attend(x, x, x, cache, position)
     assert np.isfinite(y).all() if has_room else np.isnan(y).all()

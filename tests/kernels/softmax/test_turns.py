@@ -122,8 +122,8 @@ def test_loops_of_layers_store_no_masks(turns, heads, settings):
   sizes = re.findall(r"(?:bool|f32)\[([0-9,]+)\]", program)
   # What the two layers read.
   assert max(math.prod(map(int, n.split(","))) for n in sizes) <= 2 * x.size
-  if "backward" not in settings:
-    assert all(turns)
+  takes_turns = heads > 1 and "backward" not in settings
+  assert all(turns) and bool(turns) == takes_turns
 
 
 def test_vmap_slices_blocks():

@@ -46,7 +46,7 @@ def make_batch(length=T):
 
 
 def test_a_batch_may_be_empty(x64):
-  """Fails if the last batch of a dataset may have no sequence."""
+  """Fails if a batch of no sequences raises."""
   model = create("gdn,local", window=1)
   params = jax.eval_shape(model.init, jax.random.key(0))
   none = make_batch().inputs[:0]
