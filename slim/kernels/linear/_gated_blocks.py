@@ -135,7 +135,7 @@ def _in_turn(size, state, tokens):
 
 
 def _at_once(size, state, tokens):
-  """Computes all blocks as one batch, but for the states."""
+  """Computes all blocks as one batch, and scans over them for the states."""
   shape = batch_size, num_heads, *_ = state.shape
   num_blocks, num_states = tokens.q.shape[1] // size, batch_size * num_heads
 

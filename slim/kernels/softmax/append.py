@@ -32,6 +32,7 @@ from slim.kernels.support.shapes import (
   as_array,
   check_positive_int,
   check_shape,
+  check_static_number,
 )
 
 
@@ -90,10 +91,8 @@ def append_softmax_attention(
   References:
     Rabe & Staats, 2021, https://arxiv.org/abs/2112.05682.
   """
-  if isinstance(scale, jax.Array):
-    raise ValueError(
-      "scale must be a number, got an array: multiply q by it instead"
-    )
+  if scale is not None:
+    scale = check_static_number("scale", scale)
   sizes = (
     check_positive_int("q_block_size", q_block_size),
     check_positive_int("k_block_size", k_block_size),

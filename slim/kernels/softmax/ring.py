@@ -11,7 +11,7 @@ import jax
 from slim.kernels.softmax._ring_passes import Ring, attend_on_ring
 from slim.kernels.softmax.chunked import chunked_softmax_attention
 from slim.kernels.support.mesh_axes import match_varying_axes, vary
-from slim.kernels.support.shapes import check_number, check_positive_int
+from slim.kernels.support.shapes import check_positive_int, check_static_number
 
 
 def ring_attention(
@@ -57,12 +57,8 @@ def ring_attention(
     Brandon et al., 2023 (Striped Attention), https://arxiv.org/abs/2311.09431,
     for balanced causal work.
   """
-  if isinstance(scale, jax.core.Tracer):
-    raise ValueError(
-      "scale must be a number, got an array: multiply q by it instead"
-    )
   if scale is not None:
-    scale = float(check_number("scale", scale))
+    scale = check_static_number("scale", scale)
   # Raises if an argument does not fit.
   jax.eval_shape(
     lambda *x: chunked_softmax_attention(*x, scale=scale, precision=precision),

@@ -107,6 +107,28 @@ def check_number(name: str, value: Any) -> float | jax.Array:
   return value if isinstance(value, jax.Array) else float(value)
 
 
+def check_static_number(name: str, value: Any) -> float:
+  """Checks that an argument is one real number, known when JAX traces.
+
+  Args:
+    name: Name of the argument, for the message.
+    value: A number of Python or NumPy, or a JAX array [].
+
+  Returns:
+    The number as a float.
+
+  Raises:
+    ValueError: If it is not, or if it is traced.
+  """
+  number = check_number(name, value)
+  if isinstance(number, jax.core.Tracer):
+    raise ValueError(
+      f"{name} must be known when the function is traced, got {number}: mark "
+      "it as static in jax.jit"
+    )
+  return float(number)
+
+
 def check_rate(name: str, value: Any) -> float:
   """Checks that an argument is a static probability in [0, 1).
 
@@ -120,13 +142,7 @@ def check_rate(name: str, value: Any) -> float:
   Raises:
     ValueError: If it is not, or if it is traced.
   """
-  rate = check_number(name, value)
-  if isinstance(rate, jax.core.Tracer):
-    raise ValueError(
-      f"{name} must be known when the function is traced, got {rate}: mark it "
-      "as static in jax.jit"
-    )
-  rate = float(rate)
+  rate = check_static_number(name, value)
   if not 0 <= rate < 1:
     raise ValueError(f"{name} must be in [0, 1), got {value!r}")
   return rate

@@ -204,7 +204,7 @@ def test_no_loop_copies_a_cache(heads):
     ({"position": np.zeros(2, int)}, "position must be one integer"),
     ({"position": 0.5}, "position must be one integer"),
     ({"k": np.zeros((1, 3, 1, 4))}, "k must have shape"),
-    ({"scale": jnp.ones(())}, "scale must be a number"),
+    ({"scale": jnp.ones(1)}, "scale must be a number"),
     (
       {"cache": init_cache(1, 2, 1, 4, 4)},
       r"cache.k must have shape \[1, S >= 3, 4\]",
