@@ -1,4 +1,4 @@
-"""Imports go down the floors of slim, and the kernels need nothing but JAX."""
+"""Imports go down the layers of slim, and the kernels need nothing but JAX."""
 
 import ast
 import pathlib
@@ -9,9 +9,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# A room is a file or folder directly in slim/. It imports rooms of lower floors
-# only, so that imports form no circle.
-FLOORS = [
+# A package is a file or folder directly in slim/. It imports packages of lower
+# layers only, so that imports form no circle.
+LAYERS = [
   {"types", "files", "settings", "kernels"},
   {"models", "data", "targets", "scale"},
   {"training"},
@@ -22,11 +22,11 @@ FLOORS = [
 ]
 COMMANDS = {"train", "evaluate", "export"}
 TOOLS = {"plan", "certify", "memory", "generate"}
-MAX_ROOMS, MAX_ARROWS, MAX_LINES = 19, 74, 250
+MAX_PACKAGES, MAX_DEPENDENCIES, MAX_LINES = 19, 74, 250
 
-# Packages that each room may import, besides the standard library.
+# Libraries that each package may import, besides the standard library.
 JAX = {"jax", "numpy"}
-PACKAGES = {
+LIBRARIES = {
   "types": {"jax"},
   "files": set(),
   "settings": set(),
@@ -64,8 +64,8 @@ LAZY = {
   "tensorboardX": {"slim/runs/metrics.py"},
   "tokenizers": {"slim/data/tokenizer.py"},
 }
-# The only files that need these packages.
-EXTRA_PACKAGES = {
+# The only files that need these libraries.
+EXTRA_LIBRARIES = {
   "slim/data/builders.py": {"tensorflow_datasets"},
   "slim/data/tokenizer.py": {"tokenizers"},
 }
@@ -110,73 +110,76 @@ def is_module(name):
   return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def room_of(file):
-  """Returns the room that a file is in, or None for slim itself."""
+def package_of(file):
+  """Returns the package that a file is in, or None for slim itself."""
   part = pathlib.PurePosixPath(file).parts[1].removesuffix(".py")
   return None if part == "__init__" else part
 
 
-def floor_of(room):
-  """Returns the floor of a room."""
-  found = [i for i, rooms in enumerate(FLOORS) if room in rooms]
-  assert found, f"slim/{room} is on no floor: add it to FLOORS"
+def layer_of(package):
+  """Returns the layer of a package."""
+  found = [i for i, packages in enumerate(LAYERS) if package in packages]
+  assert found, f"slim/{package} is on no layer: add it to LAYERS"
   return found[0]
 
 
-def list_arrows():
-  """Lists the pairs of rooms of which the first imports the second."""
-  arrows = set()
+def list_dependencies():
+  """Lists the pairs of packages of which the first imports the second."""
+  dependencies = set()
   for file in FILES:
     for module, _ in read_imports(file):
       parts = module.split(".")
-      if parts[0] == "slim" and len(parts) > 1 and parts[1] != room_of(file):
-        arrows.add((room_of(file), parts[1]))
-  return arrows
+      if parts[0] == "slim" and len(parts) > 1 and parts[1] != package_of(file):
+        dependencies.add((package_of(file), parts[1]))
+  return dependencies
 
 
 def test_imports_go_down():
-  """Fails if a room imports one on its own floor or above."""
-  upward = [(a, b) for a, b in list_arrows() if floor_of(a) <= floor_of(b)]
+  """Fails if a package imports one on its own layer or above."""
+  upward = [
+    (a, b) for a, b in list_dependencies() if layer_of(a) <= layer_of(b)
+  ]
   assert not upward
 
 
-def test_the_house_is_small():
-  """Fails if a stranger can no longer keep rooms and arrows in mind."""
-  rooms = {room_of(file) for file in FILES} - {None}
-  assert rooms <= set().union(*FLOORS)
-  assert len(rooms) <= MAX_ROOMS
-  assert len(FLOORS) <= 7
-  assert len(list_arrows()) <= MAX_ARROWS, sorted(list_arrows())
+def test_there_are_few_packages():
+  """Fails if a stranger can no longer keep all dependencies in mind."""
+  packages = {package_of(file) for file in FILES} - {None}
+  assert packages <= set().union(*LAYERS)
+  assert len(packages) <= MAX_PACKAGES
+  assert len(LAYERS) <= 7
+  dependencies = sorted(list_dependencies())
+  assert len(dependencies) <= MAX_DEPENDENCIES, dependencies
 
 
 def test_tools_and_commands_are_imported_by_commands_only():
   """Fails if a library function drags in a command and its flags."""
   wrong = [
     (a, b)
-    for a, b in list_arrows()
+    for a, b in list_dependencies()
     if b in COMMANDS or (b in TOOLS and a not in COMMANDS)
   ]
   assert not wrong
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_imports_what_its_room_may(file):
+def test_a_file_imports_what_its_package_may(file):
   """Fails if, for instance, kernels need Flax or data needs JAX."""
-  room = room_of(file)
-  packages = PACKAGES.get(room, set()) | EXTRA_PACKAGES.get(file, set())
+  package = package_of(file)
+  libraries = LIBRARIES.get(package, set()) | EXTRA_LIBRARIES.get(file, set())
   folder = file.rpartition("/")[0].replace("/", ".")
   for module, lazy in read_imports(file):
-    package, *parts = module.split(".")
-    if package == "slim":
+    library, *parts = module.split(".")
+    if library == "slim":
       for i, part in enumerate(parts):
-        owner = ".".join([package, *parts[:i]])
+        owner = ".".join([library, *parts[:i]])
         assert part[0] != "_" or owner == folder, (
           f"{file} imports {module}, which is private to {owner}"
         )
-      if room == "kernels":
+      if package == "kernels":
         assert parts[0] == "kernels", f"{file} imports {module}"
-    elif package not in sys.stdlib_module_names:
-      assert package in packages, f"{file} imports {package}"
+    elif library not in sys.stdlib_module_names:
+      assert library in libraries, f"{file} imports {library}"
     for name, importers in LAZY.items():
       if module == name or module.startswith(f"{name}."):
         assert lazy and file in importers, f"{file} imports {module}"
