@@ -117,8 +117,7 @@ def probabilities_attention(
   v: jax.Array,
   *,
   is_causal: bool,
-  local_window_size: None = None,
-  query_offset: jax.Array | int = 0,
+  mask_fn: None = None,
 ) -> jax.Array:
   """Computes causal softmax attention and keeps only its probabilities.
 
@@ -131,18 +130,16 @@ def probabilities_attention(
     k: [B, T, H, K], float.
     v: [B, T, H, V], float.
     is_causal: True.
-    local_window_size: None.
-    query_offset: Not used, because the whole sequence is given.
+    mask_fn: None.
 
   Returns:
     [B, T, H, V].
 
   Raises:
-    ValueError: If `is_causal` is False or there is a window.
+    ValueError: If `is_causal` is False or there is another mask.
   """
-  del query_offset
-  if not is_causal or local_window_size is not None:
-    raise ValueError("is_causal must be True and local_window_size None")
+  if not is_causal or mask_fn is not None:
+    raise ValueError("is_causal must be True and mask_fn None")
   return _attend(q / q.shape[-1] ** 0.5, k, v)
 
 

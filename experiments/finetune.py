@@ -36,9 +36,8 @@ from training_runs import train
 
 from slim import command_line
 from slim.memory.report import report_of
-from slim.runs.config_json import read_config
 from slim.runs.metrics import read_records
-from slim.runs.restoring import restore_run
+from slim.runs.trained import load_run
 from slim.training import build
 from slim.training.evaluation import make_evaluation_step
 from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad
@@ -140,11 +139,9 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
 
 def restore(run: str) -> Pretrained:
   """Restores the newest checkpoint, with validation at random offsets."""
-  config = read_config(run).unlock()
-  config.data.order = "random"
-  experiment = build.create_experiment(config)
-  shapes = jax.eval_shape(lambda: build.init(experiment))
-  state, _ = restore_run(run, shapes)
+  config, experiment, state, _ = load_run(run, name="--run")
+  with config.unlocked():
+    config.data.order = "random"
   return Pretrained(config, experiment.model, state.params, int(state.step))
 
 

@@ -7,6 +7,7 @@ Unknown arguments are passed on to `slim.train`.
     --setting=gradient.chunk_size --values=16,32,64,128 --workdir=runs/sweep
 """
 
+import math
 import pathlib
 import signal
 import subprocess
@@ -17,10 +18,11 @@ from absl import flags
 
 from slim import command_line
 from slim import config as config_lib
-from slim.config import setting_flags
+from slim.runs.best import Best
 from slim.runs.checkpoints import list_steps
 from slim.runs.interruptions import ENDING, SAVING
 from slim.runs.metrics import read_records
+from slim.runs.train_flags import define_flags
 from slim.runs.workdir import find_workdir
 
 _COLUMNS = {
@@ -119,8 +121,10 @@ def _ended_early(line, folder):
   steps = list_steps(str(folder))
   if steps and steps[-1] >= config.train.num_steps:
     return None
+  records = read_records(str(folder / "metrics.jsonl"))
+  best = Best(config.train.keep_best or "eval/loss", records)
   # Ending by `patience` is as good as finishing.
-  if config.train.patience is not None and config.train.max_minutes is None:
+  if best.since >= (config.train.patience or math.inf):
     return None
   return "ended before its last step"
 
@@ -128,7 +132,7 @@ def _ended_early(line, folder):
 def _read_settings(arguments):
   """Reads the settings as `slim.train` does; raises if it would refuse them."""
   flag_values = flags.FlagValues()
-  config = setting_flags.define_config(flag_values)
+  config = define_flags(flag_values).config
   command_line.parse_flags(["train", *arguments], flag_values)
   config_lib.validate(config.value)
   return config.value

@@ -7,12 +7,14 @@ python -m slim.train --config=configs/text_slim.py --config.data.name=tokens \
     --config.data.tokenizer=tokenizer.json --workdir=runs/tokens
 """
 
+import io
+
 import numpy as np
 from absl import flags
 
 from slim import command_line
 from slim.data.tokenizer import Tokenizer
-from slim.files import local_path
+from slim.files import local_path, write_file
 
 _BLOCK = 2**22  # Characters that are tokenized at a time, to the end of a line.
 
@@ -36,8 +38,15 @@ def tokenize(tokenizer: str, source: str, output: str) -> None:
   parts = []
   try:
     with open(local_path("--input", source), "rb") as file:
-      while lines := file.readlines(_BLOCK):
-        parts.append(vocabulary.encode(b"".join(lines)))
+      done = 0
+      while block := b"".join(file.readlines(_BLOCK)):
+        try:
+          parts.append(vocabulary.encode(block))
+        except ValueError as error:
+          raise ValueError(
+            f"--input: {source}, from byte {done}, {error}"
+          ) from error
+        done += len(block)
   except OSError as error:
     raise ValueError(
       f"--input: cannot read {source}: {error.strerror}"
@@ -46,8 +55,9 @@ def tokenize(tokenizer: str, source: str, output: str) -> None:
   if not tokens.size:
     raise ValueError(f"--input: {source} has no tokens")
   smallest = np.min_scalar_type(int(tokens.max()))
-  with command_line.writing_output(output), open(output, "xb") as out:
-    np.save(out, tokens.astype(smallest))
+  data = io.BytesIO()
+  np.save(data, tokens.astype(smallest))
+  write_file(output, data.getvalue(), "--output")
   print(f"{output}: {tokens.size:,} tokens, the largest is {tokens.max()}")
 
 

@@ -12,19 +12,18 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
 from slim import config as config_lib
-from slim.config.config_file import first_line
 from slim.config.setting_flags import (
   change_settings,
   takes_settings,
 )
-from slim.files import check_new_file, local_path, writing
+from slim.files import check_new_file, first_line, local_path
 
 flags.disclaim_key_flags()  # `--help` lists flags as the command's own.
 
@@ -89,13 +88,6 @@ def check_output(path: str) -> str:
   path = local_path("--output", path)
   check_new_file("--output", path)
   return path
-
-
-@contextlib.contextmanager
-def writing_output(path: str) -> Iterator[None]:
-  """Lets an error of writing the file of `--output` name the flag."""
-  with writing(path, "--output"):
-    yield
 
 
 def run(

@@ -16,13 +16,15 @@ from slim.files import local_path
 from slim.runs import choosing, metrics
 from slim.runs.checkpoints import is_checkpoint
 from slim.runs.compilation_cache import define_cache, use_cache
-from slim.runs.config_json import read_config
 from slim.runs.fingerprints import check_data, fingerprint_data
-from slim.runs.restoring import restore_run
 from slim.runs.stages import stage
+from slim.runs.trained import load_run
 from slim.settings import SettingError
 from slim.training import build
 from slim.training.evaluation import make_evaluation
+
+# Files that may have moved: names in config.data, by the flag of the location.
+_MOVABLE = {"data_path": "path", "document_lengths": "document_lengths"}
 
 
 def evaluate_workdir(
@@ -30,6 +32,7 @@ def evaluate_workdir(
   split: str,
   carry_state: bool,
   data_path: str | None = None,
+  document_lengths: str | None = None,
   step: str = "latest",
 ) -> dict[str, Any]:
   """Evaluates a checkpoint of a run.
@@ -40,6 +43,7 @@ def evaluate_workdir(
     carry_state: Carry one state through the whole split, instead of starting
       each window of T tokens from the initial state.
     data_path: The new location of the data, if it has moved since training.
+    document_lengths: Likewise of `config.data.document_lengths`.
     step: "latest", the newest checkpoint that is readable; "best"; or a step.
 
   Returns:
@@ -49,38 +53,34 @@ def evaluate_workdir(
     ValueError: If there is no checkpoint, or the data cannot be read or is not
       what the run was trained on.
   """
-  workdir = local_path("--workdir", workdir)
-  config = read_config(workdir)
-  experiment = build.create_experiment(config)
+  config, experiment, state, stored = load_run(workdir, step)
   if carry_state and experiment.model.state_kind != "fixed":
     raise ValueError(
       "--carry_state needs a state of fixed size, such as that of "
       "config.model.attention='linear', got a run with "
       f"{config.model.attention!r}"
     )
-  if data_path is not None:
-    with config.unlocked():
-      config.data.path = local_path("--data_path", data_path)
+  moved = {"data_path": data_path, "document_lengths": document_lengths}
+  for flag, path in moved.items():
+    if path is not None:
+      with config.unlocked():
+        config.data[_MOVABLE[flag]] = local_path(f"--{flag}", path)
   batch_size = 1 if carry_state else config.train.batch_size
   try:
     dataset = build.create_split(config, split, batch_size)
     fingerprints = fingerprint_data(config)
   except SettingError as error:
-    if error.setting != "config.data.path":
-      raise
-    raise ValueError(
-      f"{error}; if the data has moved, pass its location with --data_path"
-    ) from error
+    for flag, name in _MOVABLE.items():
+      if error.setting == f"config.data.{name}":
+        raise ValueError(
+          f"{error}; if the data has moved, pass its location with --{flag}"
+        ) from error
+    raise
   if carry_state and not dataset.is_continuous:
     raise ValueError(
       "--carry_state needs a text, whose windows follow one another, got "
       f"config.data.name={config.data.name!r}"
     )
-  state, stored = restore_run(
-    workdir,
-    jax.eval_shape(lambda: build.init(experiment)),
-    step=choosing.choose_step(workdir, config, step),
-  )
   check_data(
     config,
     workdir,
@@ -164,6 +164,11 @@ def main(argv: list[str] | None = None) -> None:
   data_path = flags.DEFINE_string(
     "data_path", None, "New location of the data; replaces config.data.path."
   )
+  document_lengths = flags.DEFINE_string(
+    "document_lengths",
+    None,
+    "New location of this file; replaces config.data.document_lengths.",
+  )
   step = flags.DEFINE_string("step", "latest", choosing.HELP)
 
   cache = define_cache()
@@ -175,6 +180,7 @@ def main(argv: list[str] | None = None) -> None:
       split.value,
       carry_state.value,
       data_path.value,
+      document_lengths.value,
       step.value,
     )
     print(describe(record), flush=True)  # A full disk cannot lose it.

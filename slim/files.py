@@ -102,6 +102,20 @@ def check_folder(name: str, folder: str) -> None:
       os.makedirs(os.path.join(probe, *missing), exist_ok=True)
 
 
+def first_line(error: BaseException, max_length: int | None = None) -> str:
+  """Shortens the message of an error to one line.
+
+  Args:
+    error: The error, which may come from a library.
+    max_length: Characters that are kept; None: all of the line.
+
+  Returns:
+    The first line of the message, or the type if it is empty.
+  """
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  return (lines[0] if lines else type(error).__name__)[:max_length]
+
+
 @contextlib.contextmanager
 def writing(path: str, name: str | None = None) -> Iterator[None]:
   """Turns an OSError into one line that names the path.

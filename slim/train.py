@@ -12,16 +12,14 @@ from collections.abc import Sequence
 
 import jax
 import ml_collections
-from absl import flags
 
 from slim import command_line
 from slim import config as config_lib
-from slim.config import setting_flags
 from slim.plan.fits import check_state_fits, check_steps_fit
 from slim.plan.resolve import resolve_gradient
 from slim.runs import checkpoints, metrics
 from slim.runs.best import Best
-from slim.runs.compilation_cache import define_cache, use_cache
+from slim.runs.compilation_cache import use_cache
 from slim.runs.config_json import write_config
 from slim.runs.fingerprints import fingerprint_data
 from slim.runs.interruptions import Interruptions
@@ -33,11 +31,8 @@ from slim.runs.provenance import describe_process
 from slim.runs.resuming import init_state, resume
 from slim.runs.stages import stage
 from slim.runs.start_log import log_start
-from slim.runs.workdir import (
-  check_workdir,
-  find_workdir,
-  lock_workdir,
-)
+from slim.runs.train_flags import define_flags
+from slim.runs.workdir import check_workdir, find_workdir, lock_workdir
 from slim.scale import processes
 from slim.training import build, devices, shapes
 from slim.training.compiled import compile_steps
@@ -97,12 +92,12 @@ def _train(config, workdir, allow_change, log_file, interruptions):
     data=str(fingerprints),
     versions=str(describe_process()["versions"]),
   )
-  changed = check_workdir(workdir, config, allow_change)
+  check_workdir(workdir, config, allow_change)
   abstract_state = shapes.abstract_state(experiment)
 
   saved = checkpoints.list_steps(workdir)
   check_state_fits(abstract_state)
-  restored = resume(config, workdir, abstract_state, fingerprints, changed)
+  restored = resume(config, workdir, abstract_state, fingerprints)
   if restored is None:
     state, stored = init_state(config, experiment, abstract_state), None
   else:
@@ -207,41 +202,25 @@ def main(argv: list[str] | None = None) -> None:
   Args:
     argv: The program and its arguments; None: those of this process.
   """
-  config = setting_flags.define_config()
-  workdir = flags.DEFINE_string("workdir", None, "Folder of the run.")
-  allow_change = flags.DEFINE_list(
-    "allow_change",
-    [],
-    "Settings that may change when a run is continued, as in "
-    "optimizer.learning_rate,train.num_steps.",
-  )
-  print_config = flags.DEFINE_bool(
-    "print_config", False, "Print all settings and end."
-  )
-  connection = flags.DEFINE_string(
-    "processes",
-    None,
-    "How this process finds those that it trains with: auto, under SLURM, Open "
-    "MPI or on Cloud TPUs; or HOST:PORT,N,I: where process 0 listens, how many "
-    "there are, and which this is. Default: it is alone.",
-  )
-  cache = define_cache()
+  found = define_flags()
 
   def train():
-    use_cache(cache.value)
-    if print_config.value:
-      config_lib.validate(config.value)
-      for name, value in config_lib.list_flags(config.value).items():
+    use_cache(found.compilation_cache.value)
+    if found.print_config.value:
+      config_lib.validate(found.config.value)
+      for name, value in config_lib.list_flags(found.config.value).items():
         print(f"--{name}={value}")
-    elif workdir.value is None:
+    elif found.workdir.value is None:
       raise ValueError("--workdir is missing: Folder of the run.")
     else:
-      train_and_evaluate(config.value, workdir.value, allow_change.value)
+      train_and_evaluate(
+        found.config.value, found.workdir.value, found.allow_change.value
+      )
 
   command_line.run(
     train,
     argv,
-    choose_device=lambda: processes.connect(connection.value),
+    choose_device=lambda: processes.connect(found.processes.value),
     end=processes.end,
   )
 

@@ -140,21 +140,27 @@ def test_a_checkpoint_is_evaluated_alone(run, tmp_path):
   assert list_files(alone) == before
 
 
-def test_a_carried_state_needs_a_text(tmp_path):
+def pretend_to_load(monkeypatch, configuration):
+  """Loads a run of these settings, whose data has changed since."""
+  experiment = build.create_experiment(configuration)
+  found = configuration, experiment, None, {"fingerprints": {"train": "other"}}
+  monkeypatch.setattr(evaluate, "load_run", lambda *_: found)
+
+
+def test_a_carried_state_needs_a_text(tmp_path, monkeypatch):
   """Fails if a state is carried between unrelated sequences."""
-  configuration = config.base()
-  write_config(str(tmp_path), configuration, "data")
+  pretend_to_load(monkeypatch, config.base())
   with pytest.raises(ValueError, match="needs a text, .*'copying'"):
     evaluate.evaluate_workdir(str(tmp_path), "validation", True)
 
 
-def test_a_corpus_can_carry_a_state(tmp_path):
+def test_a_corpus_can_carry_a_state(tmp_path, monkeypatch):
   """Fails if PTB and enwik8 can be scored in windows only."""
   (tmp_path / "text").write_bytes(bytes(4000))
   configuration = settings(tmp_path / "text")
   configuration.data.name = "enwik8"
-  write_config(str(tmp_path), configuration, "data")
-  with pytest.raises(ValueError, match="has no checkpoint yet"):
+  pretend_to_load(monkeypatch, configuration)
+  with pytest.raises(ValueError, match="is no longer what the run in"):
     evaluate.evaluate_workdir(str(tmp_path), "validation", True)
 
 
@@ -173,6 +179,8 @@ def test_command_line(run):
   assert "test loss " in done.output
   done = run_command(evaluate.main, *line, "--data_path=none")
   assert_refused(done, "config.data.path: cannot read 'none': No such")
+  done = run_command(evaluate.main, *line, "--document_lengths=none")
+  assert_refused(done, "config.data.document_lengths: cannot read 'none'")
   done = run_command(evaluate.main, *line, "--data_path=gs://bucket/text")
   assert_refused(done, "--data_path must be a path on this machine")
 
@@ -198,15 +206,11 @@ def test_data_that_has_moved_can_be_named(run, tmp_path):
   path.write_bytes(np.random.default_rng(0).bytes(4000))
 
 
-def test_another_text_is_refused(run, tmp_path, monkeypatch):
+def test_another_text_is_refused(run, tmp_path):
   """Fails if bytes that were trained on are scored as held out."""
-  configuration, workdir, _ = run
   other = tmp_path / "other.txt"
   other.write_bytes(np.random.default_rng(1).bytes(4000))
-  changed = configuration.copy_and_resolve_references()
-  changed.data.path = str(other)
-  monkeypatch.setattr(evaluate, "read_config", lambda workdir: changed)
   with pytest.raises(
     ValueError, match="train split of .*other.txt is no longer what the run in"
   ):
-    evaluate.evaluate_workdir(workdir, "test", carry_state=False)
+    evaluate.evaluate_workdir(run[1], "test", False, str(other))

@@ -127,3 +127,18 @@ def test_the_script_trains(tmp_path):
   assert list(rows) == ["1", "2"]
   assert rows["1"][0] != rows["2"][0]
   assert all(len(numbers) == 4 for numbers in rows.values())
+
+
+def test_a_run_that_ended_by_patience_is_finished(tmp_path):
+  """Fails if a sweep never gets past a value that learns no more."""
+  early = load_script("sweep")._ended_early
+  line = [*SETTINGS, "--config.train.patience=2"]
+  line += ["--config.train.max_minutes=9", "--compilation_cache=none"]
+  for losses, reason in (
+    ([1.0, 2.0], "ended before its last step"),
+    ([1.0, 2.0, 3.0], None),
+  ):
+    records = [{"step": i, "eval/loss": x} for i, x in enumerate(losses)]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert early(line, tmp_path) == reason

@@ -34,8 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     certificate = certify_config(config.value, target())
     print(certificate)
     if path is not None:
-      with command_line.writing_output(path):
-        certificate.save(path)
+      certificate.save(path)
     if not certificate.ok:
       raise ValueError(certificate.describe_failure())
     print("passed: the chunked gradient is that of the whole sequence")

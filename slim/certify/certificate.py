@@ -96,7 +96,13 @@ class Certificate(NamedTuple):
     )
 
   def save(self, path: str) -> None:
-    """Writes all checks to a JSON file."""
-    checks = [check._asdict() | {"ok": check.ok} for check in self.checks]
+    """Writes all checks to a JSON file; values that are not finite are null."""
+    checks = [
+      check._asdict()
+      | {"ok": check.ok}
+      | ({} if math.isfinite(check.value) else {"value": None})
+      for check in self.checks
+    ]
     record = {"ok": self.ok, "checks": checks}
-    write_file(path, (json.dumps(record, indent=1) + "\n").encode())
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_file(path, text.encode(), "--output")

@@ -10,8 +10,10 @@ from slim.config.names import (
   check_names,
   differences,
   flatten,
+  list_data_paths,
   list_flags,
   unknown_setting,
+  with_data_paths,
   without_data_paths,
 )
 from slim.config.validation import depends_on_num_steps, validate
@@ -22,10 +24,12 @@ __all__ = [
   "depends_on_num_steps",
   "differences",
   "flatten",
+  "list_data_paths",
   "list_declarations",
   "list_flags",
   "presets",
   "unknown_setting",
   "validate",
+  "with_data_paths",
   "without_data_paths",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from slim.config.names import check_names, unknown_setting
-from slim.files import local_path
+from slim.files import first_line, local_path
 from slim.settings import SettingError
 
 
@@ -57,12 +57,6 @@ def load_config(flag: str) -> ml_collections.ConfigDict:
     )
   check_names(config)
   return config.lock()
-
-
-def first_line(error: BaseException) -> str:
-  """Returns the first line of a message, or the type if it is empty."""
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  return lines[0] if lines else type(error).__name__
 
 
 def _check_arguments(get_config: Callable[..., Any], arguments: list[str]):

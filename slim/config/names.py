@@ -47,6 +47,34 @@ def list_flags(config: ml_collections.ConfigDict) -> dict[str, str]:
   return {f"config.{name}": text(flat[name]) for name in list_declarations()}
 
 
+def list_data_paths() -> list[str]:
+  """Lists the dotted names of the settings that say where data is."""
+  return [
+    name
+    for name, declaration in list_declarations().items()
+    if name.startswith("data.") and declaration.is_path
+  ]
+
+
+def with_data_paths(
+  config: ml_collections.ConfigDict, source: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+  """Copies settings, with the locations of the data of others.
+
+  Args:
+    config: Settings.
+    source: Other settings, whose data is the same in another place.
+
+  Returns:
+    A copy.
+  """
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    for name in list_data_paths():
+      config.data[name.removeprefix("data.")] = flatten(source)[name]
+  return config
+
+
 def without_data_paths(config: ml_collections.ConfigDict) -> str:
   """Writes the settings that are the same on all machines, one on a line.
 
@@ -56,12 +84,11 @@ def without_data_paths(config: ml_collections.ConfigDict) -> str:
   Returns:
     Lines of NAME=VALUE, without the location of the data.
   """
-  declarations = list_declarations()
+  paths = list_data_paths()
   return "\n".join(
     f"{name}={value}"
     for name, value in list_flags(config).items()
-    if not name.startswith("config.data.")
-    or not declarations[name.removeprefix("config.")].is_path
+    if name.removeprefix("config.") not in paths
   )
 
 

@@ -53,7 +53,8 @@ def find_documents(
     The documents, or None without either: the text is one.
 
   Raises:
-    SettingError: If both are given, or one does not fit the text.
+    SettingError: If both are given, one does not fit the text, or no document
+      has two tokens.
   """
   if separator is not None and lengths is not None:
     raise SettingError(
@@ -61,8 +62,18 @@ def find_documents(
       f"must be None with pack_documents={separator}, got {str(lengths)!r}",
     )
   if separator is not None:
-    return separated_documents(text, separator)
-  return None if lengths is None else documents_of_lengths(text, lengths)
+    name, documents = "pack_documents", separated_documents(text, separator)
+  elif lengths is not None:
+    name, documents = "document_lengths", documents_of_lengths(text, lengths)
+  else:
+    return None
+  if documents.starts.size == text.data.size:
+    raise SettingError(
+      name,
+      "must make documents of two tokens or more, as the first token of each "
+      f"is no target: in split {text.split} all have one",
+    )
+  return documents
 
 
 def separated_documents(text: TextSplit, separator: int) -> Documents:

@@ -96,7 +96,8 @@ class Text:
   @functools.cached_property
   def fingerprint(self) -> str:
     """The sha256 of `description`, the bytes of the split and its documents."""
-    digest = hashlib.sha256(self.description.encode())
+    description = self.description.encode(errors="surrogateescape")
+    digest = hashlib.sha256(description)
     digest.update(self._data.data)
     if self._documents is not None:
       digest.update(self._documents.starts.data)

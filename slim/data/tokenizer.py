@@ -55,9 +55,15 @@ class Tokenizer:
       )
 
   def encode(self, text: bytes) -> np.ndarray:
-    """Returns the tokens of a text in UTF-8."""
+    """Returns the tokens of a text in UTF-8; raises ValueError for others."""
+    try:
+      decoded = text.decode()
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f"must be a text in UTF-8, its byte {error.start} is not: convert it"
+      ) from error
     found = self._tokenizer.encode(
-      text.decode(errors="replace"),
+      decoded,
       add_special_tokens=False,  # A prompt must not end with its last token.
     )
     return np.array(found.ids, np.int32)

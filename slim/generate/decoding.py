@@ -131,6 +131,8 @@ def stream(
       "prompt must be integers [B, P] with one token or more, got "
       f"{prompt.dtype}{list(prompt.shape)}"
     )
+  if prompt.min() < 0:
+    raise ValueError(f"prompt must not be negative, got {prompt.min()}")
   check_positive_int("length", length)
   check_positive_int("chunk_size", chunk_size)
   check_positive_int("block_size", block_size)

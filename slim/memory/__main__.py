@@ -19,7 +19,7 @@ from slim import command_line
 from slim import config as config_lib
 from slim.config import setting_flags
 from slim.config.byte_sizes import format_size
-from slim.files import local_path, writing
+from slim.files import local_path
 from slim.memory.rendering import (
   check_output,
   describe_peak,
@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
       print(sent + about_target, end="", flush=True)
       timelines[f"activations of {method}"] = timeline
     if path is not None:
-      with writing(path, "--output"), _name_flag():
+      with _name_flag():
         plot_timelines(timelines, path)
 
   def choose_device() -> None:

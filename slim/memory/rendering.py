@@ -1,12 +1,13 @@
 """Show reports and timelines as lines of text and as figures."""
 
 import collections
+import io
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from slim.files import check_new_file
+from slim.files import check_new_file, write_file
 from slim.memory.report import MemoryReport
 from slim.memory.timeline import MemoryTimeline
 
@@ -147,4 +148,7 @@ def _new_figure(width: float, height: float) -> Any:
 def _save(figure: Any, output: str) -> None:
   """Writes a figure to a new file."""
   check_output(output)
-  figure.savefig(output, bbox_inches="tight")
+  kind = pathlib.Path(output).suffix.removeprefix(".")
+  data = io.BytesIO()
+  figure.savefig(data, format=kind, bbox_inches="tight")
+  write_file(output, data.getvalue(), "output")

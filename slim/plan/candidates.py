@@ -118,8 +118,10 @@ def list_candidates(
     undone = KeptLeaves.of(model.kept, state).others(state)
     if inexact_leaves(undone):  # Not the position alone.
       policies.insert(0, "rewind")
-  elif model.state_kind == "growing" and model.start_state is None:
-    policies = ["rewind"]  # Others would store its cache once a chunk.
+  elif model.state_kind == "growing":
+    of_device = build.model_of_device(config, model, planned.experiment.mesh)
+    if of_device.start_state is None:  # Devices do not share its tokens.
+      policies = ["rewind"]  # Others would store its cache once a chunk.
 
   @functools.cache
   def products(chunk_size: int) -> list[MatrixProduct]:

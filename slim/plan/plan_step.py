@@ -71,6 +71,7 @@ def plan(
 
   Cost: one compilation per candidate that is too large, and one for the choice.
   """
+  size = parse_budget("budget", budget, target)
   Chunks.of(xs, 1, axis)  # Raises if xs has no tokens.
   params, state, xs, others = jax.eval_shape(
     lambda *shapes: shapes, params, state, xs, others
@@ -149,5 +150,4 @@ def plan(
     "gradients": tree_bytes(inexact_leaves(params)),
     "others": tree_bytes(others),
   }
-  size = parse_budget("budget", budget, target)
   return search(candidates, size, resident_bytes, compile_gradient, target)

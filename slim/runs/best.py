@@ -12,6 +12,7 @@ class Best:
   Attributes:
     step: The step of the best evaluation; None before the first.
     since: Evaluations after it.
+    last_step: The step of the last evaluation; None before the first.
   """
 
   def __init__(self, metric: str, records: Iterable[dict[str, Any]] = ()):
@@ -23,6 +24,7 @@ class Best:
     """
     self.step: int | None = None
     self.since = 0
+    self.last_step: int | None = None
     self._metric = metric
     self._value = 0.0
     for record in records:
@@ -51,6 +53,7 @@ class Best:
       )
     if not METRICS[self._metric]:
       value = -value
+    self.last_step = step
     better = self.step is None or value > self._value
     if better:
       self.step, self._value, self.since = step, value, 0

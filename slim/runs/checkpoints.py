@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from slim.files import list_tree, sync, write_file
+from slim.files import first_line, list_tree, sync, write_file
 from slim.runs.checksums import write_checksums
 from slim.scale import processes
 from slim.types import TrainState
@@ -158,7 +158,7 @@ class Checkpointer:
       if number:
         reason = os.strerror(int(number[1]))
       else:
-        reason = getattr(error, "strerror", None) or _first_line(error)
+        reason = getattr(error, "strerror", None) or first_line(error, 200)
       raise ValueError(
         f"cannot save a checkpoint in {self._folder}: {reason}: free space "
         "there, and the same command continues from the checkpoint before"
@@ -232,11 +232,6 @@ def set_aside_after(workdir: str, last_step: int) -> None:
         if not os.path.exists(path := os.path.join(damaged, f"{step}.{i}"))
       )
       shutil.move(os.path.join(checkpoints_folder(workdir), str(step)), free)
-
-
-def _first_line(error: BaseException) -> str:
-  """Returns the first line of a message, or part of a long one."""
-  return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def checkpoints_folder(workdir: str) -> str:

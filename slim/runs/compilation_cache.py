@@ -15,6 +15,7 @@ from slim.files import check_folder, local_path
 
 _LOG = logging.getLogger("slim.runs.compilation_cache")
 _NAME = "jax_compilation_cache_dir"
+flags.disclaim_key_flags()  # `--help` lists it as the command's own.
 # How JAX warns that a program cannot be kept, or is damaged.
 _WARNING = re.compile(
   "Error (?:reading|writing) persistent compilation cache entry for '(.*?)': "
@@ -22,12 +23,15 @@ _WARNING = re.compile(
 )
 
 
-def define_cache() -> flags.FlagHolder[str | None]:
+def define_cache(
+  flag_values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder[str | None]:
   """Defines `--compilation_cache`; pass its value to `use_cache`."""
   return flags.DEFINE_string(
     "compilation_cache",
     default_folder(),
     "Folder in which compiled programs are kept; none: they are not.",
+    flag_values=flag_values,
   )
 
 

@@ -90,7 +90,25 @@ def read_config(
   path = _path(workdir)
   if is_checkpoint(workdir):
     path = os.path.join(workdir, RECORD)
-  record = _read(path, name)
+  return parse_config(_read(path, name), path, name)
+
+
+def parse_config(
+  record: dict[str, Any], path: str, name: str = "--workdir"
+) -> ml_collections.ConfigDict:
+  """Reads the settings in the record of a run or of a checkpoint.
+
+  Args:
+    record: What `write_config` returned.
+    path: Its file, for errors.
+    name: The flag or setting that names the run, for errors.
+
+  Returns:
+    All settings. A setting that is newer than the run has its default.
+
+  Raises:
+    ValueError: If they are damaged or invalid.
+  """
   config = config_lib.base()
   try:
     config.update(record["config"])

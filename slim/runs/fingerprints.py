@@ -51,10 +51,12 @@ def check_data(
   Raises:
     ValueError: It names the split.
   """
+  data = config.data.path or config.data.name
+  if config.data.document_lengths is not None:
+    data += f" with config.data.document_lengths={config.data.document_lengths}"
   for split, fingerprint in before.items():
     if now[split] != fingerprint:
       raise ValueError(
-        f"config.data.path: the {split} split of "
-        f"{config.data.path or config.data.name} is no longer what the run in "
-        f"{workdir} used: restore the file, or {advice}"
+        f"config.data.path: the {split} split of {data} is no longer what the "
+        f"run in {workdir} used: restore the file, or {advice}"
       )

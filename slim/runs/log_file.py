@@ -5,6 +5,8 @@ from typing import IO
 
 from slim.files import open_to_append, writing
 
+_ESCAPE = "backslashreplace"  # Names of files need not be UTF-8.
+
 
 class LogFile(logging.Handler):
   """Keeps the log of slim until it is known where it belongs.
@@ -30,7 +32,7 @@ class LogFile(logging.Handler):
     """
     self._file = open_to_append(path)
     with writing(path):
-      self._file.write("".join(self._lines).encode())
+      self._file.write("".join(self._lines).encode(errors=_ESCAPE))
       self._file.flush()
 
   def emit(self, record: logging.LogRecord) -> None:
@@ -40,7 +42,7 @@ class LogFile(logging.Handler):
       self._lines.append(line)
       return
     try:
-      self._file.write(line.encode())
+      self._file.write(line.encode(errors=_ESCAPE))
       self._file.flush()
     except OSError:
       self.handleError(record)

@@ -72,7 +72,7 @@ class Loop:
     train = self.config.train
     start = int(state.step)
     self.interruptions.start_steps()
-    if self.evaluates_first:
+    if self.evaluates_first and self.best.last_step != start:
       self._evaluate(state, start)
     for step in range(start, train.num_steps):
       state = self._update(state, step)

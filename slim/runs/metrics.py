@@ -177,6 +177,8 @@ def read_run(
 def append_record(path: str, record: dict[str, Any]) -> None:
   """Appends a record to a file of JSON lines, and waits for the disk.
 
+  An incomplete last line, which a full disk has left, is dropped.
+
   Args:
     path: The file; it is created if needed.
     record: Anything that JSON can hold; numbers are finite.
@@ -185,6 +187,10 @@ def append_record(path: str, record: dict[str, Any]) -> None:
     ValueError: If it cannot be written.
   """
   with writing(path), open_to_append(path) as file:
+    with open(path, "rb") as written:
+      lines = written.read()
+    if not lines.endswith(b"\n"):
+      file.truncate(lines.rfind(b"\n") + 1)
     file.write(_to_line(record))
     file.flush()
     os.fsync(file.fileno())

@@ -165,7 +165,7 @@ class Progress:
     """What every record has."""
     # A skipped update leaves the schedule where it was. On the host, as a
     # device would compute it after the step that it is at.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.default_device(_host()):
       rate = float(self._learning_rate(max(0, step - 1 - self._skips.count)))
     status = {
       "train/learning_rate": rate,
@@ -234,3 +234,11 @@ class Progress:
         count = -(-self._num_steps // every) - step // every
         left += count * sum(found) / len(found)
     return left
+
+
+def _host():
+  """Returns the CPU as a device; None if JAX_PLATFORMS=cuda excludes it."""
+  try:
+    return jax.local_devices(backend="cpu")[0]
+  except RuntimeError:
+    return None

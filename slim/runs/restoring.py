@@ -29,23 +29,18 @@ from slim.types import TrainState
 _LOG = logging.getLogger("slim.runs.restoring")
 
 
-def restore_run(
-  workdir: str,
-  abstract_state: TrainState,
-  *,
-  step: int | None = None,
-  name: str = "--workdir",
-) -> tuple[TrainState, dict[str, Any]]:
-  """Restores a checkpoint of a run that has one.
+def find_checkpoint(
+  workdir: str, *, step: int | None = None, name: str = "--workdir"
+) -> str:
+  """Finds a checkpoint of a run that has one, and verifies its bytes.
 
   Args:
     workdir: The folder of the run, or of one checkpoint alone.
-    abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
     step: Its step; None: the newest that is readable.
     name: The flag or setting that names the folder, for errors.
 
   Returns:
-    The state and the record.
+    The folder of the checkpoint.
 
   Raises:
     ValueError: If there is no checkpoint, or none can be read.
@@ -60,13 +55,13 @@ def restore_run(
       raise ValueError(
         f"{name}: {folder} is a damaged checkpoint: {error}: choose another"
       ) from error
-    return _restore(folder, abstract_state)
-  restored = restore_newest(workdir, abstract_state)
-  if restored is None:
+    return folder
+  newest = _find_newest(workdir)
+  if newest is None:
     raise ValueError(
       f"{name} {workdir} has no checkpoint yet: train first, or longer"
     )
-  return restored
+  return newest
 
 
 def restore_newest(
@@ -86,16 +81,21 @@ def restore_newest(
     ValueError: If there are checkpoints but none is readable, or the newest
       readable one has other parameters.
   """
+  newest = _find_newest(workdir)
+  return None if newest is None else restore(newest, abstract_state)
+
+
+def _find_newest(workdir):
+  """Returns the folder of the newest readable checkpoint of a run, or None."""
   # One process decides, or they might restore different steps.
-  newest = _find_newest(workdir) if processes.is_first() else None
+  newest = _newest_step(workdir) if processes.is_first() else None
   step = processes.choose_first(-1 if newest is None else newest)
   if step < 0:
     return None
-  folder = os.path.join(checkpoints_folder(workdir), str(step))
-  return _restore(folder, abstract_state)
+  return os.path.join(checkpoints_folder(workdir), str(step))
 
 
-def _find_newest(workdir: str) -> int | None:
+def _newest_step(workdir):
   """Returns the step of the newest readable checkpoint of a run, or None."""
   steps = list_steps(workdir)[::-1]
   for step in steps:
@@ -112,7 +112,7 @@ def _find_newest(workdir: str) -> int | None:
       continue
     return step
   if steps != list_steps(workdir)[::-1]:  # A run has saved meanwhile.
-    return _find_newest(workdir)
+    return _newest_step(workdir)
   if steps:
     raise ValueError(
       f"no readable checkpoint in {checkpoints_folder(workdir)}: all of the "
@@ -121,10 +121,21 @@ def _find_newest(workdir: str) -> int | None:
   return None
 
 
-def _restore(
+def restore(
   folder: str, abstract_state: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
-  """Restores a checkpoint whose bytes are verified."""
+  """Restores a checkpoint.
+
+  Args:
+    folder: Its folder, from `find_checkpoint`.
+    abstract_state: The shapes and dtypes to expect, from `jax.eval_shape`.
+
+  Returns:
+    The state and the record.
+
+  Raises:
+    ValueError: If it has other parameters.
+  """
   folder = os.path.abspath(folder)  # As Orbax needs.
   arrays = os.path.join(folder, ARRAYS)
   shapes = read_shapes(arrays)

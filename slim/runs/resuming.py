@@ -1,17 +1,21 @@
 """Where a run starts or goes on, with what data, and what has changed."""
 
 import logging
-from collections.abc import Sequence
+import os
 from typing import Any
 
 import jax
 import ml_collections
 
-from slim.runs.config_json import read_config
+from slim import config as config_lib
+from slim.runs.checkpoints import RECORD
+from slim.runs.config_json import parse_config, read_config
 from slim.runs.fingerprints import check_data, fingerprint_data
+from slim.runs.metrics import read_records
 from slim.runs.provenance import describe_process, list_changes
 from slim.runs.restoring import restore_newest
 from slim.runs.weights import load_initial_params
+from slim.runs.workdir import changed_settings
 from slim.training import build, devices, steps
 from slim.types import TrainState
 
@@ -63,34 +67,38 @@ def resume(
   workdir: str,
   abstract_state: TrainState,
   fingerprints: dict[str, str],
-  changed: Sequence[str],
 ) -> tuple[TrainState, dict[str, Any]] | None:
   """Restores what a run needs to go on, and logs what has changed.
+
+  A run may have stopped after a change of its settings and before a checkpoint
+  with them, so this compares with the settings of the checkpoint.
 
   Args:
     config: All settings.
     workdir: The folder of the run, which need not exist.
     abstract_state: The shapes and dtypes to expect.
     fingerprints: Those of the data, as it is now.
-    changed: Names of settings that differ from those of the run and may.
 
   Returns:
     The state, and what `Progress.to_record` returned; None if nothing has been
     saved yet.
 
   Raises:
-    ValueError: If no checkpoint can be read, or the data is another one.
+    ValueError: If no checkpoint can be read, all have been removed, or the data
+      is another one.
   """
   restored = restore_newest(workdir, abstract_state)
   if restored is None:
+    _check_checkpoints_remain(workdir)
     return None
   state, record = restored
+  before = parse_config(record, RECORD)
+  changed = changed_settings(before, config)
   if not any(name.startswith("data.") for name in changed):
     if changed:  # A fingerprint depends on the seed, for instance.
-      settings = read_config(workdir)
-      with settings.unlocked():
-        settings.data.path = config.data.path
-      fingerprints = fingerprint_data(settings)
+      fingerprints = fingerprint_data(
+        config_lib.with_data_paths(before, config)
+      )
     check_data(
       config,
       workdir,
@@ -107,3 +115,17 @@ def resume(
       f"; changed since then: {', '.join(changes)}" if changes else "",
     )
   return state, record["progress"]
+
+
+def _check_checkpoints_remain(workdir):
+  """Raises if a run without checkpoints must have had some."""
+  path = os.path.join(workdir, "metrics.jsonl")
+  records = read_records(path) if os.path.exists(path) else []
+  last = max((record["step"] for record in records), default=0)
+  # The first checkpoint is on the disk before the second one is begun.
+  if last and last > 2 * read_config(workdir).train.checkpoint_every:
+    raise ValueError(
+      f"--workdir {workdir} has metrics up to step {last} and no checkpoint: "
+      "restore its checkpoints, choose another --workdir, or remove "
+      "metrics.jsonl to train again"
+    )

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
+from slim import config as config_lib
 from slim.files import local_path
 from slim.runs.choosing import choose_step
 from slim.runs.config_json import read_config
-from slim.runs.restoring import restore_run
+from slim.runs.restoring import find_checkpoint, restore
 from slim.training import build
 from slim.types import TrainState
 
@@ -17,7 +18,7 @@ class Trained(NamedTuple):
   """A run, or a checkpoint of it.
 
   Attributes:
-    config: All settings.
+    config: All settings, with the newest location of the data.
     experiment: What they describe.
     state: The restored state.
     record: What the checkpoint says about the run.
@@ -46,13 +47,13 @@ def load_run(
     ValueError: If there is no checkpoint, or none can be read.
   """
   workdir = local_path(name, workdir)
-  config = read_config(workdir, name)
+  newest = read_config(workdir, name)
+  folder = find_checkpoint(
+    workdir, step=choose_step(workdir, newest, step), name=name
+  )
+  # Settings may have changed since then.
+  config = config_lib.with_data_paths(read_config(folder, name), newest)
   experiment = build.create_experiment(config)
   abstract_state = jax.eval_shape(lambda: build.init(experiment))
-  state, record = restore_run(
-    workdir,
-    abstract_state,
-    step=choose_step(workdir, config, step),
-    name=name,
-  )
+  state, record = restore(folder, abstract_state)
   return Trained(config, experiment, state, record)

@@ -16,8 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from slim import config as config_lib
-from slim.config.config_file import first_line
-from slim.files import check_new_file, local_path, write_file
+from slim.files import check_new_file, first_line, local_path, write_file
 from slim.models import count_stacks, stacking
 from slim.runs.trained import load_run
 from slim.types import LanguageModel, Params
@@ -131,6 +130,8 @@ def load_initial_params(
   must_agree = ["data.vocab_size"]
   if config.model.feature_map == "favor":
     must_agree.append("seed")  # It determines the random features.
+  if config.model.positions in ("learned", "axial"):
+    must_agree.append("data.sequence_length")  # Each position has parameters.
   for name in config_lib.differences(stored, config, ignored=_MAY_DIFFER):
     if name.startswith("model.") or name in must_agree:
       raise ValueError(

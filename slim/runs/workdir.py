@@ -19,11 +19,9 @@ from slim.runs.config_json import is_run, read_config
 
 _LOG = logging.getLogger("slim.runs.workdir")
 
-# Settings that may differ when a run is continued. `data.path` may, because the
-# fingerprint in the checkpoint ensures that the bytes are the same.
+# Settings that may differ when a run is continued. So may the paths of data:
+# fingerprints in the checkpoint ensure that the bytes are the same.
 _MAY_DIFFER = (
-  "data.path",
-  "data.tokenizer",
   "mesh",
   "model.stack_layers",
   "profile.steps",
@@ -62,7 +60,7 @@ def check_workdir(
   workdir: str,
   config: ml_collections.ConfigDict,
   allow_change: Sequence[str] = (),
-) -> list[str]:
+) -> None:
   """Raises if a folder belongs to something else; writes nothing.
 
   Args:
@@ -70,9 +68,6 @@ def check_workdir(
     config: The settings of the run that will use it.
     allow_change: Names of settings that may differ from those of the run in the
       folder, though its numbers depend on them.
-
-  Returns:
-    Those of them that differ.
 
   Raises:
     ValueError: If the folder holds a run with other settings, results of an
@@ -98,10 +93,10 @@ def check_workdir(
           f"--workdir {workdir} has {name} but no config.json, so its run is "
           "unknown: choose another --workdir"
         )
-    return []
+    return
   stored = read_config(workdir)
   old, new = config_lib.flatten(stored), config_lib.flatten(config)
-  found = config_lib.differences(stored, config, ignored=_may_differ(config))
+  found = changed_settings(stored, config)
   refused = [name for name in found if name not in allow_change]
   if refused:
     listed = ", ".join(
@@ -113,7 +108,24 @@ def check_workdir(
       "choose another --workdir, or the same settings to continue that run, or "
       f"--allow_change={','.join(refused)}"
     )
-  return found
+
+
+def changed_settings(
+  before: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+) -> list[str]:
+  """Lists the settings of a run that have changed and decide its numbers.
+
+  Args:
+    before: The settings that it had.
+    config: Those with which it is continued.
+
+  Returns:
+    The dotted names of the settings.
+  """
+  ignored = (*_MAY_DIFFER, *config_lib.list_data_paths())
+  if not config_lib.depends_on_num_steps(config):
+    ignored = (*ignored, "train.num_steps")
+  return config_lib.differences(before, config, ignored=ignored)
 
 
 @contextlib.contextmanager
@@ -152,10 +164,3 @@ def lock_workdir(workdir: str) -> Iterator[None]:
         error.strerror,
       )
     yield
-
-
-def _may_differ(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """Returns the settings that may differ when this run is continued."""
-  if config_lib.depends_on_num_steps(config):
-    return _MAY_DIFFER
-  return (*_MAY_DIFFER, "train.num_steps")

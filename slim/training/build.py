@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from slim import data, models, scale
 from slim.kernels.support.random_bits import split
-from slim.settings import prefix_setting_errors
+from slim.settings import SettingError, prefix_setting_errors
 from slim.training import steps
 from slim.training.gradients import make_value_and_grad
 from slim.training.optimizers import (
@@ -130,6 +130,12 @@ def make_gradient_steps(
   Raises:
     SettingError: If the settings of the gradient do not fit the model.
   """
+  if config.gradient.memory_budget is not None:
+    raise SettingError(
+      "config.gradient.memory_budget",
+      "must be None here, as slim.train alone chooses a gradient by it: pass "
+      f"what slim.plan advises, got {config.gradient.memory_budget!r}",
+    )
   _, training_key, _ = _keys(config)
   of_device = model_of_device(config, model, mesh)
   gradient_steps: dict[str, GradientStep] = {}
@@ -224,14 +230,7 @@ def method_at(config: ml_collections.ConfigDict, step: int) -> str:
 
 
 def evaluation_chunk(config: ml_collections.ConfigDict) -> int:
-  """Returns the chunk size of evaluation, which needs no more memory.
-
-  Args:
-    config: All settings.
-
-  Returns:
-    C if training computes every gradient in chunks, T otherwise.
-  """
+  """Returns C of evaluation: that of training if it always has one, else T."""
   if config.gradient.method == "slim":
     return min(config.gradient.chunk_size, config.data.sequence_length)
   return config.data.sequence_length

@@ -1,6 +1,7 @@
 """Certificates of the models of configs, and the command line."""
 
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -127,17 +128,22 @@ def test_command_line(one_size, tmp_path):
 def test_failure_is_one_line(monkeypatch, tmp_path):
   """Fails if a wrong gradient exits with 0, or leaves no file."""
   failed = Check("outs", "", "float64", 4, 0.5, 1e-9, "a cause")
+  worse = failed._replace(value=math.inf)
   monkeypatch.setattr(
-    "slim.certify.__main__.certify_config", lambda *_: Certificate((failed,))
+    "slim.certify.__main__.certify_config",
+    lambda *_: Certificate((failed, worse)),
   )
   output = tmp_path / "certificate.json"
   done = run(f"--output={output}")
   assert done.code == 1
   assert "FAILED" in done.output
   assert done.errors == (
-    "error: outs in float64, C = 4 is 0.5, must be at most 1e-09: a cause\n"
+    "error: outs in float64, C = 4 is 0.5, must be at most 1e-09: a cause "
+    "(1 more checks failed)\n"
   )
-  assert not json.loads(output.read_text())["ok"]
+  found = json.loads(output.read_text())
+  assert not found["ok"] and "Infinity" not in output.read_text()
+  assert [check["value"] for check in found["checks"]] == [0.5, None]
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def test_fingerprints_know_documents(folder):
     ({"document_lengths": "empty.npy"}, "has 0 with a sum of 0"),
     ({"document_lengths": "none.npy"}, "document_lengths: cannot read"),
     ({"document_lengths": "text"}, "document_lengths: cannot read"),
+    ({"document_lengths": "ones.npy"}, "must make documents of two tokens or"),
     (
       {"name": "copying", "path": None, "pack_documents": 1},
       "pack_documents must be None for 'copying', which is no text",
@@ -131,6 +132,7 @@ def test_fingerprints_know_documents(folder):
 def test_documents_that_do_not_fit_are_refused(folder, settings, message):
   """Fails if a wrong file or separator packs something else."""
   np.save(folder / "short.npy", [3, 4])
+  np.save(folder / "ones.npy", np.ones(len(TEXT), int))
   np.save(folder / "empty.npy", np.zeros(0, int))
   thirds = np.array_split(np.frombuffer(TEXT, np.uint8), 3)
   np.savez(folder / "thirds.npz", **dict(zip(SPLITS, thirds, strict=True)))

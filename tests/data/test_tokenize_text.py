@@ -28,9 +28,12 @@ def test_a_text_becomes_the_tokens_of_its_tokenizer(tmp_path, monkeypatch):
   assert tokens.dtype == np.uint16
   assert_refused(run_command(script.main, *line), "--output must be a new file")
   line[2] += ".npy"
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "latin").write_bytes(b"a text of 24 bytes, is it\nca\xe9\n")
   for flag, message in (
     ("--input=none", "--input: cannot read none: No such file"),
     ("--tokenizer=none", "--tokenizer: cannot read 'none'"),
+    ("--input=latin", "from byte 26, must be a text in UTF-8, its byte 2 is"),
   ):
     name = flag.partition("=")[0]
     changed = [x for x in line if not x.startswith(name)] + [flag]

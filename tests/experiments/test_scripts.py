@@ -107,6 +107,16 @@ def test_probabilities_attention_is_attention(x64, beside):
   assert_gradients_close(found, right, 1e-12)
 
 
+def test_models_of_the_reformer_paper_fit_slim(beside):
+  """Fails if an attention of an experiment lacks an argument of a layer."""
+  import reformer_models
+
+  sizes = reformer_models.QUICK_SIZES | {"layers": 1, "mlp_width": 8}
+  for name in reformer_models.MODELS:
+    model, _ = reformer_models.make_gradient(name, sizes)
+    jax.eval_shape(model.init, jax.random.key(0))
+
+
 def test_medians_belong_to_their_programs(beside):
   """Fails if a table gives one program the time of another."""
   from measurements import median_seconds

@@ -122,6 +122,7 @@ def test_other_lengths_compile_nothing(x64, name):
     ({"prompt": np.zeros((1, 0), int)}, r"one token or more, got int64\[1, 0"),
     ({"prompt": np.zeros(3, int)}, r"must be integers \[B, P\]"),
     ({"prompt": np.zeros((1, 3))}, r"got float64\[1, 3\]"),
+    ({"prompt": np.array([[1, -1]])}, "prompt must not be negative, got -1"),
     ({"length": 0}, "length must be a positive integer, got 0"),
     ({"length": 68}, "length must be at most 67, .* 70 tokens and .* has 3"),
     ({"chunk_size": 0}, "chunk_size must be"),

@@ -45,11 +45,11 @@ def runs(tmp_path_factory, compilation_cache):
   for name, settings in RUNS.items():
     config = make_config(**SIZES | settings)
     folder = str(tmp_path_factory.mktemp(name))
-    write_config(folder, config, "data")
+    record = write_config(folder, config, "data")
     experiment = build.create_experiment(config)
     state = jax.jit(lambda e=experiment: build.init(e))()
     checkpointer = Checkpointer(folder, 1)
-    checkpointer.save(state._replace(step=jnp.int32(3)), {})
+    checkpointer.save(state._replace(step=jnp.int32(3)), record)
     checkpointer.close()
     found[name] = folder, experiment.model, state.params
   return found

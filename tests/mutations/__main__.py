@@ -3,7 +3,7 @@
   python tests/mutations                  all of them, two at a time
   python tests/mutations lsh rewind       those with such words in them
 
-Each entry of `MUTATIONS`, in a file per package of slim/, names a file of slim/,
+Each entry of `MUTATIONS`, in a file per package of slim/, names a file there,
 what stands there, what is put in its place, and the tests that are to notice.
 Each runs in a copy of the repository, so that the working tree stays as it is.
 Before, the tests run once without a fault. The exit code is 1 if a fault

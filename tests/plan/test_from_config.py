@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from jax.sharding import AbstractMesh
 
 from slim import config as config_lib
 from slim.plan.candidates import (
@@ -64,6 +65,10 @@ def test_candidates_of_models(no_estimate):
     model__attention="softmax", gradient__method="full", model__norm="post"
   )
   assert names(list_estimates(attends)) == ["full", "remat", "slim, rewind"]
+  planned = create_planned_model(attends)
+  shared = planned.experiment._replace(mesh=AbstractMesh((2,), ("sequence",)))
+  found = list_candidates(planned._replace(experiment=shared))
+  assert names(found) == ["full", "remat"]
   reformer = make(
     model__attention="lsh",
     model__bucket_size=8,
@@ -225,3 +230,11 @@ def test_conflicting_settings_raise(settings, message):
   with pytest.raises(ValueError) as error:
     config_lib.validate(make(**settings))
   assert str(error.value).startswith(message)
+
+
+def test_a_budget_is_for_training_and_planning():
+  """Fails if `slim.memory` asks for a chunk size that excludes the budget."""
+  settings = make(gradient__chunk_size=None, gradient__memory_budget="2GiB")
+  model = build.create_model(settings)
+  with pytest.raises(ValueError, match="memory_budget must be None here, as"):
+    build.make_gradient_steps(settings, model)

@@ -23,7 +23,9 @@ def test_only_evaluations_count():
   assert best.step is None
   assert best.add(1, {"eval/loss": 2.0})
   assert not best.add(2, {"train/loss": 1.0})
-  assert (best.step, best.since) == (1, 0)
+  assert (best.step, best.since, best.last_step) == (1, 0, 1)
+  assert not best.add(3, {"eval/loss": 2.0})
+  assert (best.step, best.since, best.last_step) == (1, 1, 3)
 
 
 def test_a_damaged_value_is_named():

@@ -172,11 +172,12 @@ def test_a_checkpoint_can_be_opened_alone(tmp_path):
   save(str(tmp_path / "run"), 5)
   alone = tmp_path / "alone"
   shutil.copytree(tmp_path / "run" / "checkpoints" / "5", alone)
-  state, record = restoring.restore_run(str(alone), ABSTRACT)
+  found = restoring.find_checkpoint(str(alone))
+  state, record = restoring.restore(found, ABSTRACT)
   assert (state.step, record) == (5, {"window": [0.1, 5]})
   (alone / "run.json").write_text("{}")
   with pytest.raises(ValueError, match="damaged checkpoint: run.json is not"):
-    restoring.restore_run(str(alone), ABSTRACT)
+    restoring.find_checkpoint(str(alone))
 
 
 def test_a_full_disk_is_one_line(tmp_path):

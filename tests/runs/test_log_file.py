@@ -49,3 +49,14 @@ def test_a_refused_run_leaves_no_file(tmp_path):
   with LogFile():
     LOG.info("refused")
   assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_not_utf8_is_logged(tmp_path, monkeypatch):
+  """Fails if a file with such a name ends a run at its last line."""
+  monkeypatch.setattr(logging.getLogger("slim"), "propagate", False)
+  with LogFile() as log_file:
+    LOG.info("%s", b"caf\xe9".decode(errors="surrogateescape"))
+    log_file.open(str(tmp_path / "log.txt"))
+    LOG.info("%s", b"caf\xe9".decode(errors="surrogateescape"))
+  lines = (tmp_path / "log.txt").read_text().splitlines()
+  assert len(lines) == 2 and all(x.endswith(r"caf\udce9") for x in lines)

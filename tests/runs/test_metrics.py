@@ -168,3 +168,11 @@ def test_records_are_json(tmp_path):
   path.write_text('{"step": NaN}\n{"step": 2}\n')
   with pytest.raises(ValueError, match="line 1 is not a JSON record"):
     metrics.read_records(str(path))
+
+
+def test_a_half_written_record_is_dropped(tmp_path):
+  """Fails if a full disk damages the record after it, too."""
+  path = tmp_path / "file.jsonl"
+  path.write_text('{"step": 1}\n{"st')
+  metrics.append_record(str(path), {"step": 2})
+  assert metrics.read_records(str(path)) == [{"step": 1}, {"step": 2}]

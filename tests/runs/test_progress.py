@@ -60,6 +60,19 @@ def test_a_step_is_read_when_the_next_one_is_dispatched():
   assert records[0]["train/tokens"] == 2 * 8
 
 
+def test_a_report_needs_no_cpu_device(monkeypatch):
+  """Fails if a run with JAX_PLATFORMS=cuda ends at its first report."""
+
+  def local_devices(backend=None):
+    raise RuntimeError(f"Unknown backend {backend}")
+
+  monkeypatch.setattr(progress.jax, "local_devices", local_devices)
+  report, records = make(log_every=1)
+  add(report, 1, 2.0)
+  report.flush()
+  assert records[0]["train/learning_rate"] == 0
+
+
 def test_a_resumed_report_is_that_of_an_uninterrupted_run():
   """Fails if the first report after a resume covers fewer steps."""
   whole, whole_records = make(log_every=3)

@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import pathlib
+import shutil
 
 import chex
 import pytest
@@ -59,6 +60,23 @@ def test_a_change_is_allowed_and_said(tmp_path, half, caplog):
   assert [x["start"] for x in records["processes"]] == [0, 3]
   with pytest.raises(ValueError, match="--allow_change: config.x is no sett"):
     train.train_and_evaluate(changed, str(cut), ["x"])
+  # As if it had stopped before it could save: only config.json has the change.
+  shutil.rmtree(cut / "checkpoints" / "6")
+  record = evaluate.evaluate_workdir(str(cut), "validation", False)
+  assert record["step"] == 3
+  assert_same(train.train_and_evaluate(changed, str(cut)), state)
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_repeated(tmp_path, whole):
+  """Fails if the metrics of days are replaced by those of a new start."""
+  folder = whole.copy(tmp_path / "run")
+  shutil.rmtree(folder / "checkpoints")
+  path = folder / "metrics.jsonl"
+  path.write_text(path.read_text() + '{"step": 7}\n')
+  before = list_files(folder)
+  with pytest.raises(ValueError, match="up to step 7 and no checkpoint: rest"):
+    train.train_and_evaluate(make(train__num_steps=9), str(folder))
+  assert list_files(folder) == before
 
 
 def test_a_finished_run_is_left_alone(whole, caplog):

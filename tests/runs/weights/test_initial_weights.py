@@ -31,6 +31,14 @@ def test_a_run_starts_from_the_weights_of_the_file(path):
   chex.assert_trees_all_equal(found, make_params())
 
 
+def test_a_parameter_for_each_position_fixes_the_length(path):
+  """Fails if the advice for another length is another version of slim."""
+  with pytest.raises(ValueError, match="^config.data.sequence_length must be "):
+    load_initial(
+      path, make_params(), model__positions="axial", data__sequence_length=64
+    )
+
+
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
