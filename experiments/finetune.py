@@ -97,7 +97,8 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
     for key, how in methods.items()
   }
   workdir.mkdir(parents=True, exist_ok=True)
-  path = workdir / f"{name}-{pretrained.step}-{'-'.join(methods)}.jsonl"
+  run = pathlib.Path(run).resolve().name
+  path = workdir / f"{run}-{pretrained.step}-{'-'.join(methods)}.jsonl"
   done = list(read_records(str(path))) if path.exists() else []
   score = make_score(pretrained.model, config.gradient.chunk_size)
   before = jax.jit(score)

@@ -76,8 +76,7 @@ def measure(length: int) -> list[dict[str, Any]]:
     for key, run in compiled.items()
     if key[1] >= max(_CHUNK_SIZES)
   }
-  # One call a turn: at 16,384 tokens it takes half a minute.
-  seconds = median_seconds(calls, _ROUNDS.value, calls=1)
+  seconds = median_seconds(calls, _ROUNDS.value)
   full = jax.tree.map(np.asarray, calls["full", length]()[1])
   for row in rows:
     key = row["method"], row["chunk_size"]

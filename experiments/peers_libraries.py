@@ -173,8 +173,7 @@ def run(programs, slim, direction, folder):
     name: None if "note" in found[name] else ask
     for name, ask in programs.items()
   }
-  # The comparison was their first call.
-  seconds = median_seconds(timed, _ROUNDS.value, calls=1)
+  seconds = median_seconds(timed, _ROUNDS.value)
   return {name: x | {"seconds": seconds[name]} for name, x in found.items()}
 
 

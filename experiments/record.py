@@ -15,6 +15,7 @@ import jax
 from slim.runs.provenance import git_commit
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+COMMIT = git_commit()  # Of the code that runs; another may be there at the end.
 
 
 def save(
@@ -112,7 +113,7 @@ def origin() -> dict[str, Any]:
   """Returns command, commit, hardware and versions of this process."""
   return {
     "command": " ".join(["python", *_relative(sys.argv)]),
-    "commit": git_commit(),
+    "commit": COMMIT,
     "hardware": hardware(),
     "versions": {
       "python": platform.python_version(),

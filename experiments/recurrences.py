@@ -85,14 +85,14 @@ def make_kernels(length: int) -> dict[str, tuple[Any, list[jax.Array]]]:
 
   def ungated(q, k, v):
     sums = init_prefix_sums(1, _HEADS, _WIDTH, _WIDTH)
-    y, sums = chunked_linear_attention(q * q, k * k, v, sums)
+    y, sums = chunked_linear_attention(q, k, v, sums)
     return y, sums.kv
 
   def gated(q, k, v, decay, erase=None):
     return chunked_gated_linear_attention(q, k, v, decay, state, erase=erase)
 
   return {
-    "ungated": (ungated, [q, k, v]),
+    "ungated": (ungated, [q * q, k * k, v]),
     "head": (gated, [q, k, v, per_head]),
     "channel": (gated, [q, k, v, per_channel]),
     "GDN": (gated, [q, k, v, per_head, erase]),

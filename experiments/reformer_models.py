@@ -58,6 +58,8 @@ MODELS = {
   "SLiM": _SLIM,
   "SLiM × reversible": _SLIM | _REVERSIBLE,
 }
+# What a reversible model is compared with in time, and not in the figures.
+OTHERS = {"LSH Transformer, by head": {"attention": "lsh", "heads_at_once": 1}}
 # A mixer that slim does not have: softmax attention with this function.
 ATTENTIONS["probabilities"] = probabilities_attention
 MIXERS["probabilities"] = MixerKind(
@@ -122,8 +124,8 @@ _OPTIONS = COMPILER_OPTIONS | {"xla_backend_optimization_level": 0}
 def make_gradient(
   name: str, sizes: dict[str, int]
 ) -> tuple[LanguageModel, ValueAndGrad]:
-  """Creates a model of `MODELS`, and its gradient."""
-  settings = dict(MODELS[name])
+  """Creates a model of `MODELS` or `OTHERS`, and its gradient."""
+  settings = dict((MODELS | OTHERS)[name])
   method = {
     key: settings.pop(key)
     for key in ("method", "chunk_size", "policy")

@@ -15,6 +15,7 @@ writes the numbers and tables of README and docs, as --mode=write does.
   make reproduce-full ARGS='--enwik8=FILE --ptb=FOLDER --shakespeare=FILE'
 """
 
+import ast
 import pathlib
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import jax
 from absl import flags
 from arguments import define_data
 from claims import documents
+from claims.tables import commits_of
 from record import print_table
 
 from slim import command_line
@@ -36,14 +38,13 @@ _ENWIK8 = define_data("enwik8", "enwik8 or a part of it, for --mode=full.")
 _PTB = define_data("ptb", "Folder of PTB, for --mode=full.")
 _SHAKESPEARE = define_data("shakespeare", "Tiny Shakespeare, for --mode=full.")
 _FOLDER = pathlib.Path(__file__).parent
-# Of experiments/: what scripts measure with. The others write and draw.
-_MODULES = (
-  "baselines",
-  "configurations",
-  "measurements",
-  "mesh_gradients",
-  "reformer_models",
-  "training_runs",
+# Of experiments/: what writes and draws.
+_DRAWING = (
+  "arguments",
+  "figures",
+  "learning_curves_figure",
+  "record",
+  "reformer_figures",
 )
 _CURVES = "runs/learning_curves"
 
@@ -70,7 +71,7 @@ EXPERIMENTS = (
       (f"--configurations={name}", f"--repetitions={repetitions}"),
       f"step_time_{name}",
     )
-    for name, repetitions in (("II", 9), ("III", 7), ("IV", 5))
+    for name, repetitions in (("II", 9), ("III", 7), ("IV", 3))
   ),
   *(
     Experiment(
@@ -123,7 +124,7 @@ EXPERIMENTS = (
   Experiment("run_costs", ("--text={shakespeare}",)),
   Experiment("model_curves", ("--text={shakespeare}",)),
   Experiment("peers"),
-  Experiment("peers_libraries"),
+  Experiment("peers_libraries", ("--rounds=7",)),
   Experiment("softmax_memory"),
   Experiment("softmax_blocks", (), "softmax_blocks_cpu"),
   Experiment("targets"),
@@ -212,12 +213,32 @@ def run(script: str, arguments: tuple[str, ...]) -> int:
 def is_current(experiment: Experiment) -> bool:
   """Tells whether a result is of the code as it is now."""
   try:
-    commit = documents.read_result(experiment.name)["commit"]
-  except (FileNotFoundError, KeyError):
+    record = documents.read_result(experiment.name)
+  except FileNotFoundError:
     return False
-  modules = (f"experiments/{x}.py" for x in (experiment.script, *_MODULES))
-  command = ["git", "diff", "--quiet", str(commit), "--", "slim", "configs"]
-  return not subprocess.run([*command, *modules], cwd=documents.ROOT).returncode
+  paths = ["slim", "configs", *list_files(experiment.script)]
+  return all(
+    commit and not run_git("diff", "--quiet", commit, "--", *paths)
+    for commit in commits_of(record)
+  )
+
+
+def list_files(script: str) -> list[str]:
+  """Lists the files of experiments/ that a script measures with."""
+  found = [script]
+  for name in found:
+    tree = ast.parse((_FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+      if isinstance(node, ast.ImportFrom) and node.module not in found:
+        if (_FOLDER / f"{node.module}.py").exists():
+          found.append(node.module)
+  files = [f"experiments/{x}.py" for x in found if x not in _DRAWING]
+  return files + ["experiments/peers"] * ("peer_environments" in found)
+
+
+def run_git(*arguments: str) -> int:
+  """Runs git; returns its exit code."""
+  return subprocess.run(["git", *arguments], cwd=documents.ROOT).returncode
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 The models are those of `reformer_models`. Reversible layers recompute
 activations in one more forward pass, of F operations: for SLiM 4 F at most
-become 5 F, for the others 3 F become 4 F, and 5 F where the MLP is chunked,
-too. Programs run in turns in one process.
+become 5 F, for the others 3 F become 4 F, and 5 F where the MLP is chunked, as
+it is in the reversible models alone. Programs run in turns in one process.
 
   python experiments/reversible_time.py [--quick]
 """
@@ -28,7 +28,7 @@ PAIRS = (
   ("SLiM × reversible", "SLiM", (3, 12)),
   ("Chunked reversible, by blocks", "Transformer, by blocks", (3,)),
   ("Reformer, all heads at once", "LSH Transformer", (3,)),
-  ("Reformer", "LSH Transformer", (3,)),
+  ("Reformer", "LSH Transformer, by head", (3,)),
 )
 
 

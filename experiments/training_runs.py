@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from slim.runs.compilation_cache import default_folder, use_cache
 from slim.runs.config_json import read_processes
 from slim.runs.metrics import read_records
 from slim.train import train_and_evaluate
@@ -48,6 +49,7 @@ def train(
     The parameters, and the records of metrics.jsonl.
   """
   folder = pathlib.Path(folder)
+  use_cache(default_folder())  # Runs that differ in a seed share programs.
   params = train_and_evaluate(config, str(folder)).params
   return params, read_records(str(folder / "metrics.jsonl"))
 

@@ -60,6 +60,12 @@ def evaluate_workdir(
       "config.model.attention='linear', got a run with "
       f"{config.model.attention!r}"
     )
+  if carry_state and experiment.model.max_tokens is not None:
+    raise ValueError(
+      "--carry_state needs a model for any number of tokens, and config.model."
+      f"positions={config.model.positions!r} has positions for "
+      f"{experiment.model.max_tokens}: leave it out"
+    )
   moved = {"data_path": data_path, "document_lengths": document_lengths}
   for flag, path in moved.items():
     if path is not None:

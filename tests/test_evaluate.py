@@ -154,6 +154,15 @@ def test_a_carried_state_needs_a_text(tmp_path, monkeypatch):
     evaluate.evaluate_workdir(str(tmp_path), "validation", True)
 
 
+def test_learned_positions_end_with_a_window(monkeypatch):
+  """Fails if the loss is NaN from the second window on."""
+  configuration = config.base()
+  configuration.model.positions = "learned"
+  pretend_to_load(monkeypatch, configuration)
+  with pytest.raises(ValueError, match="positions='learned' has positions for"):
+    evaluate.evaluate_workdir("run", "validation", True)
+
+
 def test_a_corpus_can_carry_a_state(tmp_path, monkeypatch):
   """Fails if PTB and enwik8 can be scored in windows only."""
   (tmp_path / "text").write_bytes(bytes(4000))

@@ -78,7 +78,7 @@ def source(read: Read, *names: str) -> str:
     for record in records
   )
   dates = sorted(_unique(record["date"] for record in records))
-  commits = _unique(record.get("commit", "")[:10] for record in records)
+  commits = _unique(x for record in records for x in commits_of(record))
   packages = _unique(
     f"jax {x['jax']}, Python {x['python']}"
     for x in (record["versions"] for record in records)
@@ -89,12 +89,23 @@ def source(read: Read, *names: str) -> str:
     "; ".join(_unique(record["hardware"] for record in records)),
     "; ".join(packages),
     *(
-      f"commit {x}" if x else "**older code, not run again yet**"
+      f"commit {x[:10]}{'-dirty' * x.endswith('-dirty')}"
+      if x
+      else "**older code, not run again yet**"
       for x in commits
     ),
     ", ".join(links),
   ]
   return "\n".join([*(f"`{x}`  " for x in commands), " · ".join(facts)])
+
+
+def commits_of(record: dict[str, Any]) -> list[str]:
+  """Returns the commits that a result was measured at; "" if it has none.
+
+  Rows of runs that were trained earlier have their own.
+  """
+  rows = [row["commit"] for row in record["rows"] if row.get("commit")]
+  return _unique(rows) or [record.get("commit", "")]
 
 
 def pick(record: dict[str, Any], key: str, **settings: Any) -> Any:

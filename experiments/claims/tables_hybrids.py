@@ -59,17 +59,19 @@ def mixers(read: Read) -> str:
   """What each mixer reached on the text and on recall."""
   text, recall = read("mixers_text"), read("mixers_recall")
   rows = []
-  for row, other in zip(text["rows"], recall["rows"], strict=True):
+  for row in text["rows"]:
     name = row["mixer"]
+    [other] = (x for x in recall["rows"] if x["mixer"] == name)
     solved = [n for n, x in recall["curves"][name] if x >= 0.99]
     rows.append(
       [
         name,
         f"{row['parameters']:,}",
         f"{row['validation_bpc']:.2f}",
+        f"{other['parameters']:,}",
         f"{100 * other['validation_accuracy']:.0f} %",
         f"{solved[0]:,}" if solved else "",
       ]
     )
-  header = ["mixer", "parameters", "bits per byte", "recall", "99 % at step"]
-  return markdown(header, rows)
+  header = ["bits per byte", "parameters", "recall", "99 % at step"]
+  return markdown(["mixer", "parameters", *header], rows)

@@ -1,4 +1,4 @@
-"""Kernels: pure functions of arrays that import jax and nothing else.
+"""Kernels: pure functions of arrays that import jax and NumPy alone.
 
   softmax/     softmax attention, from all scores or block by block
   linear/      linear attention, its feature maps and its state; with decay;

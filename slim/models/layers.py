@@ -115,7 +115,10 @@ def _look_up(table, index):
 
 
 class Logits(nn.Module):
-  """A linear map to the vocabulary; logits are float32 or wider."""
+  """A linear map to the vocabulary; logits are float32 or wider.
+
+  Their products are rounded to the dtype of the computation.
+  """
 
   vocab_size: int
   dtype: Any
@@ -136,22 +139,30 @@ class Logits(nn.Module):
     return logits.astype(at_least_float32(self.dtype))
 
 
+class _Dense(nn.Module):
+  """As `flax.linen.Dense`; the gradient of the bias is summed in float32."""
+
+  features: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps rows [N, D] to [N, features]."""
+    dtype, shape = at_least_float32(self.dtype), (x.shape[-1], self.features)
+    bound = 1 / math.sqrt(x.shape[-1])
+    init = uniform_init(-bound, bound)
+    kernel = self.param("kernel", init, shape, dtype)
+    bias = self.param("bias", init, shape[1:], dtype)
+    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    return (y.astype(dtype) + bias[None]).astype(self.dtype)
+
+
 def dense(x: jax.Array, features: int, dtype: Any, name: str) -> jax.Array:
   """Computes y = x W + b; both are initialised U(±1/√fan_in), as in PyTorch.
 
   Called within a compact method, it adds the layer `name` to that module.
   """
-  bound = 1 / math.sqrt(x.shape[-1])
-  init = uniform_init(-bound, bound)
-  layer = nn.Dense(
-    features,
-    dtype=dtype,
-    param_dtype=at_least_float32(dtype),
-    kernel_init=init,
-    bias_init=init,
-    name=name,
-  )
-  return flatten_batch_time(layer, x)
+  return flatten_batch_time(_Dense(features, dtype, name=name), x)
 
 
 def dense_heads(

@@ -16,7 +16,7 @@ from slim.kernels.support.random_bits import fold_in, split
 from slim.models.block import Block
 from slim.models.call import Call
 from slim.models.layers import Embedding, Logits, dropout
-from slim.models.mixers.mixer import Site
+from slim.models.mixers.mixer import REPLAY, Site
 from slim.models.norms import LayerNorm
 from slim.models.stacking import join_layers, split_layers
 from slim.types import Params, State
@@ -171,8 +171,12 @@ class Network(NamedTuple):
           return apply_block(block, params, x, state, constants, layer)
 
         if call.remat:
-          # A scan hides its body from common subexpression elimination.
-          run = jax.checkpoint(run, prevent_cse=not self.is_stacked)
+          run = jax.checkpoint(
+            run,
+            # A scan hides its body from common subexpression elimination.
+            prevent_cse=not self.is_stacked,
+            policy=jax.checkpoint_policies.save_only_these_names(REPLAY),
+          )
         params, state, constant = of_block
         x, *found = run(params, x, state, constant)
         before.append(found[0])

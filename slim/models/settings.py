@@ -81,8 +81,8 @@ class ModelSettings:
   )
   dtype: str = setting(
     "float32",
-    "Type of the computation. Parameters, sums and logits are float32 or "
-    "wider. In bfloat16, compile gradients with "
+    "Type of the computation. Parameters and sums are float32 or wider, and so "
+    "are logits, of products in this type. In bfloat16, compile gradients with "
     "slim.training.gradients.COMPILER_OPTIONS.",
     choices=DTYPES,
   )

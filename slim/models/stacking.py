@@ -122,19 +122,23 @@ def to_form(tree: Any, num_stacks: int) -> Any:
   return stack(tree, num_stacks) if num_stacks else tree
 
 
+# Biases, scales and filters of mixers that have an axis of heads or of tokens.
+_ARRAYS_OF_VECTORS = ("step_bias", "log_scale", "conv")
+
+
 def is_matrix(path: tuple[Any, ...], x: jax.Array) -> bool:
-  """Tells whether a parameter has two axes or more, without that of a stack.
+  """Tells whether a parameter multiplies vectors as a matrix.
 
   Args:
     path: Where the parameter is, as `jax.tree_util` has it.
     x: The parameter.
 
   Returns:
-    Whether it is a matrix, and no bias or scale.
+    Whether it is a matrix, and no bias, scale or filter of a convolution.
   """
   names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
   stacked = any(str(name).startswith("layers_") for name in names)
-  return x.ndim > 1 + stacked
+  return x.ndim > 1 + stacked and names[-1] not in _ARRAYS_OF_VECTORS
 
 
 def _convert(tree, prefix, convert):

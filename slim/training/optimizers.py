@@ -47,7 +47,7 @@ def _scale_by_adafactor(settings: "OptimizerSettings"):
 
 
 def _scale_by_muon(settings: "OptimizerSettings"):
-  """Muon for the matrices of layers, Adam for all other parameters."""
+  """Muon for the matrices of layers, Nesterov's Adam for all others."""
 
   def dimensions(path, x):
     names = [str(getattr(key, "key", key)) for key in path]
@@ -98,14 +98,14 @@ class OptimizerSettings:
     "adam",
     "Optimizer, each as in optax: adam; adamw, with weight_decay; adafactor, "
     "whose steps are relative to the parameters; lion; muon, for the matrices "
-    "of layers, with Adam for the rest; sgd, with momentum.",
+    "of layers, with Nesterov's Adam for the rest; sgd, with momentum.",
     choices=tuple(OPTIMIZERS),
   )
   learning_rate: float = setting(1e-3, "η, the highest learning rate.")
   schedule: str = setting(
     "constant",
-    "Learning rate over the steps: constant; cosine, down to decay_factor · η "
-    "at the last step; or step, multiplied by decay_factor from step decay_at "
+    "Learning rate over the steps: constant; cosine, to decay_factor · η after "
+    "the last step; or step, multiplied by decay_factor from step decay_at "
     "on.",
     choices=tuple(SCHEDULES),
   )

@@ -12,7 +12,7 @@ def record(beside, monkeypatch, tmp_path):
   import record
 
   monkeypatch.setattr(record, "RESULTS", tmp_path / "x" / "results")
-  monkeypatch.setattr(record, "git_commit", lambda: "0123")
+  monkeypatch.setattr(record, "COMMIT", "0123")
   record.RESULTS.mkdir(parents=True)
   return record
 
@@ -49,7 +49,7 @@ def interrupt(record, **changes):
   done.clear()
   with pytest.MonkeyPatch.context() as patch:
     for name, value in changes.items():
-      patch.setattr(record, name, lambda value=value: value)
+      patch.setattr(record, name, value)
     rows = record.measure_in_stretches("a", (1, 2, 3), measure)
   assert [row["case"] for row in rows] == [1, -1, 2, -2, 3, -3]
   return done
@@ -65,7 +65,7 @@ def test_a_run_continues_where_it_stopped(record):
 
 @pytest.mark.parametrize(
   "changes",
-  [{"git_commit": "4567"}, {"hardware": "another"}, {"git_commit": None}],
+  [{"COMMIT": "4567"}, {"hardware": lambda: "another"}, {"COMMIT": None}],
 )
 def test_rows_of_another_origin_are_measured_again(record, changes):
   """Fails if a table mixes two versions of the code or two machines."""
@@ -75,7 +75,7 @@ def test_rows_of_another_origin_are_measured_again(record, changes):
 @pytest.mark.parametrize("commit", ["0123-dirty", None])
 def test_rows_of_unknown_code_are_measured_again(record, monkeypatch, commit):
   """Fails if edits between two stretches go unnoticed."""
-  monkeypatch.setattr(record, "git_commit", lambda: commit)
+  monkeypatch.setattr(record, "COMMIT", commit)
   assert interrupt(record) == [1, 2, 3]
 
 

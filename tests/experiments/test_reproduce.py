@@ -103,7 +103,7 @@ def test_a_full_run_continues(reproduce, monkeypatch):
 def test_results_of_other_code_are_not_current(reproduce, monkeypatch):
   """Fails if a result is kept after the kernel has changed."""
   experiment = reproduce.EXPERIMENTS[0]
-  records = {"commit": "abc"}
+  records = {"commit": "abc", "rows": []}
   monkeypatch.setattr(reproduce.documents, "read_result", lambda _: records)
   commands = []
 
@@ -117,5 +117,18 @@ def test_results_of_other_code_are_not_current(reproduce, monkeypatch):
   command = commands[0]
   assert command[:5] == ["git", "diff", "--quiet", "abc", "--"]
   assert {"slim", "experiments/memory_vs_length.py"} < set(command)
-  del records["commit"]
+  assert "experiments/configurations.py" in command
+  assert "experiments/figures.py" not in command
+  # Runs that were trained before have a commit each.
+  records["rows"] = [{"commit": "old"}, {"commit": "older"}, {}]
+  commands.clear()
   assert not reproduce.is_current(experiment)
+  assert [command[3] for command in commands] == ["old", "older"]
+  del records["commit"], records["rows"][:]
+  assert not reproduce.is_current(experiment)
+
+
+def test_a_script_is_measured_with_what_it_imports(reproduce):
+  """Fails if a result is kept after its baseline has changed."""
+  files = reproduce.list_files("peers_libraries")
+  assert {"experiments/peer_cases.py", "experiments/peers"} < set(files)

@@ -119,3 +119,13 @@ def test_a_stack_of_vectors_is_no_matrix():
   )
   assert not found["layers_0"]["mlp"]["in"]["bias"]
   assert not found["layers_0"]["mlp_norm"]["scale"]
+
+
+def test_biases_of_key_channels_are_no_matrix():
+  """Fails if weight decay pulls the time steps of KDA to long ones."""
+  model = small.create(attention="kda", dtype="float32")
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  found = jax.tree_util.tree_map_with_path(stacking.is_matrix, shapes)
+  flat, _ = jax.tree_util.tree_flatten_with_path(found)
+  matrices = {path[-1].key for path, is_matrix in flat if is_matrix}
+  assert matrices == {"table", "kernel"}

@@ -93,7 +93,8 @@ def _sum_one_chunk(walk, args):
 
   loss, vjp, aux = jax.vjp(run, inexact_leaves(args.params), has_aux=True)
   (gradient,) = vjp(zeros_like(loss) + 1)
-  return (loss, aux), gradient
+  # As over several chunks: a sum of booleans or of int8 is an int32.
+  return (loss, jax.tree.map(lambda x: x[None].sum(0), aux)), gradient
 
 
 def _sum_chunks(walk, in_place, args):

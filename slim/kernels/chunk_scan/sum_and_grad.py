@@ -80,7 +80,8 @@ def sum_and_grad(
 
   Memory beyond inputs and outputs: the activations of C tokens, the states of
   the policy (see `slim.kernels.scan`), and the cotangent of one. Gradients are
-  summed in float32 or wider, and rounded once. `xs` is not copied.
+  summed in float32 or wider, and rounded once; in `shard_map`, once on each
+  device, before they are added. `xs` is not copied.
 
   Work: 3 F, where F is a forward pass, and that part of F ("sqrt": 2 F) that
   the state needs.

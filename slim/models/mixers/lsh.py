@@ -6,10 +6,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from slim.kernels import lsh_attention, lsh_buckets
 from slim.models.layers import dense_heads
-from slim.models.mixers.mixer import Mixed, Site
+from slim.models.mixers.mixer import REPLAY, Mixed, Site
 from slim.models.mixers.multi_head import MultiHead, multi_head_arguments
 from slim.models.norms import normalize_heads
 from slim.models.positions import rotate
@@ -132,7 +133,7 @@ class LSHAttention(MultiHead):
           num_hashes=self.num_hashes,
         )[0]
 
-      buckets = jax.vmap(hashed)(keys, qk)
+      buckets = checkpoint_name(jax.vmap(hashed)(keys, qk), REPLAY)
     y = lsh_attention(
       qk,
       v,

@@ -88,6 +88,11 @@ class Site(NamedTuple):
     return mask_fn
 
 
+# Mixers give what must not be computed again this name, by `checkpoint_name`:
+# `jax.checkpoint` keeps it.
+REPLAY = "replay"
+
+
 class Mixed(NamedTuple):
   """What a mixer returns.
 

@@ -45,7 +45,7 @@ class StateSpaceDuality(GatedMixer):
     u = self.to_heads(u).astype(dtype)
     b, c = (
       jnp.broadcast_to(y[:, :, None], (*y.shape[:2], *shape, self.key_dim))
-      for y in (b, c)
+      for y in (b.astype(dtype), c.astype(dtype))  # Cotangents are summed.
     )
 
     bias, log_scale = gate_parameters(self, shape, shape)

@@ -189,3 +189,19 @@ def test_sum_and_grad_is_the_gradient_of_scan(x64):
   expected = jax.jit(jax.grad(by_scan))(float_params)
   _, found = jax.jit(functools.partial(by_chunks, chunk_size=5))(inputs, data)
   assert_gradients_close({k: found[k] for k in expected}, expected, 1e-12)
+
+
+def test_the_dtype_of_aux_does_not_depend_on_the_chunk_size():
+  """Fails if a flag is a boolean for one chunk, and an integer for two."""
+
+  def step(w, state, x):
+    return state, (w * x.sum(), {"flag": x.sum() > 0, "count": jnp.int8(1)})
+
+  args = step, jnp.float32(1), (), jnp.ones((1, 4))
+  found = [
+    jax.eval_shape(
+      lambda size=size: sum_and_grad(*args, chunk_size=size, has_aux=True)
+    )
+    for size in (2, 4)
+  ]
+  assert found[0] == found[1]
