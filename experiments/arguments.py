@@ -71,6 +71,21 @@ def define_names(
   return flags.DEFINE(_Names(list(known)), name, list(default), about)
 
 
+def chosen_configurations(
+  names: flags.FlagHolder, quick: flags.FlagHolder
+) -> list[str]:
+  """Returns the value of `--configurations`; II, if a small run names none.
+
+  Args:
+    names: As `define_names` returns it.
+    quick: As `define_quick` returns it.
+
+  Returns:
+    The names.
+  """
+  return names.value if names.present or not quick.value else ["II"]
+
+
 def define_text(about: str) -> flags.FlagHolder:
   """Defines `--text`, the path of a text file."""
   return flags.DEFINE(_Text(), "text", None, about)

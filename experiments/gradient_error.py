@@ -19,6 +19,7 @@ import numpy as np
 import training_runs
 from absl import flags
 from arguments import (
+  chosen_configurations,
   define_count,
   define_names,
   define_quick,
@@ -51,7 +52,7 @@ _NAMES = define_names(
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Dtype of the computation."
 )
-_QUICK = define_quick("Small models, 20 steps, one C: a minute.")
+_QUICK = define_quick("A small model, 20 steps, one C: half a minute.")
 _TRAIN_ONLY = flags.DEFINE_bool("train_only", False, "Only train the weights.")
 
 
@@ -61,7 +62,7 @@ def main() -> None:
   steps = 20 if quick else _STEPS.value
   text = text_path(_TEXT, _QUICK)
   with open_workdir(_WORKDIR, _QUICK) as workdir:
-    for name in _NAMES.value:
+    for name in chosen_configurations(_NAMES, _QUICK):
       trained = train(name, text, steps, workdir)
       if _TRAIN_ONLY.value:
         continue

@@ -16,7 +16,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from arguments import define_names, define_quick, define_text
+from arguments import (
+  chosen_configurations,
+  define_names,
+  define_quick,
+  define_text,
+)
 from baselines import gradient_methods
 from configurations import CONFIGURATIONS, make_batch, make_model
 from figures import (
@@ -37,7 +42,7 @@ _TEXT = define_text("Text file; default: random bytes.")
 _NAMES = define_names(
   "configurations", list(CONFIGURATIONS), CONFIGURATIONS, "What to measure."
 )
-_QUICK = define_quick("Small models, the smallest chunk size: two minutes.")
+_QUICK = define_quick("A small model, the smallest chunk size: half a minute.")
 _CHUNK_SIZES = (64, 256, 1024)
 _ROUNDS = {"I": 3, "II": 5, "III": 3, "IV": 1}
 
@@ -45,7 +50,7 @@ _ROUNDS = {"I": 3, "II": 5, "III": 3, "IV": 1}
 def main() -> None:
   """Measures, prints, saves and draws."""
   quick = _QUICK.value
-  for name in _NAMES.value:
+  for name in chosen_configurations(_NAMES, _QUICK):
     rows = measure(name)
     print_table(rows)
     save(f"slim_tradeoff_{name}", rows, quick=quick)

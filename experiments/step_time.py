@@ -14,7 +14,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from arguments import define_count, define_names, define_quick
+from arguments import (
+  chosen_configurations,
+  define_count,
+  define_names,
+  define_quick,
+)
 from baselines import gradient_methods
 from configurations import (
   CONFIGURATIONS,
@@ -32,7 +37,7 @@ _NAMES = define_names(
   "configurations", ["II", "III", "IV"], CONFIGURATIONS, "What to measure."
 )
 _REPETITIONS = define_count("repetitions", 5, "Timings of each program.")
-_QUICK = define_quick("Small models, the larger chunk size: a minute.")
+_QUICK = define_quick("A small model, the larger chunk size: half a minute.")
 _CHUNK_SIZES = (512, 128)
 
 
@@ -40,7 +45,7 @@ def main() -> None:
   """Measures, prints and saves."""
   quick = _QUICK.value
   rounds = 3 if quick else _REPETITIONS.value
-  for name in _NAMES.value:
+  for name in chosen_configurations(_NAMES, _QUICK):
     rows = measure(name, rounds)
     print_table(rows)
     save(f"step_time_{name}", rows, quick=quick)
