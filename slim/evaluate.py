@@ -64,7 +64,7 @@ def evaluate_workdir(
     raise ValueError(
       "--carry_state needs a model for any number of tokens, and config.model."
       f"positions={config.model.positions!r} has positions for "
-      f"{experiment.model.max_tokens}: leave it out"
+      f"{experiment.model.max_tokens}: evaluate without --carry_state"
     )
   moved = {"data_path": data_path, "document_lengths": document_lengths}
   for flag, path in moved.items():

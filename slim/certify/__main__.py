@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     certificate = certify_config(config.value, target())
     print(certificate)
     if path is not None:
-      certificate.save(path)
+      certificate.save(path, "--output")
     if not certificate.ok:
       raise ValueError(certificate.describe_failure())
     print("passed: the chunked gradient is that of the whole sequence")

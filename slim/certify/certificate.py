@@ -95,8 +95,16 @@ class Certificate(NamedTuple):
       f"be at most {first.limit:.2g}: {first.cause}{more}"
     )
 
-  def save(self, path: str) -> None:
-    """Writes all checks to a JSON file; values that are not finite are null."""
+  def save(self, path: str, name: str = "path") -> None:
+    """Writes all checks to a JSON file; values that are not finite are null.
+
+    Args:
+      path: The file; its folder exists.
+      name: The flag or argument that names it, for errors.
+
+    Raises:
+      ValueError: If it cannot be written.
+    """
     checks = [
       check._asdict()
       | {"ok": check.ok}
@@ -105,4 +113,4 @@ class Certificate(NamedTuple):
     ]
     record = {"ok": self.ok, "checks": checks}
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    write_file(path, text.encode(), "--output")
+    write_file(path, text.encode(), name)

@@ -2,6 +2,7 @@
 
   python tests/mutations                  all of them, two at a time
   python tests/mutations lsh rewind       those with such words in them
+  python tests/mutations --check          only whether entries fit the code
 
 Each entry of `MUTATIONS`, in a file per package of slim/, names a file there,
 what stands there, what is put in its place, and the tests that are to notice.
@@ -60,6 +61,7 @@ def main() -> int:
   parser.add_argument("words", nargs="*", help="choose mutations by these")
   parser.add_argument("--root", type=pathlib.Path, default=ROOT)
   parser.add_argument("--jobs", type=int, default=2)
+  parser.add_argument("--check", action="store_true", help="plant nothing")
   arguments = parser.parse_args()
   chosen = [
     mutation
@@ -70,8 +72,8 @@ def main() -> int:
   stale = [x for x in chosen if _count(arguments.root, x) != 1]
   for mutation in stale:
     print(f"stale: {mutation.file}: {mutation.old!r}")
-  if stale:
-    return 2
+  if stale or arguments.check:
+    return 2 if stale else 0
   with tempfile.TemporaryDirectory() as folder:
     copies = queue.SimpleQueue()
     for i in range(arguments.jobs):

@@ -34,12 +34,30 @@ MUTATIONS = [
   ),
   Mutation(
     "models/layers.py",
+    "(y.astype(dtype) + bias[None])",
+    "(y + bias[None].astype(self.dtype))",
+    "models/test_jax_modes.py",
+  ),
+  Mutation(
+    "models/mixers/lsh.py",
+    "checkpoint_name(jax.vmap(hashed)(keys, qk), REPLAY)",
+    "jax.vmap(hashed)(keys, qk)",
+    "models/reformer/test_gradients.py",
+  ),
+  Mutation(
+    "models/stacking.py",
+    "and names[-1] not in _ARRAYS_OF_VECTORS",
+    "",
+    "models/test_stacking.py",
+  ),
+  Mutation(
+    "models/layers.py",
     "x / (1 - rate)",
     "x",
     MODELS,
   ),
   Mutation(
-    "models/layers.py",
+    "models/activations.py",
     "(cdf + z * density)",
     "cdf",
     MODELS,
@@ -82,8 +100,8 @@ MUTATIONS = [
   ),
   Mutation(
     "models/network.py",
-    "run = jax.checkpoint(run, prevent_cse=not self.is_stacked)",
-    "pass",
+    "if call.remat:\n          run =",
+    "if False:\n          run =",
     MODELS,
   ),
   Mutation(

@@ -135,7 +135,7 @@ MUTATIONS = [
     MODELS,
   ),
   Mutation(
-    "models/mixers/gated.py",
+    "models/mixers/softplus_decay.py",
     "jnp.minimum(log_scale, 20)",
     "log_scale",
     MODELS,

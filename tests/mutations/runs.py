@@ -4,6 +4,24 @@ from mutation import Mutation
 
 MUTATIONS = [
   Mutation(
+    "runs/resuming.py",
+    "before = parse_config(record, RECORD)",
+    "before = read_config(workdir)",
+    "train/test_runs.py",
+  ),
+  Mutation(
+    "runs/resuming.py",
+    "    _check_checkpoints_remain(workdir)\n",
+    "",
+    "train/test_runs.py",
+  ),
+  Mutation(
+    "runs/loop.py",
+    "if self.evaluates_first and self.best.last_step != start:",
+    "if self.evaluates_first:",
+    "train/test_stopped_runs.py",
+  ),
+  Mutation(
     "runs/restoring.py",
     "steps = list_steps(workdir)[::-1]",
     "steps = list_steps(workdir)",
@@ -113,7 +131,7 @@ MUTATIONS = [
   ),
   Mutation(
     "runs/log_file.py",
-    'self._file.write("".join(self._lines).encode())',
+    'self._file.write("".join(self._lines).encode(errors=_ESCAPE))',
     "pass",
     "runs/test_log_file.py",
   ),

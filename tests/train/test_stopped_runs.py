@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,9 @@ def test_a_signal_loses_nothing(
   if name == "SIGTERM":
     assert state.step == at + 1
     assert caplog.messages[-1] == f"SIGTERM: saved after step {at + 1}"
+    state = train.train_and_evaluate(settings, cut)
+    # As if it had been killed before it could save again.
+    shutil.rmtree(pathlib.Path(cut) / "checkpoints" / "6")
     state = train.train_and_evaluate(settings, cut)
   assert_same(state, undisturbed.state)
   assert read(cut) == read(undisturbed.folder)
