@@ -82,7 +82,7 @@ def plan(quick: bool) -> list[dict[str, Any]]:
     if quick and size not in ("length", "layers"):
       continue
     for model, formula in FORMULAS.items():
-      if quick and size == "layers" and model not in _IN_DEPTH:
+      if quick and model not in _IN_DEPTH:
         continue
       # The published form is measured only for rounds of hashing.
       if size != "hashes" and model == "Reformer, published form":
