@@ -51,10 +51,11 @@ def peers_time(read: Read) -> str:
       pick(record, "over_full", tokens=x, method=method, **_TIMED)
       for x in lengths
     ]
-    error = max(
+    errors = [
       pick(record, "error", tokens=x, method=method, **_TIMED) for x in lengths
-    )
-    error = f"{error:.1e}".replace("e-0", "e-")
+    ]
+    error = max((x for x in errors if x is not None), default=None)
+    error = "" if error is None else f"{error:.1e}".replace("e-0", "e-")
     rows.append([label, *map(ratio, cells), error])
   header = [*(f"{x:,} tokens" for x in lengths), "error"]
   return markdown(["C = 512", *header], rows)

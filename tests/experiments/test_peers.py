@@ -145,8 +145,8 @@ def test_tables_have_the_numbers_of_their_rows(beside):
       for library, name, over in (
         ("PyTorch", "forward", 1.5),
         ("PyTorch", "gradient", 0.5),
-        ("PyTorch, flash", "forward", 1.4),
-        ("PyTorch, flash", "gradient", 0.4),
+        ("PyTorch, memory-efficient", "forward", 1.4),
+        ("PyTorch, memory-efficient", "gradient", 0.4),
         ("jax.nn", "forward", None),
         ("jax.nn", "gradient", 0.6),
       )
