@@ -71,7 +71,7 @@ EXPERIMENTS = (
       (f"--configurations={name}", f"--repetitions={repetitions}"),
       f"step_time_{name}",
     )
-    for name, repetitions in (("II", 9), ("III", 7), ("IV", 3))
+    for name, repetitions in (("II", 9), ("III", 5), ("IV", 3))
   ),
   *(
     Experiment(
@@ -229,9 +229,14 @@ def list_files(script: str) -> list[str]:
   for name in found:
     tree = ast.parse((_FOLDER / f"{name}.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-      if isinstance(node, ast.ImportFrom) and node.module not in found:
-        if (_FOLDER / f"{node.module}.py").exists():
-          found.append(node.module)
+      if not isinstance(node, ast.Import | ast.ImportFrom):
+        continue
+      modules = [x.name for x in node.names]
+      if isinstance(node, ast.ImportFrom):
+        modules = [node.module]
+      found += [
+        x for x in modules if x not in found and (_FOLDER / f"{x}.py").exists()
+      ]
   files = [f"experiments/{x}.py" for x in found if x not in _DRAWING]
   return files + ["experiments/peers"] * ("peer_environments" in found)
 

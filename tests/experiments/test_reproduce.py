@@ -132,3 +132,5 @@ def test_a_script_is_measured_with_what_it_imports(reproduce):
   """Fails if a result is kept after its baseline has changed."""
   files = reproduce.list_files("peers_libraries")
   assert {"experiments/peer_cases.py", "experiments/peers"} < set(files)
+  files = reproduce.list_files("gradient_error")  # By `import`, not `from`.
+  assert "experiments/training_runs.py" in files
