@@ -53,6 +53,8 @@ def sweep(
       "--values must be one or more different values with commas between, got "
       f"{','.join(values)!r}"
     )
+  if any(x.startswith("--print_config") for x in arguments):
+    raise ValueError("--print_config is for slim.train alone: leave it out")
   workdir = find_workdir(workdir)
   lines = {
     value: [*arguments, f"--config.{setting}={value}"] for value in values
@@ -121,7 +123,10 @@ def _ended_early(line, folder):
   steps = list_steps(str(folder))
   if steps and steps[-1] >= config.train.num_steps:
     return None
-  records = read_records(str(folder / "metrics.jsonl"))
+  metrics = folder / "metrics.jsonl"
+  if not metrics.exists():
+    return "ended before its first step"
+  records = read_records(str(metrics))
   best = Best(config.train.keep_best or "eval/loss", records)
   # Ending by `patience` is as good as finishing.
   if best.since >= (config.train.patience or math.inf):

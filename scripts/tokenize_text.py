@@ -16,7 +16,7 @@ from slim import command_line
 from slim.data.tokenizer import Tokenizer
 from slim.files import local_path, write_file
 
-_BLOCK = 2**22  # Characters that are tokenized at a time, to the end of a line.
+_BLOCK = 2**22  # Bytes that are tokenized at a time, to the end of a line.
 
 
 def tokenize(tokenizer: str, source: str, output: str) -> None:
@@ -74,8 +74,10 @@ def main(argv: list[str] | None = None) -> None:
   output = flags.DEFINE_string(
     "output", None, "The .npy file to write.", required=True
   )
-  command_line.run(
-    lambda: tokenize(tokenizer.value, source.value, output.value), argv
+  command_line.run_script(
+    lambda _: tokenize(tokenizer.value, source.value, output.value),
+    argv,
+    known_only=False,
   )
 
 

@@ -107,7 +107,6 @@ def run(
   """
 
   def start():
-    _end_at_once_by_ctrl_c()
     choose_device()
     _check_device()
     main()
@@ -121,18 +120,22 @@ def run(
 
 
 def run_script(
-  main: Callable[[list[str]], None], argv: list[str] | None = None
+  main: Callable[[list[str]], None],
+  argv: list[str] | None = None,
+  *,
+  known_only: bool = True,
 ) -> None:
-  """Runs a script that passes arguments on, and needs no device.
+  """Runs a script that needs no device.
 
   Args:
     main: The script; it is called with the arguments that are not its flags.
     argv: The program and its arguments; None: those of this process.
+    known_only: As for `parse_flags`.
   """
   app.run(
     lambda argv: run_main(lambda: main(argv[1:])),
     argv,
-    flags_parser=functools.partial(parse_flags, known_only=True),
+    flags_parser=functools.partial(parse_flags, known_only=known_only),
   )
 
 
@@ -147,7 +150,11 @@ def run_main(main: Callable[[], None]) -> None:
       OSError (a folder that cannot be written) or a FloatingPointError (the
       loss is not finite), or if JAX has no memory left.
   """
+  _end_at_once_by_ctrl_c()
   _log_to_stderr()
+  if hasattr(sys.stdout, "reconfigure"):
+    # A terminal may lack a character of a text or of the name of a file.
+    sys.stdout.reconfigure(errors="backslashreplace")
   try:
     main()
   except (ValueError, FloatingPointError, OSError) as error:

@@ -54,34 +54,11 @@ def evaluate_workdir(
       what the run was trained on.
   """
   config, experiment, state, stored = load_run(workdir, step)
-  if carry_state and experiment.model.state_kind != "fixed":
-    raise ValueError(
-      "--carry_state needs a state of fixed size, such as that of "
-      "config.model.attention='linear', got a run with "
-      f"{config.model.attention!r}"
-    )
-  if carry_state and experiment.model.max_tokens is not None:
-    raise ValueError(
-      "--carry_state needs a model for any number of tokens, and config.model."
-      f"positions={config.model.positions!r} has positions for "
-      f"{experiment.model.max_tokens}: evaluate without --carry_state"
-    )
+  if carry_state:
+    _check_can_carry(config, experiment.model)
   moved = {"data_path": data_path, "document_lengths": document_lengths}
-  for flag, path in moved.items():
-    if path is not None:
-      with config.unlocked():
-        config.data[_MOVABLE[flag]] = local_path(f"--{flag}", path)
   batch_size = 1 if carry_state else config.train.batch_size
-  try:
-    dataset = build.create_split(config, split, batch_size)
-    fingerprints = fingerprint_data(config)
-  except SettingError as error:
-    for flag, name in _MOVABLE.items():
-      if error.setting == f"config.data.{name}":
-        raise ValueError(
-          f"{error}; if the data has moved, pass its location with --{flag}"
-        ) from error
-    raise
+  dataset, fingerprints = _open_data(config, split, batch_size, moved)
   if carry_state and not dataset.is_continuous:
     raise ValueError(
       "--carry_state needs a text, whose windows follow one another, got "
@@ -114,6 +91,40 @@ def evaluate_workdir(
   } | metrics.means("eval", sums)
 
 
+def _check_can_carry(config, model):
+  """Raises ValueError unless a model can carry one state through a split."""
+  if model.state_kind != "fixed":
+    raise ValueError(
+      "--carry_state needs a state of fixed size, such as that of "
+      "config.model.attention='linear', got a run with "
+      f"{config.model.attention!r}"
+    )
+  if model.max_tokens is not None:
+    raise ValueError(
+      "--carry_state needs a model for any number of tokens, and config.model."
+      f"positions={config.model.positions!r} has positions for "
+      f"{model.max_tokens}: evaluate without --carry_state"
+    )
+
+
+def _open_data(config, split, batch_size, moved):
+  """Creates a split, and fingerprints all; `moved` has new paths by flag."""
+  for flag, path in moved.items():
+    if path is not None:
+      with config.unlocked():
+        config.data[_MOVABLE[flag]] = local_path(f"--{flag}", path)
+  try:
+    dataset = build.create_split(config, split, batch_size)
+    return dataset, fingerprint_data(config)
+  except SettingError as error:
+    for flag, name in _MOVABLE.items():
+      if error.setting == f"config.data.{name}":
+        raise ValueError(
+          f"{error}; if the data has moved, pass its location with --{flag}"
+        ) from error
+    raise
+
+
 def save_record(workdir: str, record: dict[str, Any]) -> None:
   """Appends a record to `workdir/evaluations.jsonl`.
 
@@ -129,8 +140,8 @@ def save_record(workdir: str, record: dict[str, Any]) -> None:
   for name, value in record.items():
     if isinstance(value, float) and not math.isfinite(value):
       raise ValueError(
-        f"{name} is {value}, and not recorded: choose another --step than "
-        f"{record['step']}"
+        f"{name} is {value}, so it is not recorded: evaluate another --step "
+        f"than {record['step']}"
       )
   workdir = local_path("--workdir", workdir)
   if not is_checkpoint(workdir):

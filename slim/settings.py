@@ -51,7 +51,8 @@ class Setting(NamedTuple):
     about: One or more sentences about it, with its unit.
     choices: The values it may have; (): any.
     minimum: The smallest number it may be; None: numbers must be above 0.
-    below: What a number must be below; None: 2^31 for an int, else no limit.
+    below: What a number must be below; needs `minimum`. None: 2^31 for an int,
+      else no limit.
     is_path: Whether it names a file or folder on this machine.
   """
 
@@ -123,7 +124,7 @@ def setting(
     about: One or more sentences about it, with its unit.
     choices: The values it may have; (): any.
     minimum: The smallest number it may be; None: numbers must be above 0.
-    below: What a number must be below.
+    below: What a number must be below; needs `minimum`.
     is_path: Whether it names a file or folder on this machine.
 
   Returns:

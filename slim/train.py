@@ -78,10 +78,14 @@ def train_and_evaluate(
 
 
 def _train(config, workdir, allow_change, log_file, interruptions):
-  """Creates, restores and compiles everything, and only then writes."""
-  batch_size = config.train.batch_size
-  train_data = build.create_split(config, "train", batch_size)
-  validation_data = build.create_split(config, "validation", batch_size)
+  """Prepares a run, trains it, and logs its end.
+
+  Nothing is written before all checks have passed.
+  """
+  train_data, validation_data = (
+    build.create_split(config, split, config.train.batch_size)
+    for split in ("train", "validation")
+  )
   if config.train.tensorboard:
     metrics.import_tensorboardx()  # If it is missing, nothing is written yet.
   fingerprints = fingerprint_data(config)
@@ -148,52 +152,60 @@ def _train(config, workdir, allow_change, log_file, interruptions):
         workdir, config.train.keep_checkpoints
       ) as checkpointer,
     ):
-      progress = Progress(
-        writer,
-        step=start,
-        num_steps=config.train.num_steps,
-        log_every=config.train.log_every,
-        tokens_per_step=batch_size * config.data.sequence_length,
-        flops_per_step=shapes.count_flops(config, experiment.model),
-        learning_rate=build.create_schedule(config),
-        pauses={
-          "evaluation": config.train.eval_every,
-          "save": config.train.checkpoint_every,
-        },
-        skip_above=build.skip_above(config),
-        max_skipped=config.train.max_skipped,
-        stored=stored,
-      )
+      progress = _make_progress(config, experiment, writer, start, stored)
       with contextlib.closing(
         Profiler(own, config.profile.steps, start, progress)
       ) as profiler:
         loop = Loop(
-          config,
-          train_data,
-          compiled,
-          evaluate,
-          progress,
-          profiler,
-          writer,
-          checkpointer,
-          record,
-          interruptions,
-          best,
-          processes.Ending(),
+          config=config,
+          data=train_data,
+          compiled=compiled,
+          evaluate=evaluate,
+          progress=progress,
+          profiler=profiler,
+          writer=writer,
+          checkpointer=checkpointer,
+          record=record,
+          interruptions=interruptions,
+          best=best,
+          ending=processes.Ending(),
           evaluates_first=stored is not None and stored["evaluates_first"],
         )
         state = loop.run(state)
   processes.wait_for_all("the last checkpoint")
+  _log_end(config, workdir, state, interruptions.reason)
+  return state
+
+
+def _make_progress(config, experiment, writer, start, stored):
+  """Makes the reports of a run that continues from step `start`."""
+  train = config.train
+  return Progress(
+    writer,
+    step=start,
+    num_steps=train.num_steps,
+    log_every=train.log_every,
+    tokens_per_step=train.batch_size * config.data.sequence_length,
+    flops_per_step=shapes.count_flops(config, experiment.model),
+    learning_rate=build.create_schedule(config),
+    pauses={"evaluation": train.eval_every, "save": train.checkpoint_every},
+    skip_above=build.skip_above(config),
+    max_skipped=train.max_skipped,
+    stored=stored,
+  )
+
+
+def _log_end(config, workdir, state, reason):
+  """Logs after which step a run ended, and its files if it was the last."""
   if state.step < config.train.num_steps:
-    _LOG.info("%s: saved after step %d", interruptions.reason, state.step)
-    return state
+    _LOG.info("%s: saved after step %d", reason, state.step)
+    return
   _LOG.info(
     "finished: checkpoint %s, metrics %s, config %s",
     os.path.join(workdir, "checkpoints", str(config.train.num_steps)),
     os.path.join(workdir, "metrics.jsonl"),
     os.path.join(workdir, "config.json"),
   )
-  return state
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -74,7 +74,7 @@ class InitStateFn(Protocol):
 
 
 class StartStateFn(Protocol):
-  """Adds to the state before the first token what that token decides."""
+  """Completes the initial state with what depends on the first token."""
 
   def __call__(  # noqa: D102
     self,
@@ -153,9 +153,9 @@ class LanguageModel(NamedTuple):
     token_order: In which order several devices can share the tokens of a
       sequence: "chunk" or "zigzag", see `slim.kernels.chunk_order` and
       `zigzag_order`; None: all tokens must be on one device.
-    start_state: `start_state(params, tokens, state, keys=None) -> state`. If
-      devices share the tokens of a sequence, only one of them has the first.
-      This lets all of them know what that token decides. None: nothing.
+    start_state: `start_state(params, tokens, state, keys=None) -> state`. It
+      completes the initial state with values that depend on the first token,
+      which only one device has if several share a sequence. None: none do.
     kept: Which leaves of the state cannot be computed from those after some
       tokens: a pytree of booleans, the structure of the state or a prefix.
   """

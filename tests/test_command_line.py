@@ -1,5 +1,8 @@
 """Mistakes on the command line end in one line."""
 
+import io
+import sys
+
 import pytest
 from absl import flags
 
@@ -168,3 +171,12 @@ def test_a_script_gets_the_arguments_that_are_no_flags_of_its_own():
   flag_values["values"].unparse()
   with pytest.raises(SystemExit, match="^error: --values is missing: The val"):
     command_line.parse_flags(["program"], flag_values, known_only=True)
+
+
+def test_a_terminal_may_lack_a_character(monkeypatch):
+  """Fails if a finished result is lost because of the name of a file."""
+  output = io.BytesIO()
+  monkeypatch.setattr(command_line, "_end_at_once_by_ctrl_c", lambda: None)
+  monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, "latin-1"))
+  command_line.run_main(lambda: print("é Ж \udce9", flush=True))
+  assert output.getvalue() == b"\xe9 \\u0416 \\udce9\n"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.commands import run_command
+from tests.commands import assert_refused, run_command
 from tests.mistakes.cases import ROOT, load_script
 
 SETTINGS = [
@@ -142,3 +142,16 @@ def test_a_run_that_ended_by_patience_is_finished(tmp_path):
     text = "".join(json.dumps(record) + "\n" for record in records)
     (tmp_path / "metrics.jsonl").write_text(text)
     assert early(line, tmp_path) == reason
+
+
+def test_runs_that_write_nothing_are_named(tmp_path, monkeypatch):
+  """Fails if a missing file of metrics ends in the number of an error."""
+  module = load_script("sweep")
+  monkeypatch.setattr(module, "_run", lambda command: module._Exit(0, None))
+  line = [*SETTINGS, f"--workdir={tmp_path}", "--values=16"]
+  done = run_command(module.main, *line)
+  assert "ended before its first step: the same command" in done.output
+  assert_refused(
+    run_command(module.main, *line, "--print_config"),
+    "--print_config is for slim.train alone",
+  )

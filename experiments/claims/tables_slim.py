@@ -106,10 +106,10 @@ def learning_curves(read: Read, task: str) -> str:
       _metric(row[f"training_{metric}"], metric),
     ]
     steps = f"{row['compared_step']:,}"
-    rows.append([_run(row["run"]), steps, *values, f"{row['steps']:,}"])
+    rows.append([_run(row["run"]), steps, *values])
   kind = "accuracy" if metric == "accuracy" else "bits per byte"
   header = [f"{task}: gradient", "step", f"{kind}, validation"]
-  header += ["distance to full", "training", "trained so far"]
+  header += ["distance to full", "training"]
   return markdown(header, rows)
 
 

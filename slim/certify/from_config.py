@@ -57,7 +57,7 @@ def certify_config(
   length = min(_NUM_TOKENS, config.data.sequence_length - before)
   if length < 12:
     raise ValueError(
-      "config.data.sequence_length must be at least 16 to be cut into chunks, "
+      "config.data.sequence_length must be at least 15 to be cut into chunks, "
       f"got {config.data.sequence_length}"
     )
   experiment = build.create_experiment(config)

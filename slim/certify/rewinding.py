@@ -1,13 +1,12 @@
 """How exactly a rewind function returns to earlier states."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from slim.certify.distances import distance, norm, relative_distance
 from slim.certify.gradients import ScanCall, compile_fast, draw_normal
+from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.chunk_scan.kept_leaves import KeptLeaves
 from slim.kernels.support.cotangents import is_inexact
 
@@ -28,17 +27,9 @@ def rewinding_error(call: ScanCall, chunk_size: int) -> float:
   """
   assert call.rewind is not None
   step, rewind = compile_fast(call.step), compile_fast(call.rewind)
-  first = call.length % chunk_size or chunk_size
-  starts = [0, *range(first, call.length, chunk_size)]
-  chunks = [
-    jax.tree.map(
-      lambda x, start=start, end=end: jax.lax.slice_in_dim(
-        x, start, end, axis=call.axis
-      ),
-      call.xs,
-    )
-    for start, end in itertools.pairwise([*starts, call.length])
-  ]
+  cut = Chunks.of(call.xs, chunk_size, call.axis)
+  chunks = [cut.first(call.xs)]
+  chunks += [cut.later(call.xs, i) for i in range(cut.num_later)]
   leaves = KeptLeaves.of(call.kept, call.state)
 
   def walk(state):

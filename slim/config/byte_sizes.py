@@ -1,6 +1,7 @@
 """Sizes in bytes, as people write and read them: 2GiB."""
 
 import re
+from collections.abc import Callable
 
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SIZE = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_UNITS)})")
@@ -28,8 +29,17 @@ def parse_size(name: str, text: str) -> int:
   return int(float(match[1]) * _UNITS[match[2]])
 
 
-def format_size(size: float) -> str:
-  """Formats a size in bytes with three or more digits, as in "48.2 MiB"."""
+def format_size(size: float, rounding: Callable[[float], float] = round) -> str:
+  """Formats a size in bytes with three or more digits, as in "48.2 MiB".
+
+  Args:
+    size: Bytes.
+    rounding: `math.ceil` for a size that must suffice, `math.floor` for one
+      that must not be passed.
+
+  Returns:
+    The number and its unit.
+  """
   unit, scale = max(
     (
       (unit, scale)
@@ -38,4 +48,5 @@ def format_size(size: float) -> str:
     ),
     key=lambda x: x[1],
   )
-  return f"{size / scale:.{1 if size / scale < 100 else 0}f} {unit}"
+  digits = 1 if size / scale < 100 else 0
+  return f"{rounding(size / scale * 10**digits) / 10**digits:.{digits}f} {unit}"

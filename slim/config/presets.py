@@ -166,8 +166,8 @@ def smoke(config: ConfigDict) -> None:
   """Shrinks any config so that it trains in seconds on a CPU.
 
   Sizes, lengths and intervals are cut to small limits; smaller values stay. One
-  layer of each kind of attention remains. A text is replaced by the source code
-  of this module, so nothing is downloaded.
+  layer remains for each name in `model.attention`. A text is replaced by the
+  source code of this module, so nothing is downloaded.
 
   Args:
     config: All settings. They are changed in place.
@@ -192,7 +192,7 @@ def smoke(config: ConfigDict) -> None:
 
 
 def _set_pre_norm_layers(config: ConfigDict) -> None:
-  """Sets layers and an optimizer that suit softmax and LSH attention."""
+  """Sets pre-norm layers, full gradients, a cosine schedule and clipping."""
   config.model.update(norm="pre", final_norm=True, output_projection=True)
   config.gradient.method = "full"
   config.optimizer.update(schedule="cosine", clip_norm=1.0)

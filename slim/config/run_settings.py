@@ -83,8 +83,8 @@ class TrainSettings:
   )
   max_minutes: float | None = setting(
     None,
-    "Minutes of training after which a run saves and ends, with a step to "
-    "spare; the same command continues it. None: no limit.",
+    "Time limit in minutes. The run saves and ends in time; the same command "
+    "continues it. None: no limit.",
   )
   init_from: str | None = setting(
     None,

@@ -70,8 +70,8 @@ def _check_groups(config: ml_collections.ConfigDict) -> None:
   if config.optimizer.name == "adafactor" and config.model.stack_layers:
     raise SettingError(
       "config.optimizer.name",
-      "cannot be 'adafactor' with config.model.stack_layers=True, as it would "
-      "take the layers of a stack for one parameter: use another",
+      "cannot be 'adafactor' with config.model.stack_layers=True, because it "
+      "would treat a stack of layers as one parameter: choose another",
     )
   traced, last = config.profile.steps, config.train.num_steps
   if traced and not (

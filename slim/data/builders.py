@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 from slim.data.corpora import CORPORA
 from slim.data.reading import find_files, read_files
 from slim.data.splits import TextSplit
+from slim.files import first_line
 from slim.settings import SettingError
 
 _LOG = logging.getLogger("slim.data")
@@ -130,7 +131,7 @@ def prepare(name: str) -> SlimCorpora:
   except (OSError, tfds.download.DownloadError) as error:
     if builder.data_path.exists():  # Another process has prepared it.
       return prepare(name)
-    reason = str(error).splitlines()[0]
+    reason = first_line(error)
     raise SettingError(
       "path",
       f": cannot prepare {name!r} in {builder.data_dir}: {reason}: {advice}",

@@ -38,7 +38,7 @@ class Copying(Synthetic):
       raise SettingError(
         "sequence_length",
         "must be even and at least 4, as a copying sequence "
-        f"is 0 w 0 w; got {self._sequence_length}",
+        f"is 0 w 0 w, got {self._sequence_length}",
       )
 
   def draw(self, generator: np.random.Generator, rows: slice) -> Batch:

@@ -60,7 +60,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
   """
   if value not in choices:
     known = ", ".join(repr(choice) for choice in choices)
-    raise SettingError(name, f"must be one of {known}; got {value!r}")
+    raise SettingError(name, f"must be one of {known}, got {value!r}")
 
 
 def check_at_least(name: str, value: int, smallest: int) -> None:
@@ -75,7 +75,7 @@ def check_at_least(name: str, value: int, smallest: int) -> None:
     SettingError: If it is less than `smallest`.
   """
   if value < smallest:
-    raise SettingError(name, f"must be at least {smallest}; got {value}")
+    raise SettingError(name, f"must be at least {smallest}, got {value}")
 
 
 def create_generator(seed: int, split: str, step: int) -> np.random.Generator:

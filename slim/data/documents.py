@@ -67,11 +67,12 @@ def find_documents(
     name, documents = "document_lengths", documents_of_lengths(text, lengths)
   else:
     return None
-  if documents.starts.size == text.data.size:
+  # A shorter split has no sequence at all.
+  if documents.starts.size == text.data.size > 1:
     raise SettingError(
       name,
-      "must make documents of two tokens or more, as the first token of each "
-      f"is no target: in split {text.split} all have one",
+      "must make documents of two tokens or more, because the first token of "
+      f"each is no target: in split {text.split} all have one token",
     )
   return documents
 
@@ -99,8 +100,8 @@ def separated_documents(text: TextSplit, separator: int) -> Documents:
   if starts.size == 1 and text.split == "train":
     raise SettingError(
       "pack_documents",
-      f"must be a token of the text, which ends a document, got {separator}, "
-      f"which {text.split} has not",
+      f"must be a token that ends documents of the text, got {separator}, "
+      f"which the split {text.split} does not contain",
     )
   starts = starts[starts < text.data.size].astype(np.int64)
   return Documents(starts, f"documents end with {separator}")
@@ -132,8 +133,8 @@ def documents_of_lengths(
     if end - first != text.data.size:
       raise SettingError(
         "document_lengths",
-        f": {str(path)!r} must have arrays train, validation and test, as the "
-        "text has, has one",
+        f": {str(path)!r} must have arrays train, validation and test, like "
+        "the text, got one array",
       )
   else:
     lengths = arrays[text.split]

@@ -73,7 +73,7 @@ def _create_text(
 ) -> Text:
   """Creates sequences of a text, whose tokens are bytes."""
   dataset.check_choice("split", split, dataset.SPLITS)
-  # An embedding clips indices past its end without an error.
+  # Other tokens would make the logits NaN without an error.
   dataset.check_at_least("vocab_size", vocab_size, VOCAB_SIZE)
   text = read_split(path, split)
   documents = find_documents(text, pack_documents, document_lengths)

@@ -52,8 +52,9 @@ class DataSettings:
   )
   document_lengths: str | None = setting(
     None,
-    "Instead of pack_documents: a .npy file of the lengths of the documents of "
-    "the text, in tokens, or a .npz file with those of each split.",
+    "File of the lengths of documents in tokens, in the place of "
+    "pack_documents: .npy for the whole text, or .npz with an array for each "
+    "split.",
     is_path=True,
   )
 

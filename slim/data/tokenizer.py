@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from slim.data.vocabulary import Decoder
-from slim.files import local_path
+from slim.files import first_line, local_path
 from slim.settings import SettingError
 
 _INCOMPLETE = "\ufffd"  # What half a character is decoded to.
@@ -40,12 +40,14 @@ class Tokenizer:
       ) from error
     try:
       self._tokenizer = tokenizers.Tokenizer.from_file(path)
+      # The file may say how inputs of another model were cut or padded.
+      self._tokenizer.no_truncation()
+      self._tokenizer.no_padding()
     # The library raises a bare Exception.
     except Exception as error:
       raise SettingError(
         "tokenizer",
-        f": cannot read {path!r}: {str(error).splitlines()[0]}; pass a "
-        "tokenizer.json",
+        f": cannot read {path!r}: {first_line(error)}; pass a tokenizer.json",
       ) from error
     size = self._tokenizer.get_vocab_size()
     if size > vocab_size:

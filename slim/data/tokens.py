@@ -7,7 +7,7 @@ import numpy as np
 
 from slim.data.dataset import SPLITS
 from slim.data.splits import TextSplit, cut_text
-from slim.files import local_path
+from slim.files import first_line, local_path
 from slim.settings import SettingError
 
 
@@ -33,7 +33,7 @@ def read_tokens(
       integers from 0 to vocab_size - 1 along one axis.
   """
   arrays = map_arrays("path", path)
-  name = f"tokens of {os.path.basename(path)}"
+  name = "tokens"  # The file may be renamed, like a text.
   if len(arrays) == 1:
     [data] = arrays.values()
     found = cut_text(name, data, split)
@@ -42,7 +42,7 @@ def read_tokens(
     found = TextSplit(name, split, arrays[split], size)
   smallest, largest = _range(found.data)
   if smallest < 0 or largest >= vocab_size:
-    # An embedding clips indices past its end without an error.
+    # Other tokens would make the logits NaN without an error.
     raise SettingError(
       "vocab_size",
       f"must be above every token, and {str(path)!r} has tokens from "
@@ -75,10 +75,10 @@ def map_arrays(
       arrays = {"": np.lib.format.open_memmap(path, mode="r")}
   # numpy raises many kinds of errors for damaged files.
   except Exception as error:
-    reason = getattr(error, "strerror", None) or str(error) or "it is damaged"
+    reason = getattr(error, "strerror", None) or first_line(error)
     raise SettingError(
       setting,
-      f": cannot read {path!r}: {reason.splitlines()[0]}; pass a .npy or .npz "
+      f": cannot read {path!r}: {reason}; pass a .npy or .npz "
       "file of integers, as numpy.save or numpy.savez writes it",
     ) from error
   if len(arrays) != 1 and set(arrays) != set(SPLITS):

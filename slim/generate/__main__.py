@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     upper_bound=2**31 - 1,
   )
   top_p = flags.DEFINE_float(
-    "top_p", 1.0, "Draw one of the most probable tokens with this share."
+    "top_p",
+    1.0,
+    "Draw one of the most probable tokens that have this probability together.",
   )
   min_p = flags.DEFINE_float(
     "min_p", 0.0, "Smallest probability, as a share of the largest."
@@ -68,7 +70,9 @@ def main(argv: list[str] | None = None) -> None:
 
   step = flags.DEFINE_string("step", "latest", choosing.HELP)
   tokenizer = flags.DEFINE_string(
-    "tokenizer", None, "File of the tokenizer, if the run is elsewhere now."
+    "tokenizer",
+    None,
+    "New location of the tokenizer; replaces config.data.tokenizer.",
   )
   cache = define_cache()
 

@@ -67,8 +67,8 @@ def generate(
       fold_in(fold_in(key, b), s), so it does not depend on the other samples,
       except by the rounding of products of another size.
     sampling: How tokens are drawn.
-    chunk_size: C, tokens of the prompt that are read at once. The last P mod C
-      are read one by one, so that no other length compiles anew.
+    chunk_size: C, tokens of the prompt in a step of prefill. The last P mod C
+      are read one by one, so that another length of prompt compiles nothing.
 
   Returns:
     [B, length], int32.
@@ -112,7 +112,7 @@ def stream(
     length: Tokens to draw.
     key: PRNG key.
     sampling: How tokens are drawn.
-    chunk_size: C, tokens of the prompt that are read at once.
+    chunk_size: C, tokens of the prompt in a step of prefill.
     block_size: Tokens that are drawn at a time, by one call of the device.
 
   Returns:
@@ -131,8 +131,14 @@ def stream(
       "prompt must be integers [B, P] with one token or more, got "
       f"{prompt.dtype}{list(prompt.shape)}"
     )
-  if prompt.min() < 0:
-    raise ValueError(f"prompt must not be negative, got {prompt.min()}")
+  vocab_size = jax.eval_shape(
+    partial(_first_logits, model), params, prompt[:, :1]
+  ).shape[-1]
+  if prompt.min() < 0 or prompt.max() >= vocab_size:
+    raise ValueError(
+      f"prompt must have tokens from 0 to {vocab_size - 1}, got tokens from "
+      f"{prompt.min()} to {prompt.max()}"
+    )
   check_positive_int("length", length)
   check_positive_int("chunk_size", chunk_size)
   check_positive_int("block_size", block_size)
@@ -185,6 +191,12 @@ def _stream(model, params, prompt, stop, key, sampling, chunk_size, block_size):
       sampling,
     )
     yield np.asarray(decoding.tokens[:, start:end])
+
+
+@partial(jax.jit, static_argnums=0)  # It is traced once for each model.
+def _first_logits(model, params, tokens):
+  """Returns the logits after tokens [B, T] at the start of a sequence."""
+  return model.apply(params, tokens, None)[0]
 
 
 @partial(jax.jit, static_argnames="model", donate_argnames="state")

@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -185,7 +184,5 @@ def describe_score(trained: Trained, vocabulary: Vocabulary, path: str) -> str:
 
 
 def _print(text):
-  """Prints at once; a terminal without a character shows another."""
-  encoding = sys.stdout.encoding or "utf-8"
-  sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-  sys.stdout.flush()
+  """Prints at once."""
+  print(text, end="", flush=True)

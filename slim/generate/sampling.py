@@ -47,6 +47,8 @@ class Sampling(NamedTuple):
 def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
   """Divides logits by the temperature, and drops improbable tokens.
 
+  The largest logit becomes 0, which changes no probability.
+
   The steps follow one another: temperature, top-k, top-p, min-p. Each sees the
   probabilities that the one before it has left, normalized again. The most
   probable token is always kept. Of equally probable ones the first counts as
@@ -66,7 +68,10 @@ def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
   """
   dtype = at_least_float32(logits.dtype)
   temperature = jnp.asarray(sampling.temperature, dtype)
-  scaled = logits.astype(dtype) / jnp.where(temperature == 0, 1, temperature)
+  logits = logits.astype(dtype)
+  # At most 0, so that a low temperature does not make them inf.
+  logits -= logits.max(-1, keepdims=True)
+  scaled = logits / jnp.where(temperature == 0, 1, temperature)
   order = jnp.argsort(scaled, -1, descending=True, stable=True)
   ranked = jnp.take_along_axis(scaled, order, -1)
   rank = jnp.broadcast_to(
@@ -76,7 +81,9 @@ def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
   keep = (rank < top_k) | (top_k == 0)
   p = jax.nn.softmax(jnp.where(keep, ranked, -jnp.inf), -1)
   more_probable = jnp.cumsum(p, -1) - p
-  keep &= (more_probable < jnp.asarray(sampling.top_p, dtype)) | (rank == 0)
+  top_p = jnp.asarray(sampling.top_p, dtype)
+  # Their sum may round to 1.
+  keep &= (more_probable < top_p) | (top_p == 1) | (rank == 0)
   keep &= p >= jnp.asarray(sampling.min_p, dtype) * p[..., :1]
   keep = jnp.put_along_axis(
     jnp.zeros_like(keep), order, keep, -1, inplace=False

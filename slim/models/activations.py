@@ -34,7 +34,7 @@ def _gelu_jvp(primals, tangents):
 
 @jax.custom_jvp
 def silu(x: jax.Array) -> jax.Array:
-  """Computes x σ(x), σ the logistic function."""
+  """Computes x σ(x), σ the logistic function, for an array of any shape."""
   z = x.astype(at_least_float32(x.dtype))
   return (z * jax.nn.sigmoid(z)).astype(x.dtype)
 

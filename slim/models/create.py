@@ -158,8 +158,8 @@ def _check_packed(model, blocks, axis):
     if not block.attention.has_documents:
       raise SettingError(
         "attention",
-        f"must not have {name!r} for packed documents, which it does not keep "
-        f"apart, got {model.attention!r}",
+        f"must not have {name!r} for packed documents, because it mixes tokens "
+        f"of different documents, got {model.attention!r}",
       )
   if axis is not None:
     raise SettingError(

@@ -60,17 +60,17 @@ def make_language_model(
   mixers = [block.attention for block in network.blocks]
   num_blocks = len(mixers)
   constants = _make_constants(network, frozen_keys)
-  # The start of a document cannot be undone: it forgets a state of one size.
-  forgetful = [packed and mixer.state_kind == "fixed" for mixer in mixers]
+  # The start of a document resets a state of one size. That cannot be undone.
+  resets = [packed and mixer.state_kind == "fixed" for mixer in mixers]
 
   def init_layers(batch_size, compensated=False, max_tokens=None):
     states = [
       mixer.init_state(
         batch_size,
-        compensated=compensated and not forgets,
+        compensated=compensated and not is_reset,
         max_tokens=max_tokens,
       )
-      for mixer, forgets in zip(mixers, forgetful, strict=True)
+      for mixer, is_reset in zip(mixers, resets, strict=True)
     ]
     return tuple(states)
 
@@ -172,8 +172,8 @@ def make_language_model(
 
   state_kind = _state_kind(mixers)
   kept = tuple(
-    forgets or mixer.kept
-    for mixer, forgets in zip(mixers, forgetful, strict=True)
+    is_reset or mixer.kept
+    for mixer, is_reset in zip(mixers, resets, strict=True)
   )
   return LanguageModel(
     init,
@@ -192,8 +192,8 @@ def make_language_model(
 def _in_documents(position, tokens, positions, packed):
   """Computes `Call.document_positions`.
 
-  What came before the sequence is not known: a document that it starts within
-  starts there.
+  A sequence may begin inside a document. Positions in that document count from
+  the first token of the sequence.
   """
   if not packed:
     if positions is not None:

@@ -1,5 +1,7 @@
 """The memory that a gradient may take."""
 
+import math
+
 from slim.config.byte_sizes import format_size, parse_size
 from slim.targets import Target
 
@@ -30,7 +32,7 @@ def parse_budget(name: str, text: str | None, target: Target) -> int:
   size = parse_size(name, text)
   if memory is not None and size > memory:
     raise ValueError(
-      f"{name} must be at most {format_size(memory)}, the memory of "
-      f"{target.name}, got {text}"
+      f"{name} must be at most {format_size(memory, math.floor)}, the memory "
+      f"of {target.name}, got {text}"
     )
   return size

@@ -22,7 +22,7 @@ from slim.plan.time_estimate import estimate_time
 from slim.targets import HERE, Target
 from slim.targets.matrix_products import MatrixProduct, list_matrix_products
 from slim.training import build, devices, shapes
-from slim.training.gradients import max_tokens_of
+from slim.training.gradients import max_tokens_of, supported_policies
 from slim.training.losses import cross_entropy_sums
 from slim.training.shapes import tree_bytes
 from slim.types import LanguageModel, TrainState
@@ -110,18 +110,14 @@ def list_candidates(
     Candidates with predicted times.
   """
   config, model = planned.config, planned.experiment.model
-  policies = []
   num_rows = planned.num_rows
   state = _init_state(planned, model)
-  if model.state_kind == "fixed":
-    policies = ["store", "sqrt"]
-    undone = KeptLeaves.of(model.kept, state).others(state)
-    if inexact_leaves(undone):  # Not the position alone.
-      policies.insert(0, "rewind")
-  elif model.state_kind == "growing":
-    of_device = build.model_of_device(config, model, planned.experiment.mesh)
-    if of_device.start_state is None:  # Devices do not share its tokens.
-      policies = ["rewind"]  # Others would store its cache once a chunk.
+  policies = supported_policies(
+    build.model_of_device(config, model, planned.experiment.mesh)
+  )
+  undone = KeptLeaves.of(model.kept, state).others(state)
+  if not inexact_leaves(undone):  # At most the position is undone.
+    policies = tuple(x for x in policies if x != "rewind")
 
   @functools.cache
   def products(chunk_size: int) -> list[MatrixProduct]:

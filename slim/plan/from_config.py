@@ -42,7 +42,7 @@ def plan_config(
 
   Args:
     config: All settings. `gradient.method`, `policy` and `chunk_size` do not
-      matter.
+      matter, but must fit each other.
     budget: Bytes of the device or, on CPUs, of the whole process.
     target: What to compile for; this machine need not have it.
 

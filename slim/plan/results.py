@@ -1,5 +1,6 @@
 """The result of a search: candidates and their memory."""
 
+import math
 from typing import NamedTuple
 
 from slim.config.byte_sizes import format_size
@@ -55,8 +56,8 @@ class Plan(NamedTuple):
     ]
     memory, gradient = min(compiled, key=lambda x: x[0].total_bytes)
     return (
-      f"must be at least {format_size(memory.total_bytes)}, of which "
-      f"activations are {format_size(memory.activation_bytes)} "
+      f"must be at least {format_size(memory.total_bytes, math.ceil)}"
+      f", of which activations are {format_size(memory.activation_bytes)} "
       f"({gradient}), got {format_size(self.budget)}"
     )
 

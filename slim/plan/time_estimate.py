@@ -36,10 +36,10 @@ _OPERATIONS_PER_BYTE = {"cpu": 3, "gpu": 20, "tpu": 40}
 
 
 class PredictedTime(NamedTuple):
-  """Of one update.
+  """The predicted time of one update.
 
   Attributes:
-    relative: To that of "full" without reversible layers.
+    relative: Time divided by that of "full" without reversible layers.
     at_least: A lower bound in seconds; None for an unknown device.
   """
 

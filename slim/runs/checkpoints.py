@@ -68,6 +68,15 @@ class Checkpointer:
             shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
     processes.wait_for_all("the folder of checkpoints")
 
+  def check(self) -> None:
+    """Raises if the last save has failed by now.
+
+    Raises:
+      ValueError: If it cannot be written.
+    """
+    if self._saving and self._saving.done():
+      self._wait()
+
   def save(
     self,
     state: TrainState,

@@ -30,7 +30,7 @@ def define_cache(
   return flags.DEFINE_string(
     "compilation_cache",
     default_folder(),
-    "Folder in which compiled programs are kept; none: they are not.",
+    "Folder of JAX's persistent compilation cache; none: no cache.",
     flag_values=flag_values,
   )
 
@@ -69,7 +69,14 @@ def use_cache(folder: str | None) -> None:
   """
   is_set = jax.config.values[_NAME] is not None
   if folder not in (None, "none") and not is_set:
-    path = local_path("--compilation_cache", folder or "")
+    try:
+      path = local_path("--compilation_cache", folder or "")
+    except ValueError as error:
+      if folder != default_folder():
+        raise
+      # Nobody has asked for this folder, and the user may have no home.
+      _LOG.info("compiled programs are not kept: %s", error)
+      return
     try:
       check_folder("--compilation_cache", path)
     except ValueError as error:  # JAX would warn for each program.

@@ -43,7 +43,7 @@ class Interruptions:
     self._before: dict[int, object] = {}
 
   def start_steps(self) -> None:
-    """Begins to measure how long steps take."""
+    """Begins to measure how long steps take, from here."""
     self._last = time.monotonic()
 
   def should_end(self, save_seconds: float = 0.0) -> bool:
@@ -131,7 +131,9 @@ class Interruptions:
     _LOG.info(
       "%s: saving and ending after this step%s",
       number.name,
-      "; again: at once, without" if number == signal.SIGINT else "",
+      "; Ctrl-C again: ending at once, without saving"
+      if number == signal.SIGINT
+      else "",
     )
 
   def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -76,6 +76,7 @@ class Loop:
       self._evaluate(state, start)
     for step in range(start, train.num_steps):
       state = self._update(state, step)
+      self.checkpointer.check()
       done = step + 1
       is_last = done == train.num_steps
       evaluating = is_last or done % train.eval_every == 0
@@ -111,6 +112,7 @@ class Loop:
     """Evaluates, and tells whether it was the best evaluation so far."""
     with self.progress.paused("evaluation"), stage("evaluating"):
       sums = self.evaluate(state.params)
+    self.interruptions.start_steps()  # It does not count as a step.
     return self.best.add(step, self.progress.report_evaluation(step, sums))
 
   def _update(self, state: TrainState, step: int) -> TrainState:

@@ -131,7 +131,13 @@ class Progress:
 
     Raises:
       FloatingPointError: If the loss is not finite.
+      ValueError: If the batches have no target.
     """
+    if not sums.weight:
+      raise ValueError(
+        "config.train.eval_batches: these batches of the validation split have "
+        "no target, as all their documents are of one token: evaluate more"
+      )
     values = metrics.means("eval", sums)
     check_finite("validation loss", step, values["eval/loss"])
     self._writer.write(step, values | self._status(step))

@@ -146,8 +146,9 @@ def restore(
   )
   if shapes != name_shapes(stored):
     raise ValueError(
-      f"the checkpoint {folder} has other parameters than its settings make "
-      f"here: continue with the settings and the version in its {RECORD}"
+      f"the checkpoint {folder} has parameters that differ from those that "
+      "this version of slim makes from its settings: continue with the "
+      f"settings and the version in its {RECORD}"
     )
   target = place_like(stored, abstract_state)
   with ocp.StandardCheckpointer() as checkpointer:

@@ -92,7 +92,7 @@ def load_weights(path: str) -> tuple[Params, ml_collections.ConfigDict]:
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
       f"{path} must have the parameters of its settings, but their names or "
-      "shapes are others: write it with `python -m slim.export`"
+      "shapes differ: write it with `python -m slim.export`"
     ) from error
   return params, config.lock()
 
@@ -114,30 +114,12 @@ def load_initial_params(
     ValueError: If the file cannot be read, or its parameters have another
       meaning in the new run. It names the first that does not fit.
   """
-  path, name = config.train.init_from, "config.train.init_from"
+  path = config.train.init_from
   if path is None:
     return None
-  if os.path.isdir(local_path(name, path)):
-    trained = load_run(path, name=name)
-    params, stored = trained.state.params, trained.config
-  else:
-    try:
-      params, stored = load_weights(path)
-    except ValueError as error:
-      raise ValueError(f"{name}: {error}") from error
+  params, source_config = _read_source("config.train.init_from", path)
+  _check_same_model(path, source_config, config)
   abstract_params = jax.eval_shape(model.init, jax.random.key(0))
-  old, new = config_lib.flatten(stored), config_lib.flatten(config)
-  must_agree = ["data.vocab_size"]
-  if config.model.feature_map == "favor":
-    must_agree.append("seed")  # It determines the random features.
-  if config.model.positions in ("learned", "axial"):
-    must_agree.append("data.sequence_length")  # Each position has parameters.
-  for name in config_lib.differences(stored, config, ignored=_MAY_DIFFER):
-    if name.startswith("model.") or name in must_agree:
-      raise ValueError(
-        f"config.{name} must be {old[name]!r}, as in config.train.init_from="
-        f"{path}, got {new[name]!r}"
-      )
   params = stacking.match_form(params, abstract_params)
   found, expected = _flatten(params), _flatten(abstract_params)
   for name in expected | found:
@@ -148,6 +130,35 @@ def load_initial_params(
         f"{path}: use the version of slim that wrote it"
       )
   return params
+
+
+def _read_source(name, path):
+  """Reads parameters and settings of a run, a checkpoint or a file."""
+  if os.path.isdir(local_path(name, path)):
+    trained = load_run(path, name=name)
+    return trained.state.params, trained.config
+  try:
+    return load_weights(path)
+  except ValueError as error:
+    raise ValueError(f"{name}: {error}") from error
+
+
+def _check_same_model(path, source_config, config):
+  """Raises ValueError if a setting gives the parameters another meaning."""
+  old, new = config_lib.flatten(source_config), config_lib.flatten(config)
+  must_agree = ["data.vocab_size"]
+  if config.model.feature_map == "favor":
+    must_agree.append("seed")  # It determines the random features.
+  if config.model.positions in ("learned", "axial"):
+    must_agree.append("data.sequence_length")  # Each position has parameters.
+  for name in config_lib.differences(
+    source_config, config, ignored=_MAY_DIFFER
+  ):
+    if name.startswith("model.") or name in must_agree:
+      raise ValueError(
+        f"config.{name} must be {old[name]!r}, as in config.train.init_from="
+        f"{path}, got {new[name]!r}"
+      )
 
 
 def _nest(tensors: dict[str, np.ndarray]) -> dict[str, Any]:

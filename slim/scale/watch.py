@@ -43,7 +43,7 @@ class Watch:
       OSError: If this process cannot connect. Process 0 watches those that can.
     """
     self._name = f"process {index} of {count}"
-    self._has_left = self._has_failed = False
+    self._has_failed = False
     self._lock = threading.Lock()
     self._peers: dict[socket.socket, str] = {}
     if index == 0:
@@ -61,7 +61,6 @@ class Watch:
 
   def leave(self) -> None:
     """Says that this process ends because all is done."""
-    self._has_left = True
     self._tell(_BYE)
 
   def fail(self, message: str) -> None:

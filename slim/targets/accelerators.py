@@ -14,11 +14,11 @@ class GPU(NamedTuple):
     name: As the driver gives it.
     capability: The compute capability, (major, minor).
     num_sms: Streaming multiprocessors (SMs).
-    threads: Of an SM, at once.
-    lanes: Of an SM, for float32.
+    threads: Resident threads of an SM.
+    lanes: float32 lanes of an SM.
     shared_bytes: Shared memory of an SM.
     l2_bytes: The L2 cache.
-    clock_ghz: Of the SMs, the highest.
+    clock_ghz: Highest clock of the SMs.
   """
 
   name: str
@@ -36,10 +36,10 @@ class Accelerator(NamedTuple):
 
   Attributes:
     memory_bytes: Memory of the device; on TPUs, what XLA may use of it.
-    bandwidth: Of the memory, bytes per second.
+    bandwidth: Memory bandwidth, bytes per second.
     rates: Operations of matrix products per second, by their precision:
       "float32", "tensorfloat32" or "bfloat16".
-    source: Where these facts stand.
+    source: The document that states these numbers.
     gpu: Further facts of a GPU; None for a TPU.
   """
 

@@ -26,7 +26,8 @@ def define_target() -> Callable[[], Target]:
     "effort",
     EFFORTS[0],
     EFFORTS,
-    "Of the compiler for TPUs: more finds less memory, in minutes.",
+    "Effort of the compiler for TPUs. More effort takes minutes, and finds "
+    "programs that need less memory.",
   )
 
   def read() -> Target:

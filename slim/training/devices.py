@@ -88,8 +88,8 @@ def _check_sizes(config, sizes):
       "config.train.batch_size",
       f"must be a multiple of {num_parts}, the product of data and fsdp in "
       "config.mesh and of config.train.accumulation_steps, got "
-      f"{config.train.batch_size}: change one of them, or config.mesh, as to "
-      "sequence=8, to let devices share sequences, or data=1, for one device",
+      f"{config.train.batch_size}: change it, or set config.mesh to sequence=8 "
+      "(devices share sequences) or data=1 (one device)",
     )
   num_devices = sizes.get("sequence", 1)
   if config.data.sequence_length < num_devices:

@@ -20,7 +20,8 @@ class GradientSettings:
   )
   chunk_size: int | None = setting(
     128,
-    "C, tokens per chunk, at most T. For slim only. None: see memory_budget.",
+    "C, tokens per chunk; more than T means T. For slim only. None: "
+    "memory_budget chooses it.",
   )
   policy: str = setting(
     "rewind",
@@ -32,7 +33,8 @@ class GradientSettings:
   )
   memory_budget: str | None = setting(
     None,
-    "Memory of the device or, on CPUs, of the process, as in 2GiB. The fastest "
+    "Memory of the device or, on CPUs, of the process, as in 2GiB. With "
+    "several CPU devices in one process, it is the budget of one. The fastest "
     "method, policy and chunk size that fit are chosen; chunk_size must be "
     "None.",
   )

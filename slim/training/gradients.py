@@ -5,9 +5,9 @@
   "remat"   layer outputs of all tokens      4 F    a little more
   "slim"    of one chunk of C tokens         4 F    any length
 
-All three return the same gradient, to rounding. "slim" computes the logits and
-the last layer's MLP only once, so its work is below 4 F, or 5 F with policy
-"sqrt".
+F is the work of a forward pass. All three return the same gradient, to
+rounding. "slim" computes the logits and the last layer's MLP only once, so it
+takes less than 4 F, or less than 5 F with policy "sqrt".
 """
 
 from typing import Any, Protocol
@@ -119,6 +119,25 @@ def make_value_and_grad(
   return value_and_grad
 
 
+def supported_policies(model: LanguageModel) -> tuple[str, ...]:
+  """Lists the policies by which "slim" can differentiate a model.
+
+  A cache of all tokens is undone by moving its position back. "store" and
+  "sqrt" would store the cache once per chunk.
+
+  Args:
+    model: The model, as one device computes it.
+
+  Returns:
+    Names in `slim.kernels.POLICIES`; none if only "full" and "remat" work.
+  """
+  if model.state_kind == "none":
+    return ()
+  if model.state_kind == "growing":  # Devices may share its tokens.
+    return ("rewind",) if model.start_state is None else ()
+  return POLICIES if model.rewind else ("store", "sqrt")
+
+
 def _check_chunks(model, policy):
   """Raises ValueError unless "slim" can differentiate the model."""
   if model.state_kind == "none":
@@ -126,23 +145,23 @@ def _check_chunks(model, policy):
       "method must be 'full' or 'remat' for a model that needs the whole "
       "sequence at once, such as one with LSH attention, got 'slim'"
     )
-  if policy == "rewind" and model.rewind is None:
+  policies = supported_policies(model)
+  if not policies:
     raise ValueError(
-      "policy must be 'sqrt' or 'store' for a model without a function rewind, "
-      "got 'rewind'"
+      "method must be 'full' or 'remat' for softmax attention whose tokens "
+      "several devices share, got 'slim'"
     )
-  if model.state_kind == "growing":
-    if model.start_state is not None:
-      raise ValueError(
-        "method must be 'full' or 'remat' for softmax attention whose tokens "
-        "several devices share, got 'slim'"
-      )
-    if policy != "rewind":
-      raise ValueError(
-        "policy must be 'rewind' for a model with a cache of all tokens, such "
-        "as softmax attention: others would store the cache once a chunk, got "
-        f"{policy!r}"
-      )
+  if policy not in policies:
+    reason = (
+      "a cache of all tokens, such as softmax attention: others would store "
+      "the cache once per chunk"
+      if model.state_kind == "growing"
+      else "no function rewind"
+    )
+    raise ValueError(
+      f"policy must be one of {policies} for a model with {reason}, got "
+      f"{policy!r}"
+    )
 
 
 def max_tokens_of(model: LanguageModel, num_tokens: int) -> int | None:

@@ -1,5 +1,7 @@
 """Sizes in bytes, parsed and formatted."""
 
+import math
+
 import pytest
 
 from slim.config.byte_sizes import (
@@ -35,5 +37,10 @@ def test_what_is_no_size_is_refused(text):
   ],
 )
 def test_sizes_are_written(size, text):
-  """Fails if tables are hard to read."""
+  """Fails if tables are hard to read, or a named bound is not enough."""
   assert format_size(size) == text
+  at_least, at_most = (
+    parse_size("x", format_size(max(size, 103), rounding))
+    for rounding in (math.ceil, math.floor)
+  )
+  assert at_most <= max(size, 103) <= at_least

@@ -153,3 +153,11 @@ def test_a_short_split_may_be_one_document(tmp_path):
   )
   batch = next(dataset.evaluation_batches())
   np.testing.assert_array_equal(batch.positions, [[0, 1], [2, 3]])
+
+
+def test_an_empty_split_may_be_packed(tmp_path):
+  """Fails if a file without a test split is refused for its documents."""
+  parts = {"train": np.arange(20) % 5, "validation": np.arange(20) % 5}
+  np.savez(tmp_path / "a.npz", **parts, test=np.zeros(0, int))
+  with pytest.raises(ValueError, match="sequence_length: 6 needs 7 tokens"):
+    create(tmp_path / "a.npz", "tokens", "test", pack_documents=0)

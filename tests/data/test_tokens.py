@@ -40,9 +40,9 @@ def test_sequences_are_those_of_the_array(tmp_path, dtype, kind):
   test = create(path, "test")
   found = [x.inputs.ravel() for x in test.evaluation_batches()]
   np.testing.assert_array_equal(np.concatenate(found)[:9], TOKENS[190:199])
-  assert test.description.startswith(
-    f"tokens of tokens.{kind}, test: 10 of 200 tokens, "
-  )
+  assert test.description.startswith("tokens, test: 10 of 200 tokens, ")
+  renamed = path.rename(tmp_path / f"renamed.{kind}")
+  assert create(renamed, "test").fingerprint == test.fingerprint
 
 
 def test_an_archive_may_have_the_splits(tmp_path):

@@ -69,3 +69,19 @@ def test_a_wrong_tokenizer_is_refused(tokenizer_file, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "tokenizers", None)
   with pytest.raises(ValueError, match="needs the package tokenizers"):
     create_vocabulary("tokens", vocab_size=9, tokenizer=tokenizer_file)
+
+
+def test_a_tokenizer_neither_cuts_nor_pads(tokenizer_file, tmp_path):
+  """Fails if a file made for another model loses most of a text."""
+  import tokenizers
+
+  text = b" the house of the mouse"
+  changed = tokenizers.Tokenizer.from_file(str(tokenizer_file))
+  changed.enable_truncation(2)
+  changed.enable_padding(length=99)
+  changed.save(str(tmp_path / "cut.json"))
+  right, found = (
+    create_vocabulary("tokens", vocab_size=300, tokenizer=path).encode(text)
+    for path in (tokenizer_file, tmp_path / "cut.json")
+  )
+  np.testing.assert_array_equal(found, right)

@@ -122,7 +122,8 @@ def test_other_lengths_compile_nothing(x64, name):
     ({"prompt": np.zeros((1, 0), int)}, r"one token or more, got int64\[1, 0"),
     ({"prompt": np.zeros(3, int)}, r"must be integers \[B, P\]"),
     ({"prompt": np.zeros((1, 3))}, r"got float64\[1, 3\]"),
-    ({"prompt": np.array([[1, -1]])}, "prompt must not be negative, got -1"),
+    ({"prompt": np.array([[1, -1]])}, "from 0 to 12, got tokens from -1 to 1$"),
+    ({"prompt": np.array([[2, 31]])}, "from 0 to 12, got tokens from 2 to 31$"),
     ({"length": 0}, "length must be a positive integer, got 0"),
     ({"length": 68}, "length must be at most 67, .* 70 tokens and .* has 3"),
     ({"chunk_size": 0}, "chunk_size must be"),
@@ -134,5 +135,6 @@ def test_what_cannot_be_generated_is_refused(x64, arguments, message):
   """Fails if a mistake is found after the first tokens, or never."""
   model = create(**MODELS["softmax"])
   good = {"prompt": tokens_of(1, 3), "length": 3, "key": KEY}
+  params = jax.eval_shape(model.init, KEY)
   with pytest.raises(ValueError, match=message):
-    stream(model, {}, **good | arguments)
+    stream(model, params, **good | arguments)

@@ -58,6 +58,14 @@ def test_equal_logits_count_in_their_order(x64):
   np.testing.assert_array_equal(filtered, [0, -np.inf, -np.inf, -np.inf])
 
 
+def test_extreme_numbers_keep_what_they_should():
+  """Fails if rounding drops a token that nothing asks to drop, or all."""
+  filtered = filter_logits(jnp.array([30.0, 0.0, 0.0]), Sampling())
+  np.testing.assert_array_equal(filtered, [0, -30, -30])
+  filtered = filter_logits(jnp.array([-900.0, -500]), Sampling(1e-37))
+  np.testing.assert_array_equal(filtered, [-jnp.inf, 0])
+
+
 def test_tokens_are_drawn_with_their_probabilities():
   """Fails if the drawn distribution is another one, or keys are ignored."""
   sampling = Sampling(1.5, 6, 0.95, 0.0)

@@ -35,5 +35,5 @@ def test_more_than_the_device_has_is_refused():
   with pytest.raises(ValueError) as error:
     parse_budget("--budget", "200GiB", Target("tpu:v5e"))
   assert str(error.value) == (
-    "--budget must be at most 15.8 GiB, the memory of tpu:v5e, got 200GiB"
+    "--budget must be at most 15.7 GiB, the memory of tpu:v5e, got 200GiB"
   )

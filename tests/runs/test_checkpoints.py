@@ -3,6 +3,7 @@
 import functools
 import logging
 import shutil
+import time
 
 import chex
 import jax
@@ -192,6 +193,18 @@ def test_a_full_disk_is_one_line(tmp_path):
     done, f"cannot save a checkpoint in {tmp_path}/checkpoints: File too large"
   )
   assert checkpoints.list_steps(str(tmp_path)) == []
+
+
+def test_a_save_that_fails_is_noticed_before_the_next(tmp_path):
+  """Fails if a run trains on for hours after its disk is full."""
+  with limit_files(3000):
+    checkpointer = checkpoints.Checkpointer(str(tmp_path), 3)
+    checkpointer.save(init(), {})
+    with pytest.raises(ValueError, match="cannot save .* File too large"):
+      for _ in range(1000):
+        checkpointer.check()
+        time.sleep(0.01)
+  checkpointer.close()
 
 
 @pytest.mark.parametrize("saved", [True, False])

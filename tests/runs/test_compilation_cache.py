@@ -1,6 +1,7 @@
 """Where compiled programs are kept."""
 
 import logging
+import os
 import warnings
 
 import jax
@@ -48,6 +49,16 @@ def test_a_folder_is_used_unless_there_is_one(tmp_path):
   for folder in ("mine", "other"):
     compilation_cache.use_cache(str(tmp_path / folder))
     assert jax.config.values[NAME] == str(tmp_path / "mine")
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+  """Fails if a flag that nobody has given ends a run."""
+  monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+  compilation_cache.use_cache(compilation_cache.default_folder())
+  assert jax.config.values[NAME] is None
+  with pytest.raises(ValueError, match="there is no such user"):
+    compilation_cache.use_cache("~/mine")
 
 
 def test_a_damaged_program_is_replaced(tmp_path, caplog):

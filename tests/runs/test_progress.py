@@ -199,6 +199,13 @@ def test_what_is_not_finite_stops_the_run(nll, norm, name):
   assert not records
 
 
+def test_an_evaluation_without_targets_is_named():
+  """Fails if documents of one token end in a ZeroDivisionError."""
+  report, _ = make()
+  with pytest.raises(ValueError, match="config.train.eval_batches: .* have no"):
+    report.report_evaluation(3, Sums(0.0, 0.0, 0.0))
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_validation_loss_that_is_no_number_stops_the_run(loss):
   """Fails if an update that broke the weights is saved."""

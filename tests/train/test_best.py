@@ -6,6 +6,7 @@ import pytest
 
 from slim import train
 from slim.runs import checkpoints
+from slim.runs.interruptions import Interruptions
 from slim.training import devices
 from slim.types import Sums
 from tests.train.cases import make
@@ -61,3 +62,13 @@ def test_a_run_ends_when_nothing_gets_better(tmp_path, losses, caplog):
   assert caplog.messages[-1] == (
     "already ended by config.train.patience: nothing to do"
   )
+
+
+def test_an_evaluation_is_no_step(tmp_path, losses, monkeypatch):
+  """Fails if a time limit leaves room for two evaluations, not two steps."""
+  starts = []
+  monkeypatch.setattr(Interruptions, "start_steps", starts.append)
+  losses(3.0, 2.0)
+  settings = make(train__eval_every=1, train__num_steps=2)
+  train.train_and_evaluate(settings, str(tmp_path))
+  assert len(starts) == 3  # At the first step, and after each evaluation.

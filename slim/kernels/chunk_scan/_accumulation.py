@@ -63,8 +63,8 @@ def _select(xs, in_place, wanted):
 def can_add_in_place(jaxpr: core.Jaxpr, var: core.Var) -> bool:
   """Tells whether a jaxpr uses a variable only to scan over its first axis.
 
-  Others are as large as the total once, not once a layer, and a variable used
-  twice would be rounded twice.
+  The gradient of another variable is as large as its total only once, not once
+  per layer. A variable that is used twice would be rounded twice.
 
   Args:
     jaxpr: The jaxpr.

@@ -45,8 +45,8 @@ def chunked_map(
     mode.
 
   Raises:
-    ValueError: If an argument does not fit, or if the result is differentiated
-      twice.
+    ValueError: If an argument does not fit, if `fn` does not return as many
+      tokens as it is given, or if the result is differentiated twice.
 
   Memory of the gradient beyond inputs and outputs: the activations of C tokens.
   Work of the gradient: one more forward pass than without chunks.
@@ -54,7 +54,20 @@ def chunked_map(
   References:
     Kitaev et al., 2020 (Reformer), https://arxiv.org/abs/2001.04451, section 3.
   """
-  return _map("chunked_map", fn, params, xs, chunk_size, axis)
+
+  def of_chunk(params, chunk):
+    out = fn(params, chunk)
+    size = jax.tree.leaves(chunk)[0].shape[axis]
+    for path, x in jax.tree_util.tree_leaves_with_path(out):
+      if jnp.ndim(x) > axis and jnp.shape(x)[axis] != size:
+        raise ValueError(
+          f"the result{jax.tree_util.keystr(path)} of fn must have the {size} "
+          f"tokens of the chunk along axis {axis}, got shape {jnp.shape(x)}; "
+          "for a sum over tokens use chunked_sum"
+        )
+    return out
+
+  return _map("chunked_map", of_chunk, params, xs, chunk_size, axis)
 
 
 @in_mesh_of_arguments

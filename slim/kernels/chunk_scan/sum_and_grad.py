@@ -83,8 +83,8 @@ def sum_and_grad(
   summed in float32 or wider, and rounded once; in `shard_map`, once on each
   device, before they are added. `xs` is not copied.
 
-  Work: 3 F, where F is a forward pass, and that part of F ("sqrt": 2 F) that
-  the state needs.
+  Work: 3 + s forward passes, or 3 + 2 s with policy "sqrt". s ≤ 1 is the share
+  of a forward pass that the state needs.
 
   References:
     Likhosherstov et al., 2021 (SLiM), Algorithm 1,

@@ -58,19 +58,19 @@ def attend_in_blocks(
 
 
 class _Block(NamedTuple):
-  """What does not depend on the state; n blocks, each of one head."""
+  """Arrays of n blocks, each of one head, that do not depend on the state."""
 
   v: jax.Array  # [n, L, V].
   pairs: jax.Array  # [n, L, L], P.
   read: jax.Array  # [n, L, K], q D_·0.
   write: jax.Array  # [n, L, K], k D_L·.
-  kept: jax.Array  # [n, 1 or K, 1], D_L0.
+  decay: jax.Array  # [n, 1 or K, 1], D_L0.
   erase: jax.Array | None  # [n, L, K], e D_·0.
   inverse: jax.Array | None  # [n, L, L], (1 + E)⁻¹.
 
   @classmethod
   def of(cls, tokens: Tokens, size: int) -> "_Block":
-    """Computes those of all blocks of some tokens."""
+    """Cuts some tokens into blocks, and computes the arrays of all."""
 
     def cut(x):
       x = to_blocks(x, size)
@@ -88,7 +88,7 @@ class _Block(NamedTuple):
       pairs,
       read=q * from_start,
       write=k * jnp.exp(decay.to_end),
-      kept=from_start[:, -1, :, None],
+      decay=from_start[:, -1, :, None],
       erase=None if erase is None else erase * from_start,
       inverse=None if erase is None else unit_lower_inverse(*erased),
     )
@@ -109,7 +109,7 @@ def _one_block(state, tokens):
     written = written - einsum_f32("nik,nkv->niv", block.erase, before)
     written = einsum_f32("nij,njv->niv", block.inverse, written)
   after = einsum_f32("njk,njv->nkv", block.write, written)
-  after += block.kept * before
+  after += block.decay * before
   y = block.attend(before, written)
   y = y.reshape(batch_size, num_heads, *y.shape[1:])
   return jnp.moveaxis(y, 1, 2), after.reshape(state.shape)
@@ -153,11 +153,11 @@ def _at_once(size, state, tokens):
     updates = einsum_f32("njk,njv->nkv", block.write, written)
 
     def step(state, block):
-      kept, update = block
-      return kept * state + update, state
+      decay, update = block
+      return decay * state + update, state
 
     state, before = jax.lax.scan(
-      step, state, (stack(block.kept), stack(updates))
+      step, state, (stack(block.decay), stack(updates))
     )
   else:
     # Multiplied by the inverse for all blocks, not in the loop.
@@ -165,12 +165,12 @@ def _at_once(size, state, tokens):
     written = einsum_f32("nij,njv->niv", block.inverse, written)
 
     def step(state, block):
-      kept, erased, written, write = block
+      decay, erased, written, write = block
       written = written - einsum_f32("nik,nkv->niv", erased, state)
       update = einsum_f32("njk,njv->nkv", write, written)
-      return kept * state + update, (state, written)
+      return decay * state + update, (state, written)
 
-    of_blocks = block.kept, erased, written, block.write
+    of_blocks = block.decay, erased, written, block.write
     state, (before, written) = jax.lax.scan(
       step, state, tuple(map(stack, of_blocks))
     )

@@ -42,7 +42,8 @@ def elu_plus_one(x: jax.Array) -> jax.Array:
     Katharopoulos et al., 2020, https://arxiv.org/abs/2006.16236, equation 7.
   """
   # jax.nn.elu(x) + 1 would compute exp(x) - 1 first and lose small values.
-  return jnp.where(x > 0, x + 1, jnp.exp(jnp.minimum(x, 0)))
+  # jnp.minimum(x, 0) would halve the derivative at 0.
+  return jnp.where(x > 0, x + 1, jnp.exp(jnp.where(x > 0, 0, x)))
 
 
 def square(x: jax.Array) -> jax.Array:

@@ -102,7 +102,7 @@ def token_sums(
 
 
 def add_sums(state: PrefixSums, update: PrefixSums) -> PrefixSums:
-  """Adds `update` to `state`, exactly if the state carries error terms.
+  """Adds `update` to `state`; error terms keep about twice the digits.
 
   Args:
     state: PrefixSums with or without error terms.
@@ -112,13 +112,18 @@ def add_sums(state: PrefixSums, update: PrefixSums) -> PrefixSums:
     PrefixSums like `state`.
 
   Raises:
-    ValueError: If the shapes of the two differ.
+    ValueError: If the shapes of the two differ, or `update` has error terms.
 
   References:
     Knuth, The Art of Computer Programming, volume 2, section 4.2.2 (two-sum).
   """
   state, update = jax.tree.map(jnp.asarray, (state, update))
   value = state._replace(error=None)
+  if update.error is not None:
+    raise ValueError(
+      "update must have no error terms, as from token_sums, got some: pass it "
+      "as state, and add the other sums to it"
+    )
   for name in ("kv", "k"):
     expected, found = (getattr(x, name).shape for x in (state, update))
     if expected != found:
@@ -126,9 +131,7 @@ def add_sums(state: PrefixSums, update: PrefixSums) -> PrefixSums:
         f"update.{name} must have the shape {expected} of state.{name}, got "
         f"{found}"
       )
-  update = jax.tree.map(
-    lambda x, like: x.astype(like.dtype), update._replace(error=None), value
-  )
+  update = jax.tree.map(lambda x, like: x.astype(like.dtype), update, value)
   total = jax.tree.map(jnp.add, value, update)
   if state.error is None:
     return total

@@ -44,8 +44,8 @@ def lsh_buckets(
     num_hashes: R.
 
   Returns:
-    [B, H, R, T], the smallest unsigned integer type that holds `num_buckets`.
-    It has no gradient.
+    [B, H, R, T], the smallest unsigned integer type that holds
+    `num_buckets - 1`. It has no gradient.
 
   Raises:
     ValueError: If an argument has the wrong shape, dtype or value.

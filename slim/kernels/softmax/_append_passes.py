@@ -57,7 +57,7 @@ def _forward(blocks, past, own, position):
     y, lse = attend_forward(blocks, inputs)[0]
     return y.astype(dtype), lse.astype(dtype)
 
-  # Written before it is read: else XLA would copy what it reads.
+  # Write before reading. Otherwise XLA copies the cache that it reads.
   cache = [
     set_slice(to_rows(old), to_rows(new), {1: position})
     for old, new in ((past.k, own.k), (past.v, own.v))
@@ -78,28 +78,24 @@ def _backward(blocks, residuals, cotangents):
     jax.lax.dynamic_slice_in_dim(x, position, y.shape[1], 1) for x in cache_ct
   ]
   totals = Totals(zero_queries(own.q, lse), *own_ct)
-  (q_ct, *own_ct), _, _ = add_cotangents(
+  (q_ct, *own_ct), _, own_consts_ct = add_cotangents(
     blocks[1], own, y, lse, y_ct, 0.0, totals
   )
-  # They are written, so what was there before has no gradient. That XLA copies
-  # nothing, it has to see that they are read before.
+  # The forward pass has overwritten these rows, so what was there before has no
+  # gradient. `opaque_one` makes this write depend on the read above. Otherwise
+  # XLA copies the cotangent.
   starts = {1: position * opaque_one(own_ct)}
   cache_ct = [
     set_slice(x, jnp.zeros_like(rows), starts)
     for x, rows in zip(cache_ct, own_ct, strict=True)
   ]
-  (q_ct, *cache_ct), _, consts_ct = add_cotangents(
+  (q_ct, *cache_ct), _, past_consts_ct = add_cotangents(
     blocks[0], past, y, lse, y_ct, 0.0, Totals(q_ct, *cache_ct)
   )
-  return (
-    (
-      q_ct.reshape(own.q.shape),
-      *split_cache(cache_ct, own.k, own.v),
-      consts_ct,
-    ),
-    (zeros_for_sum(own.q), *split_cache(own_ct, own.k, own.v), None),
-    None,
-  )
+  # Both parts have the same queries: their gradient is that of the first.
+  past_ct = q_ct.reshape(own.q.shape), *split_cache(cache_ct, own.k, own.v)
+  own_ct = zeros_for_sum(own.q), *split_cache(own_ct, own.k, own.v)
+  return (*past_ct, past_consts_ct), (*own_ct, own_consts_ct), None
 
 
 append = first_order_vjp(

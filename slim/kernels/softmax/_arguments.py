@@ -75,7 +75,7 @@ class Attention(NamedTuple):
     limits: Those of the window, if they are known at compile time; or None.
     make_terms: From `term_maker`.
     dropout_scale: From `make_dropout_scale`, or None.
-    precision: Of the matrix products, as in `jax.lax.dot_general`.
+    precision: Precision of the products, as in `jax.lax.dot_general`.
     dtype: Of the result.
   """
 
@@ -133,8 +133,8 @@ def check_attention(arguments: Arguments) -> Attention:
   scale, static_scale = _split_scale(
     arguments.scale, sizes["K"], at_least_float32(q.dtype, k.dtype)
   )
-  q, k, v, bias, scale, mask, window = match_varying_axes(
-    (q, k, v, bias, scale, mask, window)
+  q, k, v, bias, scale, mask, window, bias_params = match_varying_axes(
+    (q, k, v, bias, scale, mask, window, arguments.bias_params)
   )
   # Scaling q is less work than scaling the scores, but rounds short floats.
   scales_q = jnp.finfo(q.dtype).bits >= 32
@@ -143,7 +143,7 @@ def check_attention(arguments: Arguments) -> Attention:
     mask=mask,
     mask_fn=arguments.mask_fn,
     bias_fn=arguments.bias_fn,
-    bias_params=arguments.bias_params,
+    bias_params=bias_params,
     num_sequences=sizes["B"],
     num_heads=sizes["H"],
   )

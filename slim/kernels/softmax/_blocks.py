@@ -63,7 +63,7 @@ class Blocks(NamedTuple):
     limits: Of the window, if they are known at compile time; or None.
     q_scale: Multiplied with q before it is used.
     product_scale: Multiplied with the products of queries and keys.
-    precision: Of the matrix products.
+    precision: Precision of the matrix products.
     make_terms: The function of `term_maker`. It takes its arrays first.
     dropout_scale: The function of `make_dropout_scale`, likewise; or None.
   """

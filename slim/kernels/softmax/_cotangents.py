@@ -106,7 +106,6 @@ def add_cotangents(
   Returns:
     The totals, and the cotangents of bias and `term_consts`.
   """
-  zeros_like = partial(zeros_for_sum, like=inputs.q)
   # score_ct = p · (y_ct vᵀ - shift).
   shift = jnp.sum(y_ct.astype(lse.dtype) * y.astype(lse.dtype), -1) - lse_ct
   # A query with a score of NaN must add nothing to the gradients of keys and
@@ -115,7 +114,7 @@ def add_cotangents(
   lse, shift = lse[..., None], shift[..., None]
   adds = jnp.isfinite(lse)
   lse, shift = jnp.where(adds, lse, jnp.inf), jnp.where(adds, shift, 0)
-  others = zeros_like((inputs.bias, inexact_leaves(inputs.term_consts)))
+  others = zeros_for_sum((inputs.bias, inexact_leaves(inputs.term_consts)))
   *found, bias_ct, consts_ct = for_all_heads(
     partial(_pull_back_heads, blocks),
     blocks,

@@ -78,6 +78,8 @@ def query_key_products(
     [B, G, s, t], float32 or wider. Its derivatives are those of
     `finite_or_zero` queries and keys.
   """
+  # As in `nan_if_not_finite`: the score of an inf may be -inf.
+  q = jnp.where(jnp.isfinite(q), q, jnp.nan)
   return _scaled(precision, q, k, scale)
 
 

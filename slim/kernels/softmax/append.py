@@ -70,12 +70,14 @@ def append_softmax_attention(
     mask_fn: `mask_fn(q_index, k_index)`, whether a query sees a key, as for
       `softmax_attention_and_lse`. q_index counts from 0 at the first query,
       k_index from the start of the cache.
-    precision: Of the matrix products, as in `jax.lax.dot_general`.
+    precision: Precision of the products, as in `jax.lax.dot_general`.
     q_block_size: Queries in a block. Need not divide T.
     k_block_size: Keys in a block. Need not divide S.
 
   Returns:
-    y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
+    y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider. The
+      attention to the cache and the attention to the new tokens are each
+      rounded to the dtype of `v` before they are merged.
     cache: KVCache with these tokens. If it has no room for them and `position`
       is traced, the cache is not valid, and y is NaN.
 

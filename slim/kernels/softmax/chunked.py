@@ -66,7 +66,7 @@ def chunked_softmax_attention_and_lse(
     bias_params: Pytree of arrays, the first argument of `bias_fn`.
     dropout_rate: Probability to drop a pair, in [0, 1).
     dropout_keys: [B], PRNG keys, one per sequence. Default: no dropout.
-    precision: Of the matrix products, as in `jax.lax.dot_general`.
+    precision: Precision of the products, as in `jax.lax.dot_general`.
     q_block_size: Queries in a block. Need not divide T.
     k_block_size: Keys in a block. Need not divide S. Default: 1024 for one head
       of one sequence, else 512, so that the scores of a block fit the cache.

@@ -91,7 +91,7 @@ def softmax_attention_and_lse(
     dropout_keys: [B], PRNG keys of any implementation, one per sequence. Which
       pairs are dropped depends only on (key, head, query, key index). Default:
       no dropout.
-    precision: Of the matrix products, as in `jax.lax.dot_general`.
+    precision: Precision of the products, as in `jax.lax.dot_general`.
 
   Returns:
     y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider.
@@ -196,9 +196,16 @@ def merge_attention(
       `softmax_attention_and_lse`: [B, T, H, V] and [B, T, H].
 
   Returns:
-    y: [B, T, H, V], of the attention to all keys.
-    lse: [B, T, H].
+    y: [B, T, H, V], dtype of the given y; the attention to all keys.
+    lse: [B, T, H], float32 or wider.
+
+  Raises:
+    ValueError: If there are no pieces, or their shapes differ.
+
+  Memory beyond inputs and outputs: O(n·B·T·H·V) for n pieces.
   """
+  if not pieces:
+    raise ValueError("pieces must have at least one (y, lse), got none")
   ys, lses = (jnp.stack(x) for x in zip(*pieces, strict=True))
   lses = lses.astype(promote(ys.dtype, lses.dtype))[..., None]
   # y_i is Σ exp(score - lse_i) v, so lse_i may stand for the largest score.

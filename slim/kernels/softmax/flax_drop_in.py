@@ -56,7 +56,7 @@ def attention_fn(
     dropout_rate: Probability to drop a pair, in [0, 1).
     deterministic: Whether to disable dropout.
     dtype: Dtype of the computation. Default: what the arrays promote to.
-    precision: Of the matrix products, forward and backward, as in
+    precision: Precision of all matrix products, as in
       `jax.lax.dot_general`.
     module: Must be None, because there are no weights to sow.
     is_causal: Whether a query sees no later keys.

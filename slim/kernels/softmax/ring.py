@@ -36,7 +36,7 @@ def ring_attention(
     v: [B, T, G, V], float. Values of this device.
     axis_name: The mesh axis over which the tokens are split.
     scale: Factor of q · k. Default: 1 / √K.
-    precision: Of the matrix products, as in `jax.lax.dot_general`.
+    precision: Precision of the products, as in `jax.lax.dot_general`.
     q_block_size: As for `chunked_softmax_attention`.
     k_block_size: As for `chunked_softmax_attention`.
 

@@ -27,7 +27,8 @@ class Partial(NamedTuple):
   """Softmax attention to some of the keys.
 
   Attributes:
-    top: [..., 1], the largest score; -inf if there is none, or if it is NaN.
+    top: [..., 1], the largest score; -inf if there is none. If a score is NaN
+      or inf, it may be any.
     total: [..., 1], Σ exp(score - top); NaN if a score is NaN.
     numerator: [..., V], Σ exp(score - top) v.
   """
@@ -49,7 +50,7 @@ class Partial(NamedTuple):
       The attention to these keys. `top` is a constant to the derivative.
     """
     top, weights = _exponentials(scores)
-    # If a NaN were the top, joining would multiply the other keys by NaN, and
+    # If an inf were the top, joining would multiply the other keys by NaN, and
     # so their gradients. The total is NaN, which is enough.
     top = jnp.where(top < jnp.inf, top, -jnp.inf)
     return cls(top, weights.sum(-1, keepdims=True), weigh(weights))
@@ -122,13 +123,17 @@ def from_residual(lse: jax.Array) -> jax.Array:
 
 
 def _exponentials(scores):
-  """The largest score, [..., 1], and exp(score - largest), [..., S]."""
-  top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+  """The largest score, [..., 1], and exp(score - largest), [..., S].
+
+  Beside a NaN the others must not overflow, or their gradients would be NaN.
+  """
+  top = jnp.where(jnp.isnan(scores), -jnp.inf, scores).max(-1, keepdims=True)
+  top = jax.lax.stop_gradient(top)
   return top, jnp.exp(scores - _zero_if_neg_inf(top))
 
 
 def _zero_if_neg_inf(top):
-  """The largest score, or 0 if it is -inf or NaN: exp(-inf - 0) = 0."""
+  """The largest score, or 0 if it is -inf: exp(-inf - 0) = 0."""
   return jnp.where(top > -jnp.inf, top, 0)
 
 

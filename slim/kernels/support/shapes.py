@@ -50,9 +50,11 @@ def check_shape(
   )
   if not fits:
     known = ", ".join(f"{c}={sizes[c]}" for c in letters if c in sizes)
+    is_empty = len(x.shape) == len(letters) and 0 in x.shape
     raise ValueError(
       f"{name} must have shape [{', '.join(letters)}]"
-      f"{f' with {known}' if known else ''}, got {tuple(x.shape)}"
+      f"{f' with {known}' if known else ''}"
+      f"{', and only B may be 0' if is_empty else ''}, got {tuple(x.shape)}"
     )
 
 

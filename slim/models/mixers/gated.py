@@ -35,7 +35,9 @@ class GatedSettings:
     "head of queries and keys. None: width / num_heads.",
   )
   value_dim: int | None = setting(
-    None, "Likewise: V, width of a head of values. None: width / num_heads."
+    None,
+    "For 'retention', 'ssd', 'gla', 'delta', 'gdn' and 'kda': V, width of a "
+    "head of values. None: width / num_heads.",
   )
   conv_width: int | None = setting(
     4,

@@ -133,7 +133,7 @@ class LinearAttention(MultiHead):
   def start_state(
     self, state: LinearState, after_first: LinearState
   ) -> LinearState:
-    """Takes over the value that the others are measured from."""
+    """Copies the value of the first token, which all values are relative to."""
     return state._replace(value_offset=after_first.value_offset)
 
   @nn.compact
@@ -183,7 +183,7 @@ class LinearAttention(MultiHead):
     return self._mixed(y, sums, after, offset)
 
   def _mixed(self, y, before, after, offset):
-    """Adds to y what the values are measured from."""
+    """Adds the value of the first token to y, and merges the heads."""
     y = (y.astype(offset.dtype) + offset[:, None]).astype(self.dtype)
     return Mixed(
       self.merge(y), LinearState(before, offset), LinearState(after, offset), ()
@@ -191,10 +191,10 @@ class LinearAttention(MultiHead):
 
 
 def _attend_in_documents(q, k, v, sums, site, eps):
-  """Linear attention whose sums start anew with each document.
+  """Computes linear attention whose sums start anew with each document.
 
-  It is a gated recurrence without a decay between. What that adds up for a
-  value of 1 is the normaliser.
+  This is a gated recurrence with a log decay of -inf at the start of a document
+  and 0 elsewhere. A further value channel of ones sums up the normaliser.
   """
   v = v.astype(sums.kv.dtype)
   memory = jnp.concatenate([sums.kv, sums.k[..., None]], -1)

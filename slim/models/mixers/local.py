@@ -55,8 +55,8 @@ class WindowState(NamedTuple):
   anyhow, and needs the order to skip blocks.)
 
   Attributes:
-    k: [B, W - 1, H, K], keys; anything where there was no token yet.
-    v: [B, W - 1, H, K], values; likewise.
+    k: [B, W - 1, G, K], keys; anything where there was no token yet.
+    v: [B, W - 1, G, K], values; likewise.
   """
 
   k: jax.Array

@@ -26,11 +26,12 @@ class Site(NamedTuple):
       random.
     rewind: Whether leaves of the state that are not `Mixer.kept` are those
       after the tokens, so that the mixer has to compute those before them.
-    replay: Pytree of integers that the mixer returned when it computed these
-      tokens before, and must act by; None the first time.
-    sequence_axis: The mesh axis whose devices share these tokens, x has those
-      of one device, and `position` is that of the first of all; None: x has
-      all tokens.
+    replay: Pytree of integers that the mixer returned in the forward pass. A
+      recomputation must use them instead of deciding again. None in the
+      forward pass.
+    sequence_axis: The mesh axis whose devices share the tokens of a sequence.
+      x then has the tokens of one device, and `position` is that of the first
+      token of all devices. None: x has all tokens.
     document_positions: [B, T], int32, the position of each token in its
       document, where a sequence has several; None: it is one document.
   """
@@ -126,9 +127,9 @@ class Mixer(Protocol):
     token_order: In which order the devices of a `SequenceAxis` share the
       tokens; None: it needs all tokens on one device.
     has_documents: Whether it keeps the documents of `Site.document_positions`
-      apart. Its leaves of a "fixed" state are then all given as they were
-      before the tokens, even if `rewind`: nothing undoes the start of a
-      document.
+      apart. All leaves of a "fixed" state are then given as they were before
+      the tokens, even if `rewind`, because a reset at the start of a document
+      cannot be undone.
   """
 
   @property

@@ -139,6 +139,11 @@ def test_wrong_result_is_refused(chunk_size):
   )
   with pytest.raises(ValueError, match=message):
     chunked_map(lambda _, x: {"a": x.sum()}, (), xs, chunk_size=chunk_size)
+  message = "the result of fn must have the [0-9]+ tokens of the chunk along"
+  with pytest.raises(ValueError, match=message):
+    chunked_map(
+      lambda _, x: x.mean(1, keepdims=True), (), xs, chunk_size=chunk_size
+    )
   message = r"the result of fn must be a scalar, got shape \(2,\); sum it over"
   with pytest.raises(ValueError, match=message):
     chunked_sum(lambda _, x: x.sum(1), (), xs, chunk_size=chunk_size)

@@ -118,3 +118,10 @@ def test_bad_block_size_is_refused(block_size):
   message = f"block_size must be a positive integer, got {block_size!r}$"
   with pytest.raises(ValueError, match=message):
     token_sums(*random_tokens(7), block_size=block_size)
+
+
+def test_error_terms_of_an_update_are_not_dropped():
+  """Fails if two compensated sums are added as if they were plain."""
+  state = init_prefix_sums(1, 1, 2, 2, compensated=True)
+  with pytest.raises(ValueError, match="update must have no error terms"):
+    add_sums(state, state)

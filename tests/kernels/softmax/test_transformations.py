@@ -53,11 +53,18 @@ def test_vmap_and_shard_map(x64, monkeypatch, in_turn):
     monkeypatch.setattr(_turns, "_ENOUGH", 1)
   inputs, _, _ = make_inputs((8, 6, 6, 2, 2, 3, 3))
   q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")
+  slopes = jnp.array([0.5, 0.25])  # The same on all devices.
 
   def gradient(q, k, v):
     form = in_blocks(4, 4)
+    settings = {
+      "is_causal": True,
+      "bias_fn": lambda slopes, i, j: slopes[:, None, None] * (j - i),
+      "mask_fn": lambda i, j: (j - i) * slopes[0] > -2,
+    }
     return jax.grad(
-      lambda *x: jnp.sin(form(*x, is_causal=True)[0]).sum(), (0, 1, 2)
+      lambda *x: jnp.sin(form(*x, bias_params=slopes, **settings)[0]).sum(),
+      (0, 1, 2),
     )(q, k, v)
 
   right = jax.jit(gradient)(q, k, v)
@@ -71,3 +78,23 @@ def test_vmap_and_shard_map(x64, monkeypatch, in_turn):
   spec = jax.sharding.PartitionSpec("data")
   sharded = jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec)
   assert_gradients_close(jax.jit(sharded)(q, k, v), right, 1e-12)
+
+  def of_slopes(q, slopes):
+    def loss(slopes):
+      y, _ = in_blocks(4, 4)(
+        q,
+        q,
+        q,
+        bias_fn=lambda slopes, i, j: slopes[:, None, None] * (j - i),
+        bias_params=slopes,
+      )
+      return jnp.sin(y).sum()
+
+    return jax.grad(loss)(slopes)
+
+  whole = jax.jit(of_slopes)(q, slopes)
+  no_axis = jax.sharding.PartitionSpec()
+  sharded = jax.shard_map(
+    of_slopes, mesh=mesh, in_specs=(spec, no_axis), out_specs=no_axis
+  )
+  assert_gradients_close(jax.jit(sharded)(q, slopes), whole, 1e-12)

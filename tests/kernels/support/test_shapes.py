@@ -17,7 +17,7 @@ def test_right_shape_passes():
     ((2, 3), {"B": 2}, r"q must have shape \[B, T, K\] with B=2, got \(2, 3\)"),
     ((2, 3, 4, 1), {}, r"q must have shape \[B, T, K\], got \(2, 3, 4, 1\)"),
     ((2, 3, 4), {"B": 2, "K": 5}, r"with B=2, K=5, got \(2, 3, 4\)"),
-    ((2, 0, 4), {"B": 2}, r"with B=2, got \(2, 0, 4\)"),
+    ((2, 0, 4), {"B": 2}, r"with B=2, and only B may be 0, got \(2, 0, 4\)"),
     ((), {}, r"q must have shape \[B, T, K\], got \(\)"),
   ],
   ids=["rank too low", "rank too high", "size", "empty", "scalar"],
