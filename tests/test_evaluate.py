@@ -125,7 +125,9 @@ def test_a_result_is_shown_before_it_is_written(run, tmp_path):
     "space there\n"
   )
   bad = {"step": 3, "eval/loss": float("nan")}
-  with pytest.raises(ValueError, match="eval/loss is nan, and not recorded"):
+  with pytest.raises(
+    ValueError, match="eval/loss is nan, so it is not recorded"
+  ):
     evaluate.save_record(run[1], bad)
 
 

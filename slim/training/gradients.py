@@ -129,13 +129,14 @@ def supported_policies(model: LanguageModel) -> tuple[str, ...]:
     model: The model, as one device computes it.
 
   Returns:
-    Names in `slim.kernels.POLICIES`; none if only "full" and "remat" work.
+    Names in `slim.kernels.POLICIES`, the default of configs first; none if only
+    "full" and "remat" work.
   """
   if model.state_kind == "none":
     return ()
   if model.state_kind == "growing":  # Devices may share its tokens.
     return ("rewind",) if model.start_state is None else ()
-  return POLICIES if model.rewind else ("store", "sqrt")
+  return ("rewind", "store", "sqrt") if model.rewind else ("store", "sqrt")
 
 
 def _check_chunks(model, policy):

@@ -89,7 +89,7 @@ def test_wrong_training_gradient_fails(one_size, monkeypatch):
     ),
     (
       dict(data__sequence_length=14),
-      "config.data.sequence_length must be at least 16 to be cut",
+      "config.data.sequence_length must be at least 15 to be cut",
     ),
   ],
 )

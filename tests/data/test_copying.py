@@ -122,5 +122,5 @@ def test_a_length_without_two_words_is_refused(length):
 
 def test_a_vocabulary_without_words_is_refused():
   """Fails if NumPy's error about `low` and `high` reaches the user."""
-  with pytest.raises(ValueError, match=r"^vocab_size must be at least 2; got"):
+  with pytest.raises(ValueError, match=r"^vocab_size must be at least 2, got"):
     create(vocab_size=1)

@@ -105,7 +105,10 @@ def test_fingerprints_know_documents(folder):
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    ({"pack_documents": 7}, "pack_documents must be a token of the text"),
+    (
+      {"pack_documents": 7},
+      "pack_documents must be a token that ends documents",
+    ),
     (
       {"pack_documents": 10, "document_lengths": "lengths.npy"},
       "document_lengths must be None with pack_documents=10",
@@ -125,7 +128,7 @@ def test_fingerprints_know_documents(folder):
         "path": "thirds.npz",
         "document_lengths": "lengths.npy",
       },
-      "must have arrays train, validation and test, as the text has",
+      "must have arrays train, validation and test, like the text",
     ),
   ],
 )

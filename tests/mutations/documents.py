@@ -31,7 +31,7 @@ MUTATIONS = [
     MODELS,
   ),
   Mutation(
-    "models/language_model.py", "forgets or mixer.kept", "mixer.kept", MODELS
+    "models/language_model.py", "is_reset or mixer.kept", "mixer.kept", MODELS
   ),
   Mutation(
     "models/network.py",

@@ -46,7 +46,7 @@ MUTATIONS = [
   ),
   Mutation(
     "kernels/linear/_gated_blocks.py",
-    "after += block.kept * before",
+    "after += block.decay * before",
     "after += before",
     GATED,
   ),

@@ -153,7 +153,7 @@ def test_another_model_is_not_damage(tmp_path):
   """Fails if good checkpoints of another model are set aside."""
   save(str(tmp_path), 5)
   other = ABSTRACT._replace(params={"new": ABSTRACT.params})
-  with pytest.raises(ValueError, match="checkpoints/5 has other parameters"):
+  with pytest.raises(ValueError, match="checkpoints/5 has parameters that"):
     restoring.restore_newest(str(tmp_path), other)
 
 

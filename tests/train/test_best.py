@@ -67,7 +67,7 @@ def test_a_run_ends_when_nothing_gets_better(tmp_path, losses, caplog):
 def test_an_evaluation_is_no_step(tmp_path, losses, monkeypatch):
   """Fails if a time limit leaves room for two evaluations, not two steps."""
   starts = []
-  monkeypatch.setattr(Interruptions, "start_steps", starts.append)
+  monkeypatch.setattr(Interruptions, "start_steps", lambda _: starts.append(1))
   losses(3.0, 2.0)
   settings = make(train__eval_every=1, train__num_steps=2)
   train.train_and_evaluate(settings, str(tmp_path))

@@ -154,28 +154,6 @@ def test_a_mask_of_positions_hides_keys(x64):
   np.testing.assert_allclose(y, expected, rtol=1e-12)
 
 
-def test_numbers_in_a_mask_may_be_floats():
-  """Fails if a mask from measured times has no gradient beside it."""
-  q = jax.random.normal(jax.random.key(0), (1, 4, 1, 8))
-
-  def loss(form, q, width):
-    y = form(q, mask_fn=lambda i, j: jnp.abs(i - j) < width)
-    return jnp.sin(y).sum()
-
-  def appended(q, mask_fn):
-    cache = init_cache(1, 8, 1, 8, 8)
-    return append_softmax_attention(q, q, q, cache, 0, mask_fn=mask_fn)[0]
-
-  def whole(q, mask_fn):
-    return softmax_attention(q, q, q, is_causal=True, mask_fn=mask_fn)
-
-  found, right = (
-    jax.jit(jax.grad(lambda q, w, form=form: loss(form, q, w), (0, 1)))(q, 2.5)
-    for form in (appended, whole)
-  )
-  assert_gradients_close(found, right, 1e-5)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("heads", [2, 1])
 def test_no_loop_copies_a_cache(heads):

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from slim.kernels import (
+  append_softmax_attention,
   chunked_softmax_attention_and_lse,
+  init_cache,
+  softmax_attention,
   softmax_attention_and_lse,
 )
 from slim.kernels.softmax._scores import make_dropout_scale
@@ -120,6 +123,28 @@ def test_numbers_in_functions_of_positions(x64):
   for backward in ("from_lse", "remat"):
     found = gradients(functools.partial(form, backward=backward))
     assert_gradients_close(found, right, 1e-12)
+
+
+def test_numbers_in_the_mask_of_a_cache():
+  """Fails if a mask from measured times has no gradient beside it."""
+  q = jax.random.normal(jax.random.key(0), (1, 4, 1, 8))
+
+  def loss(form, q, width):
+    y = form(q, mask_fn=lambda i, j: jnp.abs(i - j) < width)
+    return jnp.sin(y).sum()
+
+  def appended(q, mask_fn):
+    cache = init_cache(1, 8, 1, 8, 8)
+    return append_softmax_attention(q, q, q, cache, 0, mask_fn=mask_fn)[0]
+
+  def whole(q, mask_fn):
+    return softmax_attention(q, q, q, is_causal=True, mask_fn=mask_fn)
+
+  found, right = (
+    jax.jit(jax.grad(lambda q, w, form=form: loss(form, q, w), (0, 1)))(q, 2.5)
+    for form in (appended, whole)
+  )
+  assert_gradients_close(found, right, 1e-5)
 
 
 @pytest.mark.parametrize(
