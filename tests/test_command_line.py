@@ -176,7 +176,8 @@ def test_a_script_gets_the_arguments_that_are_no_flags_of_its_own():
 def test_a_terminal_may_lack_a_character(monkeypatch):
   """Fails if a finished result is lost because of the name of a file."""
   output = io.BytesIO()
-  monkeypatch.setattr(command_line, "_end_at_once_by_ctrl_c", lambda: None)
+  for name in ("_end_at_once_by_ctrl_c", "_log_to_stderr"):
+    monkeypatch.setattr(command_line, name, lambda: None)  # For all tests.
   monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, "latin-1"))
   command_line.run_main(lambda: print("é Ж \udce9", flush=True))
   assert output.getvalue() == b"\xe9 \\u0416 \\udce9\n"

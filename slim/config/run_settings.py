@@ -83,8 +83,8 @@ class TrainSettings:
   )
   max_minutes: float | None = setting(
     None,
-    "Time limit in minutes. The run saves and ends in time; the same command "
-    "continues it. None: no limit.",
+    "Minutes after which a run saves and ends, unless it is evaluating; the "
+    "same command continues it. None: no limit.",
   )
   init_from: str | None = setting(
     None,

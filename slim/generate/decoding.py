@@ -193,7 +193,7 @@ def _stream(model, params, prompt, stop, key, sampling, chunk_size, block_size):
     yield np.asarray(decoding.tokens[:, start:end])
 
 
-@partial(jax.jit, static_argnums=0)  # It is traced once for each model.
+@partial(jax.jit, static_argnums=0)  # Traced once for a model and a B.
 def _first_logits(model, params, tokens):
   """Returns the logits after tokens [B, T] at the start of a sequence."""
   return model.apply(params, tokens, None)[0]

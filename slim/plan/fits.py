@@ -1,5 +1,6 @@
 """Whether a run fits into the memory that is left, before it starts."""
 
+import math
 import os
 
 import jax
@@ -69,7 +70,7 @@ def check_steps_fit(state: TrainState, compiled: CompiledSteps) -> None:
       update_bytes, *(x.activation_bytes for x in compiled.gradients.values())
     ),
   }
-  budget = format_size(free_bytes() or 0).replace(" ", "")
+  budget = format_size(free_bytes() or 0, math.floor).replace(" ", "")
   _check(
     "an update",
     state,

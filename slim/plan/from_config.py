@@ -41,8 +41,8 @@ def plan_config(
   layers are tried, which are another network with the same parameters.
 
   Args:
-    config: All settings. `gradient.method`, `policy` and `chunk_size` do not
-      matter, but must fit each other.
+    config: All settings. `gradient.method`, `policy` and `chunk_size` must fit
+      each other, and are not used.
     budget: Bytes of the device or, on CPUs, of the whole process.
     target: What to compile for; this machine need not have it.
 

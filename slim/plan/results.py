@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     return (
       f"must be at least {format_size(memory.total_bytes, math.ceil)}"
       f", of which activations are {format_size(memory.activation_bytes)} "
-      f"({gradient}), got {format_size(self.budget)}"
+      f"({gradient}), got {format_size(self.budget, math.floor)}"
     )
 
   def __str__(self) -> str:

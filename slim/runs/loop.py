@@ -83,9 +83,10 @@ class Loop:
       # Ask, in any case: a wish for a checkpoint is taken by asking.
       saving = self.interruptions.take_save_wanted()
       saving |= is_last or done % train.checkpoint_every == 0
+      if evaluating:  # Raises before a bad state is saved; ends the step.
+        self.progress.flush()
       ending = self._should_end(done) and not is_last
       if evaluating and not ending:  # An evaluation may take minutes.
-        self.progress.flush()  # Raises before a bad state is saved.
         saving |= self._evaluate(state, done) and train.keep_best is not None
         ending = self._should_end(done) and not is_last
         evaluating = False

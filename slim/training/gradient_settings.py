@@ -33,8 +33,8 @@ class GradientSettings:
   )
   memory_budget: str | None = setting(
     None,
-    "Memory of the device or, on CPUs, of the process, as in 2GiB. With "
-    "several CPU devices in one process, it is the budget of one. The fastest "
+    "Memory of the device or, on CPUs, of the process, as in 2GiB; the "
+    "other CPU devices of a process are not counted. The fastest "
     "method, policy and chunk size that fit are chosen; chunk_size must be "
     "None.",
   )

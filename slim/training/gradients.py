@@ -134,8 +134,9 @@ def supported_policies(model: LanguageModel) -> tuple[str, ...]:
   """
   if model.state_kind == "none":
     return ()
-  if model.state_kind == "growing":  # Devices may share its tokens.
-    return ("rewind",) if model.start_state is None else ()
+  if model.state_kind == "growing":
+    is_shared = model.start_state is not None  # By devices.
+    return ("rewind",) if model.rewind and not is_shared else ()
   return ("rewind", "store", "sqrt") if model.rewind else ("store", "sqrt")
 
 
@@ -148,9 +149,13 @@ def _check_chunks(model, policy):
     )
   policies = supported_policies(model)
   if not policies:
+    reason = (
+      "softmax attention whose tokens several devices share"
+      if model.rewind
+      else "a model with a cache of all tokens and no function rewind"
+    )
     raise ValueError(
-      "method must be 'full' or 'remat' for softmax attention whose tokens "
-      "several devices share, got 'slim'"
+      f"method must be 'full' or 'remat' for {reason}, got 'slim'"
     )
   if policy not in policies:
     reason = (

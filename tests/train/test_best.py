@@ -64,11 +64,21 @@ def test_a_run_ends_when_nothing_gets_better(tmp_path, losses, caplog):
   )
 
 
-def test_an_evaluation_is_no_step(tmp_path, losses, monkeypatch):
-  """Fails if a time limit leaves room for two evaluations, not two steps."""
-  starts = []
-  monkeypatch.setattr(Interruptions, "start_steps", lambda _: starts.append(1))
-  losses(3.0, 2.0)
+def test_what_a_step_is(tmp_path, monkeypatch):
+  """Fails if an evaluation counts as one, or a failed save is not noticed."""
+  events = []
+
+  def evaluate(params):
+    events.append("evaluate")
+    return Sums(2.0, 0.5, 1.0)
+
+  monkeypatch.setattr(devices, "make_evaluation", lambda *_, **__: evaluate)
+  for owner, name in (
+    (Interruptions, "start_steps"),
+    (checkpoints.Checkpointer, "check"),
+  ):
+    monkeypatch.setattr(owner, name, lambda _, name=name: events.append(name))
   settings = make(train__eval_every=1, train__num_steps=2)
   train.train_and_evaluate(settings, str(tmp_path))
-  assert len(starts) == 3  # At the first step, and after each evaluation.
+  step = ["check", "evaluate", "start_steps"]
+  assert events == ["start_steps", *step, *step]

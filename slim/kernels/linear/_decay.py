@@ -1,7 +1,7 @@
 """Decay between the tokens of a block, without differences and inverses.
 
 The weight of token j for a later token i decays by exp(Σ_{j<s≤i} g_s). A
-difference of cumulated sums loses all digits beside one strong decay, and the
+difference of cumulative sums loses all digits beside one strong decay, and the
 product of exp(G_i) and exp(-G_j) overflows. So a block is halved again and
 again: at exactly one level is j left and i right of the middle, and there
 

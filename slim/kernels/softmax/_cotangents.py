@@ -26,6 +26,7 @@ from slim.kernels.softmax._walk import Walk
 from slim.kernels.support.cotangents import inexact_leaves
 from slim.kernels.support.custom_derivative import add_to_sum, zeros_for_sum
 from slim.kernels.support.head_rows import from_head_rows
+from slim.kernels.support.mesh_axes import vary_alike
 from slim.kernels.support.products import matmul_f32
 
 
@@ -114,7 +115,15 @@ def add_cotangents(
   lse, shift = lse[..., None], shift[..., None]
   adds = jnp.isfinite(lse)
   lse, shift = jnp.where(adds, lse, jnp.inf), jnp.where(adds, shift, 0)
-  others = zeros_for_sum((inputs.bias, inexact_leaves(inputs.term_consts)))
+  consts = inexact_leaves(inputs.term_consts)
+  if blocks.limits is None and not all(vary_alike(x, inputs.q) for x in consts):
+    # Each block sums over the devices, which may have other numbers of blocks.
+    raise ValueError(
+      "bias_fn and mask_fn must not close over floats that devices share if "
+      "query_offset is traced: pass them as bias_params, or cast them by "
+      "jax.lax.pcast(x, axes, to='varying')"
+    )
+  others = zeros_for_sum((inputs.bias, consts))
   *found, bias_ct, consts_ct = for_all_heads(
     partial(_pull_back_heads, blocks),
     blocks,

@@ -50,6 +50,11 @@ def vary(x: jax.Array, axes: Iterable[str]) -> jax.Array:
   return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
+def vary_alike(x: jax.Array, y: jax.Array) -> bool:
+  """Tells whether two arrays vary over the same mesh axes."""
+  return _varying(x) == _varying(y)
+
+
 def zeros_like(
   x: jax.Array, dtype: Any = None, *, like: jax.Array | None = None
 ) -> jax.Array:

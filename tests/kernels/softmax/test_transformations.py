@@ -79,22 +79,51 @@ def test_vmap_and_shard_map(x64, monkeypatch, in_turn):
   sharded = jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec)
   assert_gradients_close(jax.jit(sharded)(q, k, v), right, 1e-12)
 
-  def of_slopes(q, slopes):
-    def loss(slopes):
+
+def test_devices_may_share_the_slopes_of_a_bias(x64):
+  """Fails if their gradient is not summed over devices, or sums do not meet."""
+  inputs, _, _ = make_inputs((8, 6, 6, 2, 2, 3, 3))
+  q, slopes = jnp.asarray(inputs["q"]), jnp.array([0.5, 0.25])
+  mesh = jax.make_mesh(
+    (8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  spec, no_axis = (
+    jax.sharding.PartitionSpec("data"),
+    jax.sharding.PartitionSpec(),
+  )
+
+  def gradients(q, slopes, **settings):
+    def by_params(slopes):
       y, _ = in_blocks(4, 4)(
-        q,
-        q,
-        q,
+        *(q, q, q),
         bias_fn=lambda slopes, i, j: slopes[:, None, None] * (j - i),
         bias_params=slopes,
+        **settings,
       )
       return jnp.sin(y).sum()
 
-    return jax.grad(loss)(slopes)
+    def by_closure(slopes):
+      y, _ = in_blocks(4, 4)(
+        *(q, q, q),
+        bias_fn=lambda _, i, j: slopes[:, None, None] * (j - i),
+        **settings,
+      )
+      return jnp.sin(y).sum()
 
-  whole = jax.jit(of_slopes)(q, slopes)
-  no_axis = jax.sharding.PartitionSpec()
-  sharded = jax.shard_map(
-    of_slopes, mesh=mesh, in_specs=(spec, no_axis), out_specs=no_axis
-  )
-  assert_gradients_close(jax.jit(sharded)(q, slopes), whole, 1e-12)
+    return jax.grad(by_params)(slopes), jax.grad(by_closure)(slopes)
+
+  def sharded(gradients):
+    return jax.jit(
+      jax.shard_map(
+        gradients, mesh=mesh, in_specs=(spec, no_axis), out_specs=no_axis
+      )
+    )
+
+  right = jax.jit(gradients)(q, slopes)
+  assert_gradients_close(sharded(gradients)(q, slopes), right, 1e-12)
+  with pytest.raises(ValueError, match="must not close over floats that devi"):
+    sharded(
+      lambda q, slopes: gradients(
+        q, slopes, query_offset=jax.lax.axis_index("data"), is_causal=True
+      )
+    )(q, slopes)
