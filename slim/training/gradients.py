@@ -165,8 +165,8 @@ def _check_chunks(model, policy):
       else "no function rewind"
     )
     raise ValueError(
-      f"policy must be one of {policies} for a model with {reason}, got "
-      f"{policy!r}"
+      f"policy must be {' or '.join(map(repr, policies))} for a model with "
+      f"{reason}, got {policy!r}"
     )
 
 
