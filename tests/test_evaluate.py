@@ -156,6 +156,16 @@ def test_a_carried_state_needs_a_text(tmp_path, monkeypatch):
     evaluate.evaluate_workdir(str(tmp_path), "validation", True)
 
 
+@pytest.mark.parametrize("attention", ["softmax", "lsh"])
+def test_a_carried_state_has_one_size(monkeypatch, attention):
+  """Fails if a cache is carried through a split, or no state at all."""
+  configuration = config.base()
+  configuration.model.attention = attention
+  pretend_to_load(monkeypatch, configuration)
+  with pytest.raises(ValueError, match="needs a state of fixed size, such as"):
+    evaluate.evaluate_workdir("run", "validation", True)
+
+
 def test_learned_positions_end_with_a_window(monkeypatch):
   """Fails if the loss is NaN from the second window on."""
   configuration = config.base()
@@ -192,6 +202,8 @@ def test_command_line(run):
   assert_refused(done, "config.data.path: cannot read 'none': No such")
   done = run_command(evaluate.main, *line, "--document_lengths=none")
   assert_refused(done, "config.data.document_lengths: cannot read 'none'")
+  done = run_command(evaluate.main, *line, "--step=4")
+  assert_refused(done, "got '4'")
   done = run_command(evaluate.main, *line, "--data_path=gs://bucket/text")
   assert_refused(done, "--data_path must be a path on this machine")
 

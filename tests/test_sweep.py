@@ -20,6 +20,19 @@ SETTINGS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+  """Lets signals mean what they do there; nohup and `&` ignore some."""
+  wanted = {
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+  }
+  before = {n: signal.signal(n, handler) for n, handler in wanted.items()}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
 def read_table(output):
   """Returns the header of a table, and its numbers by value."""
   head, *rows = output.splitlines()
@@ -118,7 +131,11 @@ def test_the_script_trains(tmp_path):
       *("--setting=seed", "--values=1,2", f"--workdir={tmp_path}"),
     ],
     cwd=ROOT,
-    env=os.environ | {"PYTHONPATH": str(ROOT)},  # It is not in a package.
+    env=os.environ
+    | {
+      "PYTHONPATH": str(ROOT),  # It is not in a package.
+      "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+    },
     capture_output=True,
     text=True,
   )

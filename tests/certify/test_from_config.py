@@ -48,8 +48,18 @@ SLIM = SMALL | dict(
       ),
       marks=pytest.mark.full,
     ),
+    pytest.param(
+      dict(
+        data__name="text",
+        data__path="nowhere",
+        data__vocab_size=256,
+        data__pack_documents=10,
+        model__num_layers=1,
+      ),
+      marks=pytest.mark.slow,
+    ),
   ],
-  ids=["rewind", "favor-bfloat16", "reversible-dropout"],
+  ids=["rewind", "favor-bfloat16", "reversible-dropout", "documents"],
 )
 def test_models_pass(settings):
   """Fails if a model has a wrong gradient, or a correct one is rejected."""

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from slim.generate import Sampling, __main__, generate, score
+from slim.generate.from_run import check_weights
 from slim.runs.checkpoints import Checkpointer
 from slim.runs.config_json import write_config
+from slim.runs.trained import Trained
 from slim.training import build
+from slim.types import TrainState
 from tests.commands import assert_refused, run_command
 from tests.helpers import make_config
 
@@ -131,11 +134,19 @@ def test_a_file_is_scored(runs, tmp_path):
     ("numbers", ["--prompt=1 8"], "--prompt must be numbers from 0 to 7"),
     ("numbers", ["--prompt=1 x"], "with spaces or commas between, got 'x'"),
     ("numbers", ["--tokenizer=no.json"], "config.data.tokenizer: cannot read"),
+    ("numbers", ["--step=4"], "got '4'"),
   ],
 )
 def test_mistakes_end_in_one_line(runs, name, arguments, message):
   """Fails if a mistake is a traceback, or text is printed before it."""
   assert_refused(call(runs, name, *arguments), message)
+
+
+def test_weights_that_are_not_finite_are_refused():
+  """Fails if nonsense is drawn from a run that has diverged."""
+  state = TrainState(jnp.int32(3), {"w": jnp.array([1, jnp.nan])}, ())
+  with pytest.raises(ValueError, match="weights of step 3 are not finite"):
+    check_weights(Trained(None, None, state, {}))
 
 
 def test_a_byte_is_not_scored_alone(runs, tmp_path):

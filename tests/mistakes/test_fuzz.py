@@ -3,6 +3,7 @@
 Each check draws 25 cases in `make test`, and 350 more in `make test-full`.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -218,7 +219,8 @@ test_metrics, test_many_metrics = fuzz(
   check_metrics,
   lines=st.lists(
     st.binary(max_size=30)
-    | _JSON.map(lambda x: str(x).encode(errors="replace"))
+    | _JSON.map(lambda x: json.dumps(x).encode())
+    | _JSON.map(lambda x: json.dumps({"step": x}).encode())
     | st.integers().map(lambda x: b'{"step": %d}' % x)
     | st.just(b"[" * 10_000),
     max_size=4,

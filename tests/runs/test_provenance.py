@@ -1,6 +1,7 @@
 """What made a result, and what has changed since."""
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -44,6 +45,10 @@ def repository(tmp_path, monkeypatch):
       command, cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout.strip()
 
+  # As within a hook of git, which would name the repository of slim.
+  for name in [x for x in os.environ if x.startswith("GIT_")]:
+    monkeypatch.delenv(name)
+  monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
   path = tmp_path / "environment" / "provenance.py"
   path.parent.mkdir()
   path.write_text("")

@@ -81,6 +81,8 @@ class Processes:
       "JAX_PLATFORMS": "cpu",
       "JAX_NUM_CPU_DEVICES": "4",
       "PYTHONPATH": str(ROOT),
+      # Not that of the user.
+      "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(workdir).parent / "cache"),
     }
     self._started = [
       subprocess.Popen(

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 
 import chex
+import jax
 import pytest
 
 from slim import config, evaluate, train
@@ -220,3 +221,17 @@ def test_settings_can_be_printed(tmp_path):
   assert not list(tmp_path.iterdir())
   again = run_command(train.main, *line[:2], *printed, "--print_config")
   assert again.output == done.output
+
+
+def test_products_have_the_precision_of_the_config(tmp_path, monkeypatch):
+  """Fails if training ignores it, which no CPU would show."""
+  found, compile_steps = [], train.compile_steps
+
+  def noting(*args):
+    found.append(jax.config.jax_default_matmul_precision)
+    return compile_steps(*args)
+
+  monkeypatch.setattr(train, "compile_steps", noting)
+  settings = make(train__num_steps=1, matmul_precision="high")
+  train.train_and_evaluate(settings, str(tmp_path))
+  assert found == ["high"]

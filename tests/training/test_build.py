@@ -1,9 +1,12 @@
 """Experiments are built as the settings say."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 
+from slim import config as config_lib
 from slim import models
 from slim.training import build
 from tests.helpers import SMALL, make_config
@@ -75,3 +78,17 @@ def test_errors_of_the_data_name_the_setting():
   """Fails if an error names an argument that the user never gave."""
   with pytest.raises(ValueError, match="^config.data.sequence_length must be"):
     build.create_split(make_config(data__sequence_length=7), "train", 1)
+
+
+def test_a_limit_of_the_norm_is_that_of_the_config():
+  """Fails if updates are skipped that should not be, or none are."""
+  for settings, limit in (
+    ({}, None),
+    ({"train__max_skipped": 2}, math.inf),
+    ({"train__max_skipped": 2, "train__skip_norm": 5.0}, 5.0),
+  ):
+    assert build.skip_above(make_config(**settings)) == limit
+  with pytest.raises(
+    ValueError, match="config.train.max_skipped must be above"
+  ):
+    config_lib.validate(make_config(train__skip_norm=5.0))

@@ -11,8 +11,14 @@ from tests.helpers import assert_gradients_close
 B, T, D, W = 2, 6, 3, 4
 
 
-def test_it_is_numpys_convolution_in_any_pieces(x64):
-  """Fails if a gradient is wrong, or a short piece loses tokens."""
+@pytest.mark.parametrize("positions", [None, np.arange(T) % 4])
+def test_it_is_numpys_convolution_in_any_pieces(x64, positions):
+  """Fails if a gradient is wrong, or a short piece or a document loses tokens.
+
+  With positions, documents start at tokens 0 and 4.
+  """
+  if positions is not None:
+    positions = np.broadcast_to(positions, (B, T))
   random = np.random.default_rng(0)
   x, weights = random.normal(size=(B, T, D)), random.normal(size=(W, D))
   state = random.normal(size=(B, W - 1, D))
@@ -21,19 +27,28 @@ def test_it_is_numpys_convolution_in_any_pieces(x64):
   def definition(x, weights, state):
     seen = jnp.concatenate([state, x], 1)
     moved = jnp.stack([seen[:, i : i + T] for i in range(W)])
+    if positions is not None:
+      distance = W - 1 - np.arange(W)[:, None, None]
+      moved = jnp.where((positions >= distance)[..., None], moved, 0)
     return jnp.einsum("ibtd,id->btd", moved, weights), seen[:, T:]
 
   def in_pieces(x, weights, state):
     ys = []
-    for part in jnp.split(x, [1, 3], 1):
-      y, state = short_convolution(part, weights, state)
+    for start, end in ((0, 1), (1, 3), (3, T)):
+      part = None if positions is None else positions[:, start:end]
+      y, state = short_convolution(
+        x[:, start:end], weights, state, positions=part
+      )
       ys.append(y)
     return jnp.concatenate(ys, 1), state
+
+  def whole_at_once(x, weights, state):
+    return short_convolution(x, weights, state, positions=positions)
 
   @jax.jit
   def run(args):
     results = []
-    for fn in (definition, short_convolution, in_pieces):
+    for fn in (definition, whole_at_once, in_pieces):
       outputs, vjp = jax.vjp(fn, *args)
       results.append((outputs, vjp(ct)))
     return results
@@ -41,6 +56,8 @@ def test_it_is_numpys_convolution_in_any_pieces(x64):
   right, whole, pieces = run((x, weights, state))
   assert_gradients_close(whole, right, 1e-14)
   assert_gradients_close(pieces, right, 1e-14)
+  if positions is not None:
+    return
   seen = np.concatenate([state, x], 1)
   expected = np.stack(
     [

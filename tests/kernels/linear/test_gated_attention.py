@@ -56,6 +56,22 @@ def test_blocks_compute_the_recurrence(x64, case):
 
 
 @pytest.mark.parametrize("case", pairwise(**FAMILIES))
+def test_the_recurrence_is_its_equation(x64, case):
+  """Fails if the definition, which judges all other forms, is another one."""
+  (q, k, v, g, state, e), _ = gated_arguments(5, **case)
+  found = recurrent_gated_linear_attention(q, k, v, g, state, erase=e)
+  g, s = g if g.ndim == 4 else g[..., None], state
+  e, ys = 0 * k if e is None else e, []
+  for t in range(q.shape[1]):
+    s = np.exp(g[:, t])[..., None] * s
+    written = v[:, t] - np.einsum("bhk,bhkv->bhv", e[:, t], s)
+    s = s + np.einsum("bhk,bhv->bhkv", k[:, t], written)
+    ys.append(np.einsum("bhk,bhkv->bhv", q[:, t], s))
+  for x, right in zip(found, (np.stack(ys, 1), s), strict=True):
+    np.testing.assert_allclose(x, right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", pairwise(**FAMILIES))
 def test_float32_is_as_exact_as_its_digits(case):
   """Fails if digits cancel, as in the gradient of a decay near 1."""
   args, cts = gated_arguments(129, dtype="float32", **case)

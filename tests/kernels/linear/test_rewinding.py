@@ -16,7 +16,7 @@ from slim.kernels import (
   token_sums,
 )
 from slim.kernels.linear.prefix_sums import sum_values
-from tests.helpers import TOLERANCES, assert_gradients_close
+from tests.helpers import AS_USERS, TOLERANCES, assert_gradients_close
 from tests.kernels.linear.sums import (
   B,
   H,
@@ -28,7 +28,7 @@ from tests.kernels.linear.sums import (
 )
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=AS_USERS)
 def there_and_back(state, updates):
   """Adds all updates, and subtracts them in reverse order."""
   state, _ = jax.lax.scan(lambda s, u: (add_sums(s, u), None), state, updates)
@@ -67,7 +67,8 @@ def test_error_of_a_sum_is_exact(a, b):
     return PrefixSums(jnp.full((B, H, M, V), x), jnp.full((B, H, M), x))
 
   state = init_prefix_sums(B, H, M, V, compensated=True)
-  state = jax.jit(add_sums)(add_sums(state, fill(a)), fill(b))
+  add = jax.jit(add_sums, compiler_options=AS_USERS)
+  state = add(add(state, fill(a)), fill(b))
   for total, error in zip(state[:2], state.error[:2], strict=True):
     np.testing.assert_array_equal(total, np.float32(a + b))
     right = np.float64(np.float32(a)) + np.float64(np.float32(b))

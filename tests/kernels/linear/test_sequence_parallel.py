@@ -1,6 +1,7 @@
 """Linear attention that devices share equals that of one device."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -129,4 +130,7 @@ def test_one_device_exchanges_nothing():
       out_specs=jax.P(),
     )
   ).lower(update)
-  assert "all_gather" not in text.as_text()
+  assert not re.search(
+    "all_gather|all_reduce|all_to_all|collective_permute|reduce_scatter",
+    text.as_text(),
+  )
