@@ -161,6 +161,7 @@ def test_a_carried_state_has_one_size(monkeypatch, attention):
   """Fails if a cache is carried through a split, or no state at all."""
   configuration = config.base()
   configuration.model.attention = attention
+  configuration.gradient.method = "full"
   pretend_to_load(monkeypatch, configuration)
   with pytest.raises(ValueError, match="needs a state of fixed size, such as"):
     evaluate.evaluate_workdir("run", "validation", True)

@@ -1,8 +1,9 @@
 """Losses and gradients of each model stay what they were.
 
 The numbers were computed before the models shared one language model
-(commit 7deb813). A change of parameters, names, random bits or formulas would
-show here; rounding, which differs between machines, does not.
+(commit 7deb813), those of the recurrences on 2026-11-30. A change of
+parameters, names, random bits or formulas would show here; rounding, which
+differs between machines, does not.
 """
 
 import jax
@@ -57,6 +58,14 @@ CASES = {
     },
     {"method": "full"},
   ),
+  "delta_rules": (
+    {"attention": "delta,gdn,kda", "num_layers": 3, "norm": "pre"},
+    {"method": "full"},
+  ),
+  "decays": (
+    {"attention": "retention,ssd,gla", "num_layers": 3, "norm": "pre"},
+    {"method": "full"},
+  ),
 }
 GOLDEN = {
   "linear": (69.26276, 104.132, 3346.866),
@@ -67,6 +76,8 @@ GOLDEN = {
   "softmax": (75.81267, 67.25119, 2205.879),
   "chunked_and_local": (67.46481, 64.81983, 2404.525),
   "lsh_and_local": (52.83117, 39.60845, 1439.132),
+  "delta_rules": (68.42657, 120.0336, 5483.931),
+  "decays": (70.2782, 216.8012, 10349.11),
 }
 
 
