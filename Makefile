@@ -32,7 +32,7 @@ train: $(INSTALLED) ## train the quickstart with SLiM: minutes, no download
 	$(BIN)/python -m slim.train --config=configs/quickstart.py \
 	  --workdir=runs/quickstart
 
-test: $(INSTALLED) ## run the tests that every change has to pass: minutes
+test: $(INSTALLED) ## run the tests: minutes
 	$(PYTEST) $(ARGS)
 
 test-slow: $(INSTALLED) ## run grids by pairs, processes and memory marks

@@ -11,6 +11,7 @@ A test belongs to the first of three tiers whose rule it meets:
 
 import contextlib
 import os
+import signal
 import time
 
 import hypothesis
@@ -102,3 +103,16 @@ def compilation_cache(tmp_path_factory):
     reset_cache()  # It looks at the settings only once.
     yield
   reset_cache()
+
+
+@pytest.fixture
+def as_in_a_terminal():
+  """Lets signals mean what they do there; nohup and `&` ignore some."""
+  wanted = {
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+  }
+  before = {n: signal.signal(n, handler) for n, handler in wanted.items()}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)

@@ -20,17 +20,7 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def as_in_a_terminal():
-  """Lets signals mean what they do there; nohup and `&` ignore some."""
-  wanted = {
-    signal.SIGHUP: signal.SIG_DFL,
-    signal.SIGINT: signal.default_int_handler,
-  }
-  before = {n: signal.signal(n, handler) for n, handler in wanted.items()}
-  yield
-  for number, handler in before.items():
-    signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("as_in_a_terminal")
 
 
 def read_table(output):
