@@ -19,8 +19,8 @@ from arguments import (
   open_workdir,
 )
 from configurations import load_config
-from record import print_table, save
-from training_runs import train
+from record import COMMIT, print_table, save
+from training_runs import commits_of_run, train
 
 from slim import command_line
 from slim.training import build
@@ -53,9 +53,11 @@ def measure(workdir: pathlib.Path) -> list[dict[str, object]]:
   for trained in TRAINED:
     config = make_config(trained)
     steps = config.train.num_steps
-    params, _ = train(config, workdir / f"{trained}-{steps}")
+    folder = workdir / f"{trained}-{steps}"
+    params, _ = train(config, folder)
     found = {name: accuracy(params) for name, accuracy in evaluations.items()}
-    rows.append({"trained": trained, "steps": steps, **found})
+    row = {"trained": trained, "steps": steps, **found}
+    rows.append(row | {"commit": f"{commits_of_run(folder)} {COMMIT}"})
     print_table(rows)
   return rows
 

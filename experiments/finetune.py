@@ -6,8 +6,9 @@ step minimizes the loss of the first half, and the table shows the bits per byte
 of the second half before and after it. The gradient is computed by `full` and
 by `slim` with several chunk sizes C, which needs less memory.
 
---run is a run of learning_curves.py. What has been computed stays in --workdir,
-so the table can be made in stretches: a larger --sequences continues.
+--run is a run of learning_curves.py. What has been computed with its weights
+stays in --workdir, so the table can be made in stretches: a larger --sequences
+continues.
 
   python experiments/finetune.py --run=runs/learning_curves/ptb-full
   python experiments/finetune.py --run=runs/learning_curves/enwik8-full \
@@ -16,6 +17,7 @@ so the table can be made in stretches: a larger --sequences continues.
 
 import json
 import pathlib
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,8 +33,8 @@ from arguments import (
 )
 from configurations import load_config
 from measurements import median_seconds
-from record import print_table, save
-from training_runs import train
+from record import COMMIT, print_table, save
+from training_runs import commits_of_run, train
 
 from slim import command_line
 from slim.memory.report import report_of
@@ -97,8 +99,9 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
     for key, how in methods.items()
   }
   workdir.mkdir(parents=True, exist_ok=True)
-  run = pathlib.Path(run).resolve().name
-  path = workdir / f"{run}-{pretrained.step}-{'-'.join(methods)}.jsonl"
+  name_of_run = pathlib.Path(run).resolve().name
+  weights = checksum(pretrained.params)
+  path = workdir / f"{name_of_run}-{weights}-{'-'.join(methods)}.jsonl"
   done = list(read_records(str(path))) if path.exists() else []
   score = make_score(pretrained.model, config.gradient.chunk_size)
   before = jax.jit(score)
@@ -118,13 +121,16 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
         for key, function in adapt.items():
           found[key] = function(pretrained.params, batch)
         bits = {key: float(x) for key, x in found.items()}
-        record = {"step": number} | bits
+        record = {"step": number, "commit": COMMIT} | bits
         file.write(json.dumps(record) + "\n")
         done.append(record)
         if number % 100 == 99:
           print(f"{number + 1} of {num_sequences} sequences", flush=True)
     costs = measure_costs(gradients, pretrained.params, dataset.batch(0))
-  rows = summarize(methods, done[:num_sequences], costs)
+  done = done[:num_sequences]
+  commits = [commits_of_run(run), *(x["commit"] or "" for x in done)]
+  commit = " ".join(dict.fromkeys(commits))
+  rows = [row | {"commit": commit} for row in summarize(methods, done, costs)]
   print_table(rows)
   save(
     f"finetune_{name}",
@@ -132,7 +138,7 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
     quick=_QUICK.value,
     data=dataset.description,
     trained_steps=pretrained.step,
-    sequences=min(len(done), num_sequences),
+    sequences=len(done),
     sequences_of_paper=5000,
     learning_rate=_LEARNING_RATE,
   )
@@ -144,6 +150,14 @@ def restore(run: str) -> Pretrained:
   with config.unlocked():
     config.data.order = "random"
   return Pretrained(config, experiment.model, state.params, int(state.step))
+
+
+def checksum(params: Params) -> str:
+  """Returns what tells the weights of one run from those of another."""
+  found = 0
+  for x in jax.tree.leaves(params):
+    found = zlib.crc32(np.asarray(x), found)
+  return f"{found:08x}"
 
 
 def make_score(
@@ -220,7 +234,9 @@ def summarize(
   costs: dict[str, dict[str, float]],
 ) -> list[dict[str, Any]]:
   """Makes a row for each method: means over sequences, and distances."""
-  bits = {key: np.array([x[key] for x in records]) for key in records[0]}
+  bits = {
+    key: np.array([x[key] for x in records]) for key in ("before", *methods)
+  }
   return [
     {
       "method": how["method"],

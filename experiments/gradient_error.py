@@ -34,7 +34,7 @@ from configurations import (
   make_batch,
   make_model,
 )
-from record import print_table, save
+from record import COMMIT, print_table, save
 
 from slim import command_line
 from slim.certify.gradient_error import largest_error
@@ -63,13 +63,14 @@ def main() -> None:
   text = text_path(_TEXT, _QUICK)
   with open_workdir(_WORKDIR, _QUICK) as workdir:
     for name in chosen_configurations(_NAMES, _QUICK):
-      trained = train(name, text, steps, workdir)
+      trained, commits = train(name, text, steps, workdir)
       if _TRAIN_ONLY.value:
         continue
       initial = make_model(name, quick).init(jax.random.key(0))
       batch = make_batch(CONFIGURATIONS[name].sequence_length, text)
       rows = [
-        {"configuration": name, "weights": weights, "dtype": dtype, **row}
+        {"configuration": name, "weights": weights, "dtype": dtype}
+        | {"commit": f"{commits} {COMMIT}", **row}
         for weights, params in (
           ("initial", initial),
           (f"{steps} steps", trained),
@@ -81,8 +82,10 @@ def main() -> None:
       save(f"gradient_error_{name}{suffix}", rows, quick=quick)
 
 
-def train(name: str, text: str, steps: int, workdir: pathlib.Path) -> Any:
-  """Returns the weights of a configuration after training on the text."""
+def train(
+  name: str, text: str, steps: int, workdir: pathlib.Path
+) -> tuple[Any, str]:
+  """Trains on the text; returns the weights, and the commits of the code."""
   name = "III" if name == "IV" else name  # They differ only in length.
   configuration = find_configuration(name, _QUICK.value)
   config = base()
@@ -102,8 +105,9 @@ def train(name: str, text: str, steps: int, workdir: pathlib.Path) -> Any:
   config.train.log_every = 10
   config.train.checkpoint_every = 100
   config.train.keep_checkpoints = 1
-  params, _ = training_runs.train(config, workdir / f"{name}-{steps}")
-  return params
+  folder = workdir / f"{name}-{steps}"
+  params, _ = training_runs.train(config, folder)
+  return params, training_runs.commits_of_run(folder)
 
 
 def measure(

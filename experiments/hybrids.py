@@ -10,8 +10,8 @@ Gradients of small language models (width 256, 4 heads of 64, batch 1, float32):
 Methods: full, remat (layer by layer), `lax.scan(jax.checkpoint)`, whose loop
 carries the caches, and `slim` with C = 512. Softmax attention is computed block
 by block in all of them. Activations are the temporary memory as XLA assigns it.
-`buffers` is how much more memory twice the tokens need, in arrays of T · G · K
-float32 numbers. Time is measured at 8,192 tokens.
+`buffers` is the memory that each further token adds, in G · K float32 numbers.
+Time is measured at 8,192 tokens.
 
   python experiments/hybrids.py [--quick]
 """

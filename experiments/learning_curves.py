@@ -7,8 +7,9 @@ shows how far two runs of the same method lie apart.
 
 Runs stay in --workdir and are resumed, so a figure can be made in stretches: a
 larger --steps continues the runs of `full` and `slim`. Runs that change to
-`slim` change in the middle of --steps, so each --steps has its own. --steps=0
-trains nothing and shows how far all runs have come.
+`slim` do so in the middle of --steps, and begin anew with another --steps.
+--steps=0 trains nothing and shows how far all runs have come; of those that
+change to `slim`, it shows the longest.
 
   python experiments/learning_curves.py --tasks=copying
   python experiments/learning_curves.py --tasks=ptb --ptb=FOLDER --steps=3000
@@ -31,7 +32,7 @@ from arguments import (
 from configurations import load_config
 from learning_curves_figure import Panel, draw
 from record import print_table, read, results_path, save
-from training_runs import describe_data, train
+from training_runs import commits_of_run, train
 
 from slim import command_line
 from slim.config import validate
@@ -72,8 +73,11 @@ _QUICK = define_quick("Small models, 40 steps: a minute and a half.")
 def main() -> None:
   """Trains, prints, saves and draws."""
   with open_workdir(_WORKDIR, _QUICK) as workdir:
-    for name in _TASKS.value:
-      record(name, train_task(name, workdir))
+    configs = {name: make_configs(name) for name in _TASKS.value}
+    for name in configs:
+      check(configs[name])
+    for name in configs:
+      record(name, train_task(name, configs[name], workdir))
   draw_results(_QUICK.value)
 
 
@@ -86,34 +90,49 @@ def list_runs(task: Task) -> list[str]:
   ]
 
 
-def train_task(name: str, workdir: pathlib.Path) -> dict[str, pathlib.Path]:
+def check(configs: dict[str, ml_collections.ConfigDict]) -> None:
+  """Raises if the settings of a task or --runs are wrong."""
+  if not set(_RUNS.value or ()) <= set(configs):
+    raise ValueError(
+      f"--runs must be some of {', '.join(configs)}, got "
+      f"{','.join(_RUNS.value)}"
+    )
+  for config in configs.values():
+    validate(config)
+
+
+def train_task(
+  name: str,
+  configs: dict[str, ml_collections.ConfigDict],
+  workdir: pathlib.Path,
+) -> dict[str, pathlib.Path]:
   """Trains the runs of a task.
 
   Args:
     name: A key of `TASKS`.
+    configs: The settings of its runs.
     workdir: The folder of all runs.
 
   Returns:
     The folder of each run that has a record of its training, by its label.
   """
   folders = {}
-  configs = make_configs(name)
-  chosen = _RUNS.value or list(configs)
-  if not set(chosen) <= set(configs):
-    raise ValueError(
-      f"--runs must be some of {', '.join(configs)}, got {','.join(chosen)}"
-    )
-  for config in configs.values():
-    validate(config)
   for run, config in configs.items():
     folder = workdir / f"{name}-{run}"
     if config.gradient.method == "full_then_slim":
       folder = workdir / f"{name}-{run}-{config.train.num_steps}"
-    if run in chosen and _STEPS.value != 0:
+      if _STEPS.value == 0:
+        longer = workdir.glob(f"{name}-{run}-*")
+        folder = max(longer, key=_steps_of, default=folder)
+    if run in (_RUNS.value or configs) and _STEPS.value != 0:
       train(config, folder)
     if (folder / "metrics.jsonl").exists():
       folders[run] = folder
   return folders
+
+
+def _steps_of(folder):
+  return int(folder.name.rpartition("-")[2])
 
 
 def make_configs(name: str) -> dict[str, ml_collections.ConfigDict]:
@@ -180,7 +199,6 @@ def record(name: str, folders: dict[str, pathlib.Path]) -> None:
   right = evaluations["full"][step] if "full" in evaluations else None
   rows = []
   for run in evaluations:
-    settings = json.loads((folders[run] / "config.json").read_text())
     row = {
       "run": run,
       "steps": records[run][-1]["step"],
@@ -192,14 +210,14 @@ def record(name: str, folders: dict[str, pathlib.Path]) -> None:
       row["distance_to_full"] = abs(evaluations[run][step] - right)
       first, first_of_full = curves[run][0][1], curves["full"][0][1]
       row["first_distance_to_full"] = abs(first - first_of_full)
-    rows.append(row | {"commit": settings["processes"][-1]["git_commit"]})
+    rows.append(row | {"commit": commits_of_run(folders[run])})
   print_table(rows)
   spread = [x["distance_to_full"] for x in rows if x["run"] == "full-seed"]
   save(
     f"learning_curves_{name}",
     rows,
     quick=_QUICK.value,
-    data=describe_data(make_configs(name)["full"]),
+    data=json.loads((folders[run] / "config.json").read_text())["data"],
     steps_of_paper=load_config(task.config).train.num_steps,
     spread=spread[0] if spread else None,
     evaluations=evaluations,

@@ -4,7 +4,7 @@ Trains a model of width 256 with 2 layers on one sequence of 1,048,576 bytes.
 Nothing is truncated: the last byte's loss reaches back to the first. Memory is
 the largest resident size of this process, including Python and JAX. After it
 has been read, the last gradient is computed again with all states stored, and
-compared.
+compared. The script needs Linux.
 
   python experiments/million_tokens.py --text=FILE
 """

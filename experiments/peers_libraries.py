@@ -7,12 +7,13 @@ a process of its own. For each operation slim and the libraries get the same
 arrays (float32, batch 1, heads of width 64):
 
 - The results of both passes are compared with slim's.
-- Then all are timed in turns. Rows have medians, and slim_over_peer is below 1
-  where slim is faster.
-- Memory is the growth of the process to its peak in one call.
+- Then all are timed in turns, in an order that is drawn anew for each round: a
+  program is slower right after one that uses much memory. Rows have medians,
+  and slim_over_peer is below 1 where slim is faster.
+- Memory is the growth of the process to its peak in one call, results included.
 
 A library has a row with the reason if it cannot be installed, does not run, or
-needs more than 12 GiB.
+needs more than 12 GiB. The script needs Linux.
 
   python experiments/peers_libraries.py [--quick]
 """
@@ -21,6 +22,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import random
 import shutil
 import sys
 import tempfile
@@ -29,7 +31,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 from arguments import define_count, define_quick, define_workdir
-from measurements import median_seconds
+from measurements import seconds_in_turns
 from peer_cases import CASES, PEERS, Case, make_inputs
 from peer_environments import (
   PeerError,
@@ -65,6 +67,8 @@ def main() -> None:
     raise ValueError(f"--workdir must be a folder, got {workdir}")
   if newer is not None and not shutil.which(newer):
     raise ValueError(f"--newer_python={newer}: there is no such program")
+  if not hasattr(os, "sched_setaffinity"):
+    raise ValueError(f"this needs Linux, got {sys.platform}")
   # Before JAX counts them. The libraries inherit it.
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_THREADS])
   cases, pythons = CASES, {"in_slim": sys.executable}
@@ -169,12 +173,19 @@ def run(programs, slim, direction, folder):
       if name == slim:
         raise
       found.setdefault(name, {})["note"] = str(error)
-  timed = {
-    name: None if "note" in found[name] else ask
-    for name, ask in programs.items()
+  seconds = {name: [] for name in programs if "note" not in found[name]}
+  orders = random.Random(0)
+  for _ in range(_ROUNDS.value):
+    names = orders.sample(list(seconds), len(seconds))
+    times = seconds_in_turns([programs[name] for name in names], 1)
+    for name, [time] in zip(names, times, strict=True):
+      seconds[name].append(time)
+  return {
+    name: x | {"seconds": float(np.median(seconds[name]))}
+    if name in seconds
+    else x
+    for name, x in found.items()
   }
-  seconds = median_seconds(timed, _ROUNDS.value)
-  return {name: x | {"seconds": seconds[name]} for name, x in found.items()}
 
 
 def difference(direction: str, folder: str, slim: str, name: str) -> float:

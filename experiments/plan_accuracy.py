@@ -1,9 +1,9 @@
 """The predictions of `slim.plan`, beside measurements.
 
-For several gradient methods and chunk sizes of a config: activations by the
-plan's estimate, as XLA assigns them, and as the growth of this process during
-one gradient; and the time over that of `full`, predicted and measured in turns.
-It needs Linux, and measures growth on CPUs.
+For several gradient methods and chunk sizes of a config, it compares the
+activations that the plan estimates, those that XLA assigns, and the growth of
+this process in one gradient. It also compares the predicted time over that of
+`full` with the measured one. It needs Linux, and measures growth on CPUs.
 
   python experiments/plan_accuracy.py [--config=enwik8_slim] [--rounds=3]
 """

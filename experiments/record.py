@@ -137,7 +137,9 @@ def hardware() -> str:
       if line.startswith("model name"):
         model = line.partition(":")[2].strip()
         break
-  count = len(os.sched_getaffinity(0))
+  count = os.cpu_count()
+  if hasattr(os, "sched_getaffinity"):  # On Linux.
+    count = len(os.sched_getaffinity(0))
   return f"{count} {'core' if count == 1 else 'cores'} of {model}"
 
 
@@ -155,12 +157,18 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _relative(argv):
-  """Returns the command without what names folders of this machine."""
+  """Returns a command without the folders of this machine in it."""
   script = pathlib.Path(argv[0]).resolve()
   if script.is_relative_to(RESULTS.parents[1]):
     script = script.relative_to(RESULTS.parents[1])
-  arguments = []
+  pairs = []
   for argument in argv[1:]:
+    if pairs and not argument.startswith("--"):
+      pairs[-1] += f"={argument}"  # The value of the flag before.
+    else:
+      pairs.append(argument)
+  arguments = []
+  for argument in pairs:
     name, equals, value = argument.partition("=")
     if name == "--workdir":
       continue

@@ -6,8 +6,9 @@ against the quick ones. It names each sentence that does not hold, and then ends
 with exit code 1.
 
 --mode=full runs everything at full size: many hours. Experiments whose results
-are those of today's code are skipped, and training runs are resumed. Then it
-writes the numbers and tables of README and docs, as --mode=write does.
+are those of today's code are skipped. Training runs in runs/ are resumed, and
+kept if they have ended: remove them to train with today's code. Then it writes
+the numbers and tables of README and docs, as --mode=write does.
 
 --mode=check only checks the committed results: seconds.
 
@@ -16,6 +17,7 @@ writes the numbers and tables of README and docs, as --mode=write does.
 """
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -104,15 +106,14 @@ EXPERIMENTS = (
   *(
     Experiment(
       "learning_curves",
-      (
-        f"--tasks={task}",
-        f"--steps={steps}",
-        "--ptb={ptb}",
-        "--enwik8={enwik8}",
-      ),
+      (f"--tasks={task}", *steps, "--ptb={ptb}", "--enwik8={enwik8}"),
       f"learning_curves_{task}",
     )
-    for task, steps in (("copying", 15000), ("ptb", 3000), ("enwik8", 300))
+    for task, steps in (
+      ("copying", ()),
+      ("ptb", ("--steps=3000",)),
+      ("enwik8", ("--steps=300",)),
+    )
   ),
   Experiment("finetune", (f"--run={_CURVES}/ptb-full",), "finetune_ptb"),
   Experiment(
@@ -168,9 +169,11 @@ def main() -> None:
 def run_quick() -> list[str]:
   """Runs each script with --quick; returns what failed or does not hold."""
   failures, rows = [], []
-  for script in dict.fromkeys(x.script for x in EXPERIMENTS):
+  for script, needs_gpu in dict.fromkeys(
+    (x.script, x.needs_gpu) for x in EXPERIMENTS
+  ):
     start = time.perf_counter()
-    if run(script, ("--quick",)):
+    if run(script, ("--quick",), needs_gpu):
       failures.append(f"{script}.py --quick failed, see above")
     rows.append({"script": script, "seconds": time.perf_counter() - start})
   print_table(rows)
@@ -196,31 +199,47 @@ def run_full() -> None:
       print(f"{experiment.name}: left out, as there is no GPU")
       continue
     arguments = tuple(x.format(**data) for x in experiment.arguments)
-    if run(experiment.script, arguments):
+    if run(experiment.script, arguments, experiment.needs_gpu):
       raise ValueError(
         f"{experiment.script}.py failed, see above: the same command again "
         "continues from there"
       )
 
 
-def run(script: str, arguments: tuple[str, ...]) -> int:
-  """Runs a script; returns its exit code."""
+def run(script: str, arguments: tuple[str, ...], needs_gpu: bool) -> int:
+  """Runs a script, on the CPU if it needs no GPU; returns its exit code."""
   print(f"== {script} {' '.join(arguments)}", flush=True)
   command = [sys.executable, str(_FOLDER / f"{script}.py"), *arguments]
-  return subprocess.run(command, cwd=documents.ROOT).returncode
+  environment = dict(os.environ)
+  if not needs_gpu:
+    environment["JAX_PLATFORMS"] = "cpu"
+  return subprocess.run(command, cwd=documents.ROOT, env=environment).returncode
 
 
 def is_current(experiment: Experiment) -> bool:
-  """Tells whether a result is of the code as it is now."""
+  """Tells whether a result is of full size, and of the code as it is now."""
   try:
     record = documents.read_result(experiment.name)
   except FileNotFoundError:
+    return False
+  arguments = record["command"].split()[2:]
+  if _settings(arguments) != _settings(experiment.arguments):
     return False
   paths = ["slim", "configs", *list_files(experiment.script)]
   return all(
     commit and not run_git("diff", "--quiet", commit, "--", *paths)
     for commit in commits_of(record)
   )
+
+
+def _settings(arguments):
+  """Returns the flags of a command without those that name files."""
+  flags_of_files = "text", "enwik8", "ptb", "run", "newer_python"
+  return {
+    x
+    for x in arguments
+    if x.removeprefix("--").partition("=")[0] not in flags_of_files
+  }
 
 
 def list_files(script: str) -> list[str]:

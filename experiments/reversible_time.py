@@ -1,9 +1,10 @@
 """Time of a gradient with reversible layers, and without them.
 
-The models are those of `reformer_models`. Reversible layers recompute
-activations in one more forward pass, of F operations: for SLiM 4 F at most
-become 5 F, for the others 3 F become 4 F, and 5 F where the MLP is chunked, as
-it is in the reversible models alone. Programs run in turns in one process.
+The models are those of `reformer_models`. Let a forward pass take F operations.
+Without reversible layers a gradient takes 3 F, and at most 4 F for SLiM.
+Reversible layers compute their activations again, which adds F. Their MLP is
+computed in chunks, which adds up to F more, except for SLiM. Programs run in
+turns in one process.
 
   python experiments/reversible_time.py [--quick]
 """

@@ -1,10 +1,10 @@
 """What it costs to keep a run safe: checksums, saves, data.
 
-save   of a state: all of it, and what checksums and waiting for the disk add.
-run    of a config: the share of saves at the default interval, and a step
-with real data beside one with a fixed batch, in turns.
+- save: the time of one, and how much checksums and waiting for the disk add.
+- run: the share of saves in the time of a run, at the default interval. A step
+  with real data is timed beside one with a fixed batch, in turns.
 
-python experiments/run_costs.py --text=FILE [--quick]
+  python experiments/run_costs.py --text=FILE [--quick]
 """
 
 import statistics

@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
-from arguments import define_quick
+from arguments import define_names, define_quick
 from jax.sharding import NamedSharding, PartitionSpec
 from mesh_gradients import (
   LAYERS,
@@ -35,11 +34,8 @@ from slim.training.shapes import tree_bytes
 from slim.types import Batch
 
 _QUICK = define_quick("One short length and a narrow model: two minutes.")
-_PARTS = flags.DEFINE_list(
-  "parts",
-  ["memory", "collectives", "ring", "precision"],
-  "What to measure: memory, collectives, ring, precision.",
-)
+_PART_NAMES = ("memory", "collectives", "ring", "precision")
+_PARTS = define_names("parts", _PART_NAMES, _PART_NAMES, "What to measure.")
 _CHUNK_SIZE = 512
 _MESHES = ("data=8", "fsdp=8", "sequence=8", "data=2,fsdp=2,sequence=2")
 
@@ -175,11 +171,12 @@ def measure_ring(way: str, length: int) -> Iterator[dict[str, Any]]:
 
   sharding = NamedSharding(mesh, spec)
   x = jax.ShapeDtypeStruct((1, length, 4, 64), jnp.float32, sharding=sharding)
-  memory: Any = jax.jit(jax.grad(loss)).lower((x, x, x)).compile()
+  compiled = jax.jit(jax.grad(loss)).lower((x, x, x)).compile()
+  memory: Any = compiled.memory_analysis()
   yield {
     "way": way,
     "tokens": length,
-    "temporary_MiB": memory.memory_analysis().temp_size_in_bytes / 2**20,
+    "temporary_MiB": memory.temp_size_in_bytes / 2**20,
   }
 
 
@@ -235,6 +232,7 @@ def measure_precision(
 
 def _start_devices() -> None:
   """Lets the CPU stand for eight devices."""
+  jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", 8)
 
 

@@ -60,7 +60,7 @@ def summarize(
   params: Any,
   records: list[dict[str, Any]],
 ) -> dict[str, Any]:
-  """Returns what a table says of each run: its size, speed and commit.
+  """Returns what a table says of each run: its size, speed and commits.
 
   Args:
     config: All settings.
@@ -78,8 +78,14 @@ def summarize(
     "steps": steps,
     "tokens": steps * config.train.batch_size * config.data.sequence_length,
     "median_tokens_per_second": statistics.median_high(speeds),
-    "commit": read_processes(str(folder))[-1]["git_commit"],
+    "commit": commits_of_run(folder),
   }
+
+
+def commits_of_run(folder: str | os.PathLike[str]) -> str:
+  """Returns the commits of the code that trained a run, with spaces between."""
+  commits = [x["git_commit"] for x in read_processes(os.fspath(folder))]
+  return " ".join(x for x in dict.fromkeys(commits) if x)
 
 
 def describe_data(config: ml_collections.ConfigDict) -> str:

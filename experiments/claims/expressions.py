@@ -1,8 +1,9 @@
 """Expressions over the files of results/: what a document says of them.
 
-The name of a file, called with a key, is the value of that key in the row that
-has the given settings, a list if several rows have them, or a note of the whole
-file. `max`, `min`, `abs`, `len`, arithmetic and comparisons are Python's:
+`name("key", setting=value)` reads the file `name`: the value of the key in the
+row with these settings. It is a list if several rows have them. A key that no
+row has is a note of the whole file. `max`, `min`, `abs`, `len`, arithmetic and
+comparisons are Python's:
 
     memory_vs_length("activation_MiB", tokens=4096, method="full") / 1024
     max(gradient_error_II("ratio")) < 1.2

@@ -102,10 +102,11 @@ def source(read: Read, *names: str) -> str:
 def commits_of(record: dict[str, Any]) -> list[str]:
   """Returns the commits that a result was measured at; "" if it has none.
 
-  Rows of runs that were trained earlier have their own.
+  Rows of runs that were trained earlier have their own, with spaces between.
   """
-  rows = [row["commit"] for row in record["rows"] if row.get("commit")]
-  return _unique(rows) or [record.get("commit", "")]
+  rows = (row.get("commit") or "" for row in record["rows"])
+  commits = [commit for row in rows for commit in row.split()]
+  return _unique(commits) or [record.get("commit", "")]
 
 
 def pick(record: dict[str, Any], key: str, **settings: Any) -> Any:

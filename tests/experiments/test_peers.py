@@ -1,5 +1,6 @@
 """The comparison with other libraries: their processes, arrays and tables."""
 
+import functools
 import pathlib
 import sys
 import types
@@ -170,3 +171,29 @@ def test_results_are_compared_where_definitions_agree(beside, tmp_path):
     for direction in ("forward", "gradient")
   ]
   assert found == [0.25, 2.0]
+
+
+def test_libraries_take_turns_in_any_order(beside, monkeypatch, tmp_path):
+  """Fails if a library always runs after the one that slows it down."""
+  import peers_libraries
+
+  monkeypatch.setattr(
+    peers_libraries, "_ROUNDS", types.SimpleNamespace(value=8)
+  )
+  monkeypatch.setattr(peers_libraries, "difference", lambda *_: 0.0)
+  calls = []
+
+  def ask(name, outputs=None):
+    if name == "broken":
+      raise peers_libraries.PeerError("it does not run")
+    if outputs is None:
+      calls.append(name)
+    return {"peak_MiB": 1.0}
+
+  names = "slim", "a", "b", "broken"
+  programs = {name: functools.partial(ask, name) for name in names}
+  found = peers_libraries.run(programs, "slim", "forward", tmp_path)
+  assert all(found[name]["seconds"] > 0 for name in names[:3])
+  assert found["broken"] == {"note": "it does not run"}
+  assert len(calls) == 2 * 3 * 8
+  assert {calls[i - 1] for i in range(2, 48, 2) if calls[i] == "a"} > {"slim"}

@@ -31,6 +31,14 @@ def test_results_name_their_origin(record):
     record.read(["none"])
 
 
+def test_a_command_names_no_folder_of_this_machine(record, monkeypatch):
+  """Fails if a result is published with somebody's folders."""
+  line = "x.py --quick --text /home/me/a.txt --workdir /tmp/w --ptb=/data/ptb"
+  monkeypatch.setattr(record.sys, "argv", line.split())
+  command = record.origin()["command"].split()
+  assert command[2:] == ["--quick", "--text=a.txt", "--ptb=ptb"]
+
+
 def interrupt(record, **changes):
   """Stops at the last of three cases; returns what a second run measures."""
   done = []

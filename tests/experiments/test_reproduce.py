@@ -1,6 +1,7 @@
 """`make reproduce`: what it runs, and how it fails."""
 
 import copy
+import pathlib
 import re
 import types
 
@@ -63,10 +64,12 @@ def test_a_changed_number_fails(reproduce, monkeypatch, tmp_path, place):
 
 def test_a_quick_run_names_what_fails(reproduce, monkeypatch, capsys):
   """Fails if a failed script or sentence does not fail the whole run."""
-  started = []
+  started, on_cpu = [], {}
+  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
 
-  def run(command, cwd):
+  def run(command, cwd, env):
     started.append(command[1:])
+    on_cpu[pathlib.Path(command[1]).stem] = env.get("JAX_PLATFORMS") == "cpu"
     failed = command[1].endswith("lsh_time.py")
     return types.SimpleNamespace(returncode=int(failed))
 
@@ -85,6 +88,8 @@ def test_a_quick_run_names_what_fails(reproduce, monkeypatch, capsys):
   ]
   assert all(arguments == ["--quick"] for _, *arguments in started)
   assert len(started) == len({x.script for x in reproduce.EXPERIMENTS})
+  # Elsewhere the numbers of a GPU would stand under the name of a CPU.
+  assert [name for name, found in on_cpu.items() if not found] == ["on_gpu"]
 
 
 def test_a_full_run_continues(reproduce, monkeypatch):
@@ -95,7 +100,7 @@ def test_a_full_run_continues(reproduce, monkeypatch):
     setattr(reproduce.flags.FLAGS, name, f"/data/{name}")
   started = []
   monkeypatch.setattr(
-    reproduce, "run", lambda script, arguments: started.append(arguments)
+    reproduce, "run", lambda script, arguments, _: started.append(arguments)
   )
   monkeypatch.setattr(
     reproduce, "is_current", lambda x: x.script != "million_tokens"
@@ -107,7 +112,8 @@ def test_a_full_run_continues(reproduce, monkeypatch):
 def test_results_of_other_code_are_not_current(reproduce, monkeypatch):
   """Fails if a result is kept after the kernel has changed."""
   experiment = reproduce.EXPERIMENTS[0]
-  records = {"commit": "abc", "rows": []}
+  command = f"python experiments/{experiment.script}.py"
+  records = {"command": command, "commit": "abc", "rows": []}
   monkeypatch.setattr(reproduce.documents, "read_result", lambda _: records)
   commands = []
 
@@ -124,12 +130,29 @@ def test_results_of_other_code_are_not_current(reproduce, monkeypatch):
   assert "experiments/configurations.py" in command
   assert "experiments/figures.py" not in command
   # Runs that were trained before have a commit each.
-  records["rows"] = [{"commit": "old"}, {"commit": "older"}, {}]
+  records["rows"] = [{"commit": "old older"}, {"commit": "older"}, {}]
   commands.clear()
   assert not reproduce.is_current(experiment)
   assert [command[3] for command in commands] == ["old", "older"]
   del records["commit"], records["rows"][:]
   assert not reproduce.is_current(experiment)
+
+
+def test_results_of_a_shorter_run_are_not_current(reproduce, monkeypatch):
+  """Fails if a trial with few steps stands for the whole experiment."""
+  record = {"command": "", "commit": "abc", "rows": []}
+  monkeypatch.setattr(reproduce.documents, "read_result", lambda _: record)
+  monkeypatch.setattr(reproduce, "run_git", lambda *_: 0)
+  experiment = reproduce.Experiment("x", ("--text={enwik8}", "--steps=9"))
+  for flags, right in (
+    ("--text=enwik8 --steps=9", True),
+    ("--steps=9", True),
+    ("--text=enwik8 --steps=8", False),
+    ("--text=enwik8", False),
+    ("--text=enwik8 --steps=9 --parts=a", False),
+  ):
+    record["command"] = f"python experiments/x.py {flags}"
+    assert reproduce.is_current(experiment) == right, flags
 
 
 def test_a_script_is_measured_with_what_it_imports(reproduce):

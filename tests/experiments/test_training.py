@@ -58,7 +58,8 @@ def test_runs_are_compared_at_the_last_common_step(
     folders[run] = tmp_path / run
     folders[run].mkdir()
     (folders[run] / "config.json").write_text(
-      '{"processes": [{"git_commit": "old"}, {"git_commit": "abc"}]}'
+      '{"data": "PTB", "processes": '
+      '[{"git_commit": "old"}, {"git_commit": null}, {"git_commit": "abc"}]}'
     )
     lines = []
     for step, train, evaluated in records:
@@ -73,7 +74,6 @@ def test_runs_are_compared_at_the_last_common_step(
     "save",
     lambda name, rows, **notes: saved.update(notes, name=name, rows=rows),
   )
-  monkeypatch.setattr(learning_curves, "describe_data", lambda _: "PTB")
   learning_curves.record("ptb", folders)
   assert saved["name"] == "learning_curves_ptb"
   assert saved["spread"] == 0.25
@@ -92,7 +92,34 @@ def test_runs_are_compared_at_the_last_common_step(
     0,
   ]
   assert [x["training_bpc"] for x in saved["rows"]] == [2.5, 2.6, 2.5]
+  assert {x["commit"] for x in saved["rows"]} == {"old abc"}
+  assert saved["data"] == "PTB"
   assert saved["curves"]["slim-512"] == [(100, 3.0), (200, 2.0)]
+
+
+def test_runs_are_shown_without_training(learning_curves, tmp_path):
+  """Fails if --steps=0 loses the runs that another --steps has trained."""
+  names = "full", "full_then_slim-512-900", "full_then_slim-512-3000"
+  for name in names:
+    (tmp_path / f"ptb-{name}").mkdir()
+    (tmp_path / f"ptb-{name}" / "metrics.jsonl").touch()
+  learning_curves.flags.FLAGS.steps = 0
+  configs = learning_curves.make_configs("ptb")
+  found = learning_curves.train_task("ptb", configs, tmp_path)
+  assert {run: folder.name for run, folder in found.items()} == {
+    "full": "ptb-full",
+    "full_then_slim-512": "ptb-full_then_slim-512-3000",
+  }
+
+
+def test_fine_tuning_tells_weights_apart(beside):
+  """Fails if a retrained run continues the table of the old weights."""
+  import finetune
+
+  params = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.zeros(3)}
+  found = finetune.checksum(params)
+  assert found == finetune.checksum(jax.tree.map(np.asarray, params))
+  assert found != finetune.checksum(params | {"b": jnp.ones(3)})
 
 
 def test_a_model_adapts_to_the_first_half(x64, beside):
