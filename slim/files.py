@@ -141,12 +141,21 @@ def writing(path: str, name: str | None = None) -> Iterator[None]:
 
 
 def write_file(path: str, data: bytes, name: str | None = None) -> None:
-  """Writes a file, or replaces it.
+  """Writes a file, or replaces it; path and name as for `open_to_replace`."""
+  with open_to_replace(path, name) as file:
+    file.write(data)
+
+
+@contextlib.contextmanager
+def open_to_replace(path: str, name: str | None = None) -> Iterator[IO[bytes]]:
+  """Opens a new file that replaces the one of a path, unless there is an error.
 
   Args:
-    path: The file; its folder exists.
-    data: All that it shall hold.
+    path: Where it is at the end; the folder exists.
     name: The argument with the path, if the user can choose another.
+
+  Yields:
+    The open file.
 
   Raises:
     ValueError: If it cannot be written.
@@ -156,7 +165,7 @@ def write_file(path: str, data: bytes, name: str | None = None) -> None:
   try:
     with writing(path, name):
       with open(temporary, "xb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
       os.replace(temporary, path)
@@ -207,9 +216,6 @@ def open_regular(path: str) -> IO[bytes]:
 def list_tree(folder: str) -> tuple[list[str], list[str]]:
   """Lists what is in a folder and in those below; follows no link.
 
-  Args:
-    folder: The folder.
-
   Returns:
     The files and links, and the folders with the first one; both sorted.
   """
@@ -222,9 +228,6 @@ def list_tree(folder: str) -> tuple[list[str], list[str]]:
 
 def sync(paths: list[str]) -> None:
   """Waits until files and the names in folders are on the disk.
-
-  Args:
-    paths: Files and folders.
 
   Raises:
     OSError: If the disk fails.

@@ -126,7 +126,8 @@ def _train(config, workdir, allow_change, log_file, interruptions):
   if compiled is None:
     with stage("compiling"):
       compiled = compile_steps(config, experiment, abstract_state, start)
-  check_steps_fit(abstract_state, compiled)
+  batch = devices.abstract_batch(config, experiment)
+  check_steps_fit(abstract_state, batch, compiled)
   evaluate = devices.create_evaluation(config, experiment, validation_data)
 
   if interruptions.reason is not None and not processes.are_many():

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pathlib
 import sys
 import threading
 
@@ -10,7 +11,10 @@ import pytest
 from absl import logging as absl_logging
 
 from slim import command_line
+from slim.config import setting_flags
 from tests.commands import assert_refused, run_command
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def run_program(program, *arguments):
@@ -34,9 +38,15 @@ def test_a_failed_allocation_is_one_line():
   def fail():
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 4 GB\nmore")
 
-  assert_refused(
-    run_program(fail), "there is no memory left: RESOURCE_EXHAUSTED: 4 GB: find"
-  )
+  def fail_with_config(argv):
+    setting_flags.define_config()
+    command_line.run(fail, argv)
+
+  message = "error: there is no memory left: RESOURCE_EXHAUSTED: 4 GB"
+  assert_refused(run_program(fail), f"{message}\n")
+  config = f"--config={ROOT}/configs/quickstart.py"
+  done = run_command(fail_with_config, config)
+  assert_refused(done, f"{message}: find a gradient that fits by `python -m")
 
 
 def test_an_error_without_words_is_one_line():

@@ -170,8 +170,9 @@ def chunk_sizes(length: int) -> tuple[int, int, int]:
 
 
 def to_float64(call: ScanCall) -> ScanCall:
-  """Casts float32 to float64, and complex64 to complex128."""
-  wide = {"float32": jnp.float64, "complex64": jnp.complex128}
+  """Casts real numbers to float64, and complex64 to complex128."""
+  wide = dict.fromkeys(("float16", "bfloat16", "float32"), jnp.float64)
+  wide["complex64"] = jnp.complex128
 
   def cast(x):
     dtype = wide.get(x.dtype.name)

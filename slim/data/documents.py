@@ -25,16 +25,18 @@ class Documents(NamedTuple):
   description: str
 
   def positions(self, tokens: np.ndarray) -> np.ndarray:
-    """Returns the positions, int32, of some tokens in their documents.
+    """Returns the positions of some tokens in their documents.
 
     Args:
       tokens: Their indices in the split.
 
     Returns:
-      Array like `tokens`.
+      Array like `tokens`, int32. Larger positions are 2³¹ - 1, which is beyond
+      any sequence.
     """
     document = np.searchsorted(self.starts, tokens, side="right") - 1
-    return (tokens - self.starts[document]).astype(np.int32)
+    positions = tokens - self.starts[document]
+    return np.minimum(positions, 2**31 - 1).astype(np.int32)
 
 
 def find_documents(

@@ -99,6 +99,8 @@ class Text:
     description = self.description.encode(errors="surrogateescape")
     digest = hashlib.sha256(description)
     digest.update(self._data.data)
+    if self._data.dtype.str.startswith(">"):  # The same bytes, other tokens.
+      digest.update(b">")
     if self._documents is not None:
       digest.update(self._documents.starts.data)
     return digest.hexdigest()

@@ -14,7 +14,11 @@ _INCOMPLETE = "\ufffd"  # What half a character is decoded to.
 
 
 class Tokenizer:
-  """Tokens are those of a tokenizer.json."""
+  """Tokens are those of a tokenizer.json.
+
+  Attributes:
+    size: The largest token + 1.
+  """
 
   unit = "token"
 
@@ -27,7 +31,7 @@ class Tokenizer:
 
     Raises:
       SettingError: If the library is missing, the file cannot be read, or it
-        has more tokens.
+        has larger tokens.
     """
     path = local_path("tokenizer", path)
     try:
@@ -49,11 +53,14 @@ class Tokenizer:
         "tokenizer",
         f": cannot read {path!r}: {first_line(error)}; pass a tokenizer.json",
       ) from error
-    size = self._tokenizer.get_vocab_size()
-    if size > vocab_size:
+    # Not the number of tokens, as there may be none for some numbers.
+    vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+    self.size = 1 + max(vocabulary.values(), default=-1)
+    if self.size > vocab_size:
       raise SettingError(
         "vocab_size",
-        f"must be at least {size}, the tokens of {path!r}, got {vocab_size}",
+        f"must be at least {self.size}, above all tokens of {path!r}, got "
+        f"{vocab_size}",
       )
 
   def encode(self, text: bytes) -> np.ndarray:

@@ -36,6 +36,7 @@ from slim.targets.matrix_products import (
 from slim.targets.roofline import find_roofline
 from slim.targets.target_flags import define_target
 from slim.training import build, devices
+from slim.training.compiled import compile_update
 from slim.training.gradients import COMPILER_OPTIONS
 from slim.training.shapes import abstract_state, tree_bytes
 
@@ -94,6 +95,7 @@ def describe_target(
   config: ml_collections.ConfigDict,
   method: str,
   report: MemoryReport,
+  update_bytes: int,
   target: Target,
 ) -> str:
   """Says whether training fits a target, and how long a gradient takes.
@@ -102,6 +104,7 @@ def describe_target(
     config: All settings.
     method: The method of the gradient.
     report: That of the gradient, compiled for the target.
+    update_bytes: Temporary memory of the update, compiled for the target.
     target: The target.
 
   Returns:
@@ -113,7 +116,9 @@ def describe_target(
   mesh = devices.create_mesh(config, target)
   experiment = build.create_experiment(config, mesh)
   optimizer = tree_bytes(abstract_state(experiment).opt_state)
+  # The update runs when the gradient has ended.
   needed = report.total_bytes + optimizer
+  needed += max(0, update_bytes - report.temporary_bytes)
   with jax.default_matmul_precision(config.matmul_precision):
     products = list_matrix_products(
       experiment.gradient_steps[method], *_shapes(config, experiment)
@@ -126,6 +131,16 @@ def describe_target(
     f"takes at least {1e3 * find_roofline(products, device).at_least:,.3g} ms, "
     f"by the roofline of {count_operations(products):,.3g} operations\n"
   )
+
+
+def find_update_bytes(config: ml_collections.ConfigDict, target: Target) -> int:
+  """Returns the temporary memory of the update, compiled as training does."""
+  mesh = devices.create_mesh(config, target)
+  experiment = build.create_experiment(config, mesh)
+  with jax.default_matmul_precision(config.matmul_precision):
+    return target.temporary_bytes(
+      compile_update(config, experiment, abstract_state(experiment), target)
+    )
 
 
 def describe_communication(
@@ -178,9 +193,14 @@ def main(argv: list[str] | None = None) -> None:
       with _name_flag():
         check_output(path)
     timelines, chosen = {}, target()
+    update_bytes = 0
+    if chosen.accelerator is not None:
+      update_bytes = find_update_bytes(config.value, chosen)
     for method, report, timeline in analyze_config(config.value, chosen):
       print(describe(method, report, timeline), flush=True)
-      about_target = describe_target(config.value, method, report, chosen)
+      about_target = describe_target(
+        config.value, method, report, update_bytes, chosen
+      )
       sent = describe_communication(config.value, timeline, chosen)
       print(sent + about_target, end="", flush=True)
       timelines[f"activations of {method}"] = timeline

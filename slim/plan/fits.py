@@ -53,11 +53,14 @@ def check_state_fits(state: TrainState) -> None:
   _check("the run", state, sizes, "lower config.model.width or num_layers")
 
 
-def check_steps_fit(state: TrainState, compiled: CompiledSteps) -> None:
+def check_steps_fit(
+  state: TrainState, batch: Batch, compiled: CompiledSteps
+) -> None:
   """Raises if an update does not fit. Call it when the state is allocated.
 
   Args:
     state: The state, or its shapes.
+    batch: A batch, or its shapes.
     compiled: The steps.
 
   Raises:
@@ -66,6 +69,7 @@ def check_steps_fit(state: TrainState, compiled: CompiledSteps) -> None:
   update_bytes = HERE.temporary_bytes(compiled.update)  # type: ignore[arg-type]
   sizes = {
     "gradients": tree_bytes(state.params),
+    "the batch": tree_bytes(batch),
     "activations": max(
       update_bytes, *(x.activation_bytes for x in compiled.gradients.values())
     ),

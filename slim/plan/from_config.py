@@ -21,11 +21,11 @@ from slim.plan.gradient_choice import GradientChoice
 from slim.plan.results import Candidate, Plan
 from slim.plan.search import CompiledSize, search
 from slim.targets import HERE, Target
-from slim.training import build, devices, steps
+from slim.training import build, devices
 from slim.training.compiled import (
   CompiledSteps,
   compile_gradient_step,
-  compile_update_step,
+  compile_update,
   take_host_batches,
 )
 
@@ -196,13 +196,7 @@ def _search(
 
   resident_bytes = list_resident_bytes(state, batch)
   with jax.default_matmul_precision(config.matmul_precision):
-    update = compile_update_step(
-      steps.make_update_step(
-        models[0].experiment.optimizer, build.skip_above(config)
-      ),
-      state,
-      target,
-    )
+    update = compile_update(config, experiment, state, target)
     update_bytes = target.temporary_bytes(update)
     plan = search(candidates, budget, resident_bytes, compile_gradient, target)
   return plan, last

@@ -45,9 +45,9 @@ def count_residuals(fn: Callable[..., Any], *args: Any) -> Residuals:
   ).jaxpr
   viewed: dict[Any, Any] = {}  # The array that a view is a view of.
   for equation in jaxpr.eqns:
-    if equation.primitive.name in _VIEWS:
-      [x] = [x for x in equation.invars if not isinstance(x, Literal)]
-      viewed[equation.outvars[0]] = viewed.get(x, x)
+    operands = [x for x in equation.invars if not isinstance(x, Literal)]
+    if equation.primitive.name in _VIEWS and operands:
+      viewed[equation.outvars[0]] = viewed.get(operands[0], operands[0])
   arrays = {
     viewed.get(x, x) for x in jaxpr.outvars if not isinstance(x, Literal)
   }

@@ -4,7 +4,7 @@ Matrix products take time. So does memory traffic, because every chunk reads the
 weights and adds to their gradients. For a known accelerator, both are those of
 its roofline:
 
-  time  =  work · N · time of the products of a chunk,
+  time  =  work · time of the products of all chunks,
 
 with the work in forward passes. For other devices,
 
@@ -40,7 +40,8 @@ class PredictedTime(NamedTuple):
 
   Attributes:
     relative: Time divided by that of "full" without reversible layers.
-    at_least: A lower bound in seconds; None for an unknown device.
+    at_least: A lower bound in seconds; None for an unknown device, or if there
+      are no matrix products.
   """
 
   relative: float
@@ -79,12 +80,17 @@ def estimate_time(
   work += choice.reversible
   device = target.accelerator
   if device is not None:
-    chunk = find_roofline(products(chunk_size), device)
     full = find_roofline(products(length), device)
-    passes = work * num_chunks
+    if not full.in_turn:
+      return PredictedTime(work / 3)
+    chunk = find_roofline(products(chunk_size), device)
+    shortest = length - (num_chunks - 1) * chunk_size
+    first = find_roofline(products(shortest), device)
+    in_turn = first.in_turn + (num_chunks - 1) * chunk.in_turn
+    at_least = first.at_least + (num_chunks - 1) * chunk.at_least
+    # Recomputation may be less than its bound, which is in `work`.
     return PredictedTime(
-      passes * chunk.in_turn / (3 * full.in_turn),
-      num_parts * passes * chunk.at_least,
+      work * in_turn / (3 * full.in_turn), num_parts * 3 * at_least
     )
   # At least one product with each weight per token.
   flops = max(count_operations(products(length)), weight_bytes // 2 * length, 1)

@@ -149,7 +149,7 @@ ACCELERATORS = {
     **_ADA_SM,
   ),
   "cuda:rtx4090": _gpu(
-    24_000_000_000,
+    25_757_220_864,
     1.008e12,
     (82.6, 82.6, 165.2),
     _ADA.format("GeForce RTX 4090"),

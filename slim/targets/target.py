@@ -15,6 +15,8 @@ from slim.targets.topologies import describe_devices, install_command
 
 # Of the compiler for TPUs.
 EFFORTS = ("O0", "O1", "O2", "O3")
+# The variables of JAX, the new one first.
+_MEMORY_SHARES = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _TOO_LARGE = re.compile(
   r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"
@@ -76,20 +78,21 @@ class Target:
     """What JAX lets a program use; None for a device of this machine.
 
     On GPUs, JAX takes 75 % of the memory, unless the environment variable
-    `XLA_PYTHON_CLIENT_MEM_FRACTION` says otherwise.
+    `XLA_CLIENT_MEM_FRACTION` says otherwise.
     """
     device = self.accelerator
     if device is None:
       return None
     if device.gpu is None:
       return device.memory_bytes
-    text = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")
+    name = next((x for x in _MEMORY_SHARES if x in os.environ), "")
+    text = os.environ.get(name, "0.75")
     try:
       return int(float(text) * device.memory_bytes)
     except ValueError:
       raise ValueError(
-        "XLA_PYTHON_CLIENT_MEM_FRACTION must be a number, the share of a GPU's "
-        f"memory that JAX takes, got {text!r}"
+        f"{name} must be a number, the share of a GPU's memory that JAX takes, "
+        f"got {text!r}"
       ) from None
 
   @property

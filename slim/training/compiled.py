@@ -57,10 +57,7 @@ def compile_steps(
     )
     for method in methods
   }
-  update = compile_update_step(
-    steps.make_update_step(experiment.optimizer, build.skip_above(config)),
-    abstract_state,
-  )
+  update = compile_update(config, experiment, abstract_state)
   return take_host_batches(config, experiment, CompiledSteps(gradients, update))
 
 
@@ -122,6 +119,29 @@ def compile_gradient_step(
     gradient_step, params, batch, step, options=COMPILER_OPTIONS
   )
   return CompiledGradient(compiled, target.temporary_bytes(compiled))
+
+
+def compile_update(
+  config: ml_collections.ConfigDict,
+  experiment: build.Experiment,
+  state: TrainState,
+  target: Target = HERE,
+) -> jax.stages.Compiled:
+  """Compiles the update of a run.
+
+  Args:
+    config: All settings.
+    experiment: The experiment of these settings.
+    state: A state, or its shapes.
+    target: What to compile for.
+
+  Returns:
+    The update, as `compile_update_step` returns it.
+  """
+  update = steps.make_update_step(
+    experiment.optimizer, build.skip_above(config)
+  )
+  return compile_update_step(update, state, target)
 
 
 def compile_update_step(

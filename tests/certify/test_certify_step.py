@@ -28,6 +28,14 @@ def test_correct_step_passes(step, settings):
   assert sizes == {None, 20, 11, 6}
 
 
+def test_short_parameters_pass(one_size):
+  """Fails if rounding to bfloat16 looks like a lost derivative."""
+  params, state, xs = make_inputs()
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  certificate = certify(add, params, state, xs)
+  assert certificate.ok, f"{certificate}\n{certificate.describe_failure()}"
+
+
 def make_complex():
   """Returns arguments whose differentiable leaves are complex; and a key."""
   params, state, xs = jax.tree.map(lambda x: x * (1 + 0.5j), make_inputs())

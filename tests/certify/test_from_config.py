@@ -156,6 +156,17 @@ def test_failure_is_one_line(monkeypatch, tmp_path):
   assert [check["value"] for check in found["checks"]] == [0.5, None]
 
 
+def test_a_mesh_is_not_certified_in_silence(monkeypatch):
+  """Fails if the gradient of a mesh seems to be checked."""
+  monkeypatch.setattr(
+    "slim.certify.__main__.certify_config", lambda *_: Certificate(())
+  )
+  line = "on one device: the gradient of config.mesh is not checked"
+  assert line not in run().output
+  done = run("--config.mesh=data=2")
+  assert (done.code, done.output.splitlines()[0]) == (0, line)
+
+
 @pytest.mark.parametrize(
   ("name", "message"),
   [

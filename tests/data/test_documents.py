@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from slim.data import SPLITS, create_dataset
+from slim.data.documents import Documents
 from slim.settings import SettingError
 from tests.data.files import SETTINGS
 
@@ -30,6 +31,14 @@ def positions_in(part):
     starts = part.rfind(b"\n", 0, i) + 1
     found.append(i - starts)
   return np.array(found)
+
+
+def test_positions_are_never_negative():
+  """Fails if a token far into a document seems to come before it."""
+  documents = Documents(np.array([0]), "")
+  found = documents.positions(np.array([7, 2**31 + 5, 2**32]))
+  assert found.dtype == np.int32
+  assert found.tolist() == [7, 2**31 - 1, 2**31 - 1]
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,17 @@ def test_nothing_is_copied(tmp_path):
   assert create(tmp_path / "tokens.npz").fingerprint != first
 
 
+def test_fingerprints_tell_the_order_of_bytes_apart(tmp_path):
+  """Fails if a run continues with other tokens of the same bytes."""
+  tokens = TOKENS.astype("<u2")
+  found = []
+  for name, array in (("a", tokens), ("b", tokens.view(">u2"))):
+    np.save(tmp_path / f"{name}.npy", array)
+    path = tmp_path / f"{name}.npy"
+    found.append(create(path, vocab_size=2**16).fingerprint)
+  assert found[0] != found[1]
+
+
 def write(path, content):
   """Writes a file: bytes, an array, or arrays by name."""
   if isinstance(content, bytes):

@@ -71,6 +71,17 @@ def test_a_wrong_tokenizer_is_refused(tokenizer_file, tmp_path, monkeypatch):
     create_vocabulary("tokens", vocab_size=9, tokenizer=tokenizer_file)
 
 
+def test_a_tokenizer_may_leave_numbers_out(tmp_path):
+  """Fails if a token that the model does not know passes."""
+  tokenizers = pytest.importorskip("tokenizers")
+  model = tokenizers.models.WordLevel({"a": 0, "b": 1, "c": 7}, unk_token="a")
+  path = tmp_path / "tokenizer.json"
+  tokenizers.Tokenizer(model).save(str(path))
+  with pytest.raises(ValueError, match="vocab_size must be at least 8, above"):
+    create_vocabulary("tokens", vocab_size=3, tokenizer=path)
+  assert create_vocabulary("tokens", vocab_size=8, tokenizer=path).size == 8
+
+
 def test_a_tokenizer_neither_cuts_nor_pads(tokenizer_file, tmp_path):
   """Fails if a file made for another model loses most of a text."""
   import tokenizers

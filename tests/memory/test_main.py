@@ -90,8 +90,8 @@ def test_a_target_is_described():
   """Fails if what fits or how long it takes is left out, or is of another."""
   config = make(gradient__method="full")
   [(method, report, _)] = command.analyze_config(config)
-  assert not command.describe_target(config, method, report, HERE)
-  text = command.describe_target(config, method, report, Target("tpu:v5e"))
+  assert not command.describe_target(config, method, report, 0, HERE)
+  text = command.describe_target(config, method, report, 0, Target("tpu:v5e"))
   assert re.fullmatch(
     r"fits tpu:v5e: needs [\d.]+ KiB of 15.8 GiB, with [\d.]+ KiB for the "
     r"optimizer, compiled with effort O0\n"
@@ -99,5 +99,9 @@ def test_a_target_is_described():
     text,
   )
   large = report._replace(temporary_bytes=2**40)
-  text = command.describe_target(config, method, large, Target("cuda:h100"))
-  assert text.startswith("does not fit cuda:h100: needs 1.0 TiB of 59.3 GiB")
+  for found, update_bytes in ((large, 0), (report, 2**40)):
+    text = command.describe_target(
+      config, method, found, update_bytes, Target("cuda:h100")
+    )
+    assert text.startswith("does not fit cuda:h100: needs 1.0 TiB of 59.3 GiB")
+  assert command.find_update_bytes(config, HERE) > 0

@@ -11,7 +11,7 @@ MUTATIONS = [
   ),
   Mutation(
     "train.py",
-    "check_steps_fit(abstract_state, compiled)",
+    "check_steps_fit(abstract_state, batch, compiled)",
     "pass",
     "plan/test_fits.py",
   ),

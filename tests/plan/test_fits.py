@@ -1,9 +1,13 @@
 """Runs that do not fit are refused before anything is allocated."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from slim import train
 from slim.plan import fits
+from slim.training.compiled import CompiledGradient, CompiledSteps
+from slim.types import Batch, TrainState
 from tests.helpers import make_config
 
 
@@ -41,6 +45,21 @@ def test_a_sequence_that_is_too_long_is_refused(tmp_path, monkeypatch):
   assert message.startswith("an update needs ")
   assert "activations" in message
   assert message.endswith("slim.plan --config=… --budget=6.0MiB`")
+
+
+def test_an_update_needs_its_batch(monkeypatch):
+  """Fails if a long batch of a small model runs out of memory."""
+  params = {"w": jax.ShapeDtypeStruct((10,), jnp.float32)}
+  state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, ())
+  batch = Batch(*[jax.ShapeDtypeStruct((1, 100), jnp.int32)] * 3)
+  update = jax.jit(lambda x: x).lower(1.0).compile()
+  compiled = CompiledSteps({"full": CompiledGradient(None, 50)}, update)
+  needed = 40 + 1200 + 50
+  monkeypatch.setattr(fits, "free_bytes", lambda: needed)
+  fits.check_steps_fit(state, batch, compiled)
+  monkeypatch.setattr(fits, "free_bytes", lambda: needed - 1)
+  with pytest.raises(ValueError, match="the batch 1.2 KiB, activations"):
+    fits.check_steps_fit(state, batch, compiled)
 
 
 def test_what_is_left_is_that_of_the_smallest_limit(monkeypatch):

@@ -30,6 +30,7 @@ W = jax.ShapeDtypeStruct((32, 16), jnp.float32)
       1024,
     ),
     (lambda x: x + 1, [X], 0, 0),
+    (lambda x: x * jnp.float32(2).reshape(1, 1), [X], 4, 4),  # A constant.
     (
       lambda x: jax.lax.platform_dependent(
         x, cpu=jnp.sin, default=lambda x: jnp.sin(jnp.sin(x))

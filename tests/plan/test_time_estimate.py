@@ -8,7 +8,9 @@ from slim.targets import Target
 from slim.targets.matrix_products import MatrixProduct
 
 LENGTH, WEIGHT_BYTES = 4096, 4 * 10**6
-TARGETS = [Target("cpu"), Target("cuda:h100"), Target("tpu:v5e")]
+H100 = Target("cuda:h100")
+TARGETS = [Target("cpu"), H100, Target("tpu:v5e")]
+FULL = GradientChoice("full", None, None, False)
 
 
 def products(length, weight_bytes=WEIGHT_BYTES):
@@ -16,6 +18,11 @@ def products(length, weight_bytes=WEIGHT_BYTES):
   operations = 2 * weight_bytes // 4 * length
   num_bytes = weight_bytes + 8 * 1000 * length
   return [MatrixProduct(1, operations, num_bytes, "float32")]
+
+
+def without_traffic(length):
+  """Returns a product that reads nothing."""
+  return [x._replace(num_bytes=0) for x in products(length)]
 
 
 def estimate(choice, target, **settings):
@@ -57,13 +64,29 @@ def test_small_chunks_take_longer(target):
   assert times[0] > 1.05 * times[2]
 
 
+def test_a_short_first_chunk_takes_less():
+  """Fails if a chunk counts as whole where C does not divide T."""
+  choice = GradientChoice("slim", 1024, "store", False)
+  found = estimate(choice, H100, length=1100, products=without_traffic)
+  full = estimate(FULL, H100, length=1100, products=without_traffic)
+  assert found.relative == pytest.approx(4 / 3)
+  assert found.at_least == pytest.approx(full.at_least)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_a_step_may_have_no_matrix_products(target):
+  """Fails if an elementwise recurrence ends in a division by zero."""
+  choice = GradientChoice("slim", 64, "store", False)
+  found = estimate(choice, target, products=lambda _: [], weight_bytes=0)
+  assert found.relative == pytest.approx(4 / 3)
+  assert found.at_least is None
+
+
 def test_seconds_of_an_accelerator():
   """Fails if the bound is not that of the roofline, or of one part only."""
-  full = GradientChoice("full", None, None, False)
-  assert estimate(full, Target("cpu")).at_least is None
-  h100 = Target("cuda:h100")
-  expected = 3 * 2 * 10**6 * LENGTH / h100.accelerator.rates["float32"]
-  assert estimate(full, h100).at_least == pytest.approx(expected)
-  two = estimate(full, h100, num_parts=2)
+  assert estimate(FULL, Target("cpu")).at_least is None
+  expected = 3 * 2 * 10**6 * LENGTH / H100.accelerator.rates["float32"]
+  assert estimate(FULL, H100).at_least == pytest.approx(expected)
+  two = estimate(FULL, H100, num_parts=2)
   assert two.at_least == pytest.approx(2 * expected)
   assert two.relative == 1

@@ -119,13 +119,17 @@ def test_missing_ptxas_is_one_line():
 
 def test_memory_of_devices(monkeypatch):
   """Fails if a GPU's share is not JAX's, or this machine's is invented."""
-  monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+  new, old = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+  monkeypatch.delenv(new, raising=False)
+  monkeypatch.delenv(old, raising=False)
   h100 = Target("cuda:h100")
   assert h100.memory_bytes == int(0.75 * h100.accelerator.memory_bytes)
-  monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", ".5")
+  monkeypatch.setenv(old, ".5")
   assert h100.memory_bytes == int(0.5 * h100.accelerator.memory_bytes)
-  monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "half")
-  with pytest.raises(ValueError, match="MEM_FRACTION must be a number, .*half"):
+  monkeypatch.setenv(new, ".25")
+  assert h100.memory_bytes == int(0.25 * h100.accelerator.memory_bytes)
+  monkeypatch.setenv(new, "half")
+  with pytest.raises(ValueError, match=f"^{new} must be a number, .*half"):
     _ = h100.memory_bytes
   assert Target("tpu:v5e").memory_bytes == int(15.75 * 2**30)
   assert Target("cpu").memory_bytes is None
