@@ -15,6 +15,7 @@ from tests.helpers import assert_gradients_close
 TOLERANCES = {"float64": 1e-12, "float32": 2e-6}
 KEYS = jax.random.split(jax.random.key(3), 2)
 PERIODS = np.array([3, 5])
+SIZES = (2, 13, 13, 4, 2, 3, 5)  # B, T, S, H, G, K, V.
 DEFINITION = softmax_attention_and_lse
 
 
@@ -77,12 +78,15 @@ def settings_of(name, inputs, mask):
   }[name]
 
 
-def value_and_gradients(attend, kind, inputs, mask, cts, dtype):
-  """y and lse, and the gradients of all inputs, compiled."""
-  inputs, cts = jax.tree.map(lambda x: jnp.asarray(x, dtype), (inputs, cts))
+@functools.cache
+def compiled(attend, kind):
+  """A function of inputs, a mask and cotangents, compiled once for a shape.
+
+  It returns y, lse and which queries see a key; and the inputs' gradients.
+  """
 
   @jax.jit
-  def run(inputs, cts):
+  def run(inputs, mask, cts):
     def of(inputs):
       y, lse = attend(
         inputs["q"],
@@ -97,7 +101,13 @@ def value_and_gradients(attend, kind, inputs, mask, cts, dtype):
     outputs, vjp, sees = jax.vjp(of, inputs, has_aux=True)
     return (*outputs, sees), vjp(cts)
 
-  return run(inputs, cts)
+  return run
+
+
+def value_and_gradients(attend, kind, inputs, mask, cts, dtype):
+  """y and lse, and the gradients of all inputs, compiled."""
+  inputs, cts = jax.tree.map(lambda x: jnp.asarray(x, dtype), (inputs, cts))
+  return compiled(attend, kind)(inputs, mask, cts)
 
 
 @functools.cache
@@ -124,6 +134,7 @@ def assert_same(attend, kind, sizes, dtype, seed=0):
   assert_gradients_close(found, right, TOLERANCES[dtype])
 
 
+@functools.cache
 def in_blocks(q_block_size, k_block_size, backward="from_lse"):
   """The chunked form, with a name for the test's identifier."""
   form = functools.partial(

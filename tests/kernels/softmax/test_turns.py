@@ -11,20 +11,22 @@ import pytest
 from slim.kernels import chunked_softmax_attention
 from slim.kernels.softmax import _turns
 from tests.helpers import assert_gradients_close
+from tests.kernels.softmax import cases
 from tests.kernels.softmax.cases import (
   DEFINITION,
+  SIZES,
   assert_same,
   in_blocks,
   make_inputs,
 )
-
-SIZES = (2, 13, 11, 4, 2, 3, 5)  # B, T, S, H, G, K, V.
 
 
 @pytest.fixture
 def turns(monkeypatch):
   """Counts the attentions whose heads take turns, however small they are."""
   monkeypatch.setattr(_turns, "_ENOUGH", 1)
+  # What other tests have compiled takes no turns.
+  monkeypatch.setattr(cases, "compiled", cases.compiled.__wrapped__)
   counted = []
   can_take_turns = _turns._can_take_turns
 
@@ -52,7 +54,7 @@ def test_heads_that_differ_take_no_turns(x64, turns, kind):
 
 def test_shared_bias_and_mask(x64, turns):
   """Fails if the gradient of a shared bias misses a head or a sequence."""
-  inputs, mask, cts = make_inputs(SIZES)
+  inputs, mask, cts = make_inputs((2, 13, 11, 4, 2, 3, 5))
   inputs |= {"bias": inputs["bias"][:, :1], "slope": inputs["slope"][0]}
 
   @functools.partial(jax.jit, static_argnums=0)
