@@ -17,6 +17,26 @@ from tests.helpers import assert_gradients_close
 from tests.kernels.softmax.arguments import FORMS, KEYS, zeros
 
 
+def sum_of_sines(attend, q, k, v, scale):
+  """A loss, whose scale may be an array."""
+  y = attend(q, k, v, scale=scale, is_causal=True)
+  return jnp.sin(y.astype(jnp.float64)).sum()
+
+
+def scaled_by_hand(q, k, v, scale):
+  """The same loss in float64, of queries that are scaled before."""
+  q = jnp.asarray(q, jnp.float64) * scale
+  k, v = (jnp.asarray(x, jnp.float64) for x in (k, v))
+  return sum_of_sines(softmax_attention, q, k, v, 1.0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradients_by_scale(loss, *args):
+  """The gradients of all arguments, at each of several scales."""
+  gradient = jax.grad(loss, (0, 1, 2, 3))
+  return jax.vmap(gradient, (None, None, None, 0))(*args)
+
+
 @pytest.mark.parametrize(
   ("form", "dtype"),
   [
@@ -29,26 +49,13 @@ from tests.kernels.softmax.arguments import FORMS, KEYS, zeros
 def test_array_as_scale(x64, form, dtype):
   """Fails if a learned temperature cannot be traced or differentiated."""
   random = np.random.default_rng(2)
-  q, k, v = jnp.asarray(random.normal(size=(3, 1, 5, 2, 3)), dtype)
-
-  def loss(attend, q, k, v, scale):
-    y = attend(q, k, v, scale=scale, is_causal=True)
-    return jnp.sin(y.astype(jnp.float64)).sum()
-
-  def by_hand(q, k, v, scale):
-    q = jnp.asarray(q, jnp.float64) * scale
-    k, v = (jnp.asarray(x, jnp.float64) for x in (k, v))
-    return loss(softmax_attention, q, k, v, 1.0)
-
-  scales = jnp.array([0.5, 0.0, -2.0])
-
-  def gradients(fn):
-    gradient = jax.grad(fn, (0, 1, 2, 3))
-    return jax.jit(jax.vmap(gradient, (None, None, None, 0)))(q, k, v, scales)
-
+  qkv = jnp.asarray(random.normal(size=(3, 1, 5, 2, 3)), dtype)
+  args = *qkv, jnp.array([0.5, 0.0, -2.0])
   tol = 1e-12 if dtype == "float64" else 0.02
-  found = gradients(functools.partial(loss, FORMS[form]))
-  assert_gradients_close(found, gradients(by_hand), tol)
+  found = gradients_by_scale(
+    functools.partial(sum_of_sines, FORMS[form]), *args
+  )
+  assert_gradients_close(found, gradients_by_scale(scaled_by_hand, *args), tol)
 
 
 def test_numbers_of_numpy_and_jax():
