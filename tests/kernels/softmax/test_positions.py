@@ -17,7 +17,7 @@ from slim.kernels import (
   softmax_attention_and_lse,
 )
 from slim.kernels.softmax._scores import make_dropout_scale
-from slim.kernels.softmax._window import make_window
+from slim.kernels.softmax._window import Window, make_window
 from tests.helpers import assert_gradients_close
 from tests.kernels.softmax.arguments import FORMS
 
@@ -42,11 +42,12 @@ def test_windows_and_offsets_of_any_size():
     )
 
   index = jnp.asarray(rows, jnp.int32), jnp.asarray(columns, jnp.int32)
+  sees = jax.jit(Window.sees)
   for window, is_causal in itertools.product(windows, (False, True)):
     pair = np.array([offsets[windows.index(window) % 6], offsets[2]])
     for offset in (*offsets, pair, jnp.asarray(pair)):
       made = make_window(window, is_causal, offset, sizes)
-      found = np.broadcast_to(made.sees(*index), (2, 1, num_q, num_k))
+      found = np.broadcast_to(sees(made, *index), (2, 1, num_q, num_k))
       for seen, one in zip(
         found[:, 0], np.broadcast_to(offset, 2), strict=True
       ):
@@ -155,25 +156,32 @@ def test_dropout_depends_only_on_key_and_position(implementation):
   base = jax.random.key(5, impl=implementation)
   keys = jax.random.split(base, 3)
   rows, columns = (jnp.arange(n, dtype=jnp.int32) for n in (6, 7))
-  whole = make_dropout_scale(0.5, keys, 2)(rows, columns)
+
+  def scale(keys, rows, columns):
+    return make_dropout_scale(0.5, keys, 2)(rows, columns)
+
+  @jax.jit
+  def scales(keys, raw):
+    return (
+      scale(keys, rows, columns),
+      scale(keys, rows[2:5], columns[3:]),
+      scale(keys[1:2], rows, columns),
+      jax.vmap(lambda key: scale(key[None], rows, columns))(keys),
+      scale(raw, rows, columns),
+    )
+
+  whole, block, row, one_by_one, of_raw = jax.device_get(
+    scales(keys, jax.random.key_data(keys))
+  )
   assert whole.shape == (3, 2, 6, 7)
   assert set(np.unique(whole)) == {0, 2}
   equal = np.testing.assert_array_equal
-  equal(
-    make_dropout_scale(0.5, keys, 2)(rows[2:5], columns[3:]),
-    whole[:, :, 2:5, 3:],
-  )
-  equal(make_dropout_scale(0.5, keys[1:2], 2)(rows, columns), whole[1:2])
-  equal(
-    jax.vmap(lambda key: make_dropout_scale(0.5, key[None], 2)(rows, columns))(
-      keys
-    ),
-    whole[:, None],
-  )
-  raw = jax.random.key_data(keys)
-  equal(make_dropout_scale(0.5, raw, 2)(rows, columns), whole)
+  equal(block, whole[:, :, 2:5, 3:])
+  equal(row, whole[1:2])
+  equal(one_by_one, whole[:, None])
+  equal(of_raw, whole)
   with jax.enable_x64(True):
-    equal(make_dropout_scale(0.5, keys, 2)(rows, columns), whole)
+    equal(jax.jit(scale)(keys, rows, columns), whole)
   # Each sequence, head, query and key draws its own bits.
   for axis in range(4):
     assert (np.diff(whole, axis=axis) != 0).any()
