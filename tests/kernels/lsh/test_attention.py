@@ -131,7 +131,9 @@ def test_scale_may_be_an_array(rounds):
   scales = jnp.float32([0.25, 1.5])
   settings = {"chunk_size": 2, "is_causal": True}
   run = functools.partial(by_rounds, *arrays, buckets, rounds=rounds)
-  found = jax.vmap(lambda scale: run(scale=scale, **settings))(scales)
+  found = jax.device_get(
+    jax.vmap(lambda scale: run(scale=scale, **settings))(scales)
+  )
   for i, scale in enumerate(scales.tolist()):
     right = by_pairs(*arrays, buckets, scale=scale, **settings)
     one = jax.tree.map(lambda x, i=i: x[i], found)

@@ -58,6 +58,7 @@ def test_two_hashes_of_any_count_cost_the_same():
     assert high <= 1.85 * num_buckets**0.5, (num_buckets, low, high)
 
 
+@functools.cache
 def hashing_costs(length):
   """Temporary bytes and operations of a model's hashes, compiled only."""
   x = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
