@@ -125,6 +125,19 @@ def with_axis(tree):
   return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
 
 
+def scanned_layers(params, state, xs):
+  """The layers by a scan over one; without the axis of layers."""
+  streams, outs = reversible_scan(
+    [sublayer] * 2,
+    [with_axis(params)] * 2,
+    streams_of(xs),
+    [with_axis(state)] * 2,
+  )
+  return streams, jax.tree.map(lambda x: jnp.squeeze(x, 0), outs)
+
+
+# By name, a way to compute, and the same plainly. Two ways that have the same
+# plain function are compared with one result of it.
 WAYS = {
   **{
     policy: (
@@ -147,15 +160,7 @@ WAYS = {
     ),
     layers,
   ),
-  "reversible_scan": (
-    lambda params, state, xs: reversible_scan(
-      [sublayer] * 2,
-      [with_axis(params)] * 2,
-      streams_of(xs),
-      [with_axis(state)] * 2,
-    ),
-    lambda *args: (layers(*args)[0], with_axis(layers(*args)[1])),
-  ),
+  "reversible_scan": (scanned_layers, layers),
 }
 
 
@@ -172,6 +177,16 @@ def gradients_and_outputs(run, arguments):
 
   gradient = jax.grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
   return gradient(*arguments)
+
+
+def compiled(run, kind):
+  """Computes gradients and outputs in one program."""
+  arguments = make_arguments(kind)
+  # Closed over, so that numbers and keys are not traced, as in eager mode.
+  return jax.jit(lambda: gradients_and_outputs(run, arguments))()
+
+
+plainly = functools.cache(compiled)  # All that call it have 64-bit types.
 
 
 def assert_alike(found, right):
@@ -191,20 +206,17 @@ def test_leaves_of_all_kinds(x64, way, kind):
 
   Also if a complex gradient is conjugated, or that of its real part.
   """
-  arguments = make_arguments(kind)
-  # Closed over, so that numbers and keys are not traced, as in eager mode.
-  found, right = jax.jit(
-    lambda: [gradients_and_outputs(run, arguments) for run in WAYS[way]]
-  )()
-  assert_alike(found, right)
+  run, plain = WAYS[way]
+  assert_alike(compiled(run, kind), plainly(plain, kind))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_leaves_of_all_kinds_eagerly(x64, way):
   """Fails if an array that is not traced is treated as one that is."""
-  arguments = make_arguments("real")
-  assert_alike(*(gradients_and_outputs(run, arguments) for run in WAYS[way]))
+  run, plain = WAYS[way]
+  found = gradients_and_outputs(run, make_arguments("real"))
+  assert_alike(found, plainly(plain, "real"))
 
 
 def test_number_in_the_state_takes_the_dtype_of_the_step():
@@ -215,8 +227,10 @@ def test_number_in_the_state_takes_the_dtype_of_the_step():
     return state, chunk * state
 
   xs = jnp.ones((1, 5), jnp.bfloat16)
-  for number in (0, 0.0):
-    state, outs = scan(count, (), number, xs, chunk_size=2)
+  results = jax.jit(
+    lambda: [scan(count, (), number, xs, chunk_size=2) for number in (0, 0.0)]
+  )()
+  for state, outs in results:
     assert (state, state.dtype) == (5, jnp.bfloat16)
     assert outs.dtype == jnp.bfloat16
   with pytest.raises(ValueError, match=r"leaves \['complex64.*got \['float32"):

@@ -20,8 +20,13 @@ def test_the_pieces_cover_the_sequence_once(length, size, axis):
   """Tokens would be lost or seen twice, or the remainder would not be first."""
   x = np.moveaxis(np.broadcast_to(np.arange(length), (2, 3, length)), -1, axis)
   chunks = Chunks.of(x, size, axis)
-  pieces = [chunks.first(x)]
-  pieces += [chunks.later(x, i) for i in range(chunks.num_later)]
+
+  @jax.jit
+  def cut(x):
+    later = [chunks.later(x, i) for i in range(chunks.num_later)]
+    return [chunks.first(x), *later]
+
+  pieces = cut(x)
   np.testing.assert_array_equal(np.concatenate(pieces, axis), x)
   first, *later = (piece.shape[axis] for piece in pieces)
   assert 1 <= first <= size

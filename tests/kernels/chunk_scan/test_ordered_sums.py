@@ -67,10 +67,15 @@ def test_the_next_layer_waits_for_the_sum():
 )
 def test_narrow_rows_are_merged(shape, packed):
   """Fails if a state is padded, or comes back in another order."""
-  x = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
-  found = pack({"x": x, "none": None})
+
+  @jax.jit
+  def there_and_back(x):
+    found = pack({"x": x, "none": None})
+    return found, unpack(found, {"x": jax.typeof(x), "none": None})
+
+  x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+  found, back = there_and_back(x)
   assert found["x"].shape == packed
-  back = unpack(found, {"x": jax.typeof(x), "none": None})
   np.testing.assert_array_equal(back["x"], x)
 
 

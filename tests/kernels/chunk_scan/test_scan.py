@@ -81,6 +81,7 @@ def test_the_outs_of_chunks_are_joined_along_time(policy):
   inputs, data = make_inputs(T, "float32")
   run = jax.jit(lambda *args: outputs(*args, by_scan(policy, 7)))
   final, y, sums = run(inputs, data)
+  y, sums = np.asarray(y), np.asarray(sums)
   assert (y.shape, sums.shape) == ((2, T, 3), (2, 3))
   right = [part.sum((1, 2)) for part in np.split(y, [2, 9], axis=1)]
   np.testing.assert_allclose(sums.T, right, rtol=1e-4, atol=1e-5)

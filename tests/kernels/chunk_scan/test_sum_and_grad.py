@@ -114,7 +114,6 @@ def test_complex_parameters(x64, policy, chunk_size):
 
   state = jnp.zeros((2, 3), complex)
   settings = dict(chunk_size=chunk_size, policy=policy, rewind=rewind)
-  _, found = sum_and_grad(step, w, state, xs, **settings)
 
   def total(w):
     after, losses = state, []
@@ -124,7 +123,12 @@ def test_complex_parameters(x64, policy, chunk_size):
       losses.append(loss)
     return sum(losses)
 
-  assert_gradients_close(found, jax.grad(total)(jnp.asarray(w)), 1e-12)
+  @jax.jit
+  def gradients(w):
+    _, found = sum_and_grad(step, w, state, xs, **settings)
+    return found, jax.grad(total)(w)
+
+  assert_gradients_close(*gradients(w), 1e-12)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -139,14 +143,10 @@ def test_short_floats_are_summed_in_float32(policy, chunk_size):
   def rewind(gain, state, chunk):
     return state, step(gain, state, chunk)[1], state
 
-  _, gradient = sum_and_grad(
-    step,
-    jnp.ones((), jnp.bfloat16),
-    jnp.zeros(1),
-    jnp.ones((1, 1024)),
-    chunk_size=chunk_size,
-    policy=policy,
-    rewind=rewind,
+  settings = dict(chunk_size=chunk_size, policy=policy, rewind=rewind)
+  run = jax.jit(functools.partial(sum_and_grad, step, **settings))
+  _, gradient = run(
+    jnp.ones((), jnp.bfloat16), jnp.zeros(1), jnp.ones((1, 1024))
   )
   assert (gradient.dtype, gradient) == (jnp.bfloat16, 1024)
 

@@ -40,10 +40,11 @@ def test_vmap(x64, case):
   names = list(inputs) if mapped == "all" else [mapped]
   axes = {name: 0 if name in names else None for name in inputs}
   half = inputs | {
-    name: jax.tree.map(lambda x: x / 2, inputs[name]) for name in names
+    name: jax.tree.map(lambda x: np.asarray(x) / 2, inputs[name])
+    for name in names
   }
   members = inputs | {
-    name: jax.tree.map(lambda *x: jnp.stack(x), inputs[name], half[name])
+    name: jax.tree.map(lambda *x: np.stack(x), inputs[name], half[name])
     for name in names
   }
   run = by_scan(case["policy"], C)
@@ -58,7 +59,7 @@ def test_vmap(x64, case):
       ).sum()
     )(members)
 
-  right = [right_gradients(x, data) for x in (inputs, half)]
+  right = [jax.device_get(right_gradients(x, data)) for x in (inputs, half)]
   right = {
     # One gradient a member, or the sum of those of what they share.
     name: jax.tree.map(

@@ -9,9 +9,14 @@ from slim.kernels import (
   init_prefix_sums,
   positive_random_features,
   positive_random_query_features,
+  sample_projection,
 )
 
 KEY = jax.random.key(0)
+# One program, and not one for each of its operations.
+sample = jax.jit(
+  sample_projection, static_argnames=("num_features", "head_dim", "orthogonal")
+)
 
 
 def of_length(length, *shape):
@@ -26,12 +31,12 @@ def attend(
 ):
   """Attention with random features, compiled, all in one dtype."""
   q, k, v = (jnp.asarray(x, dtype) for x in (q, k, v))
-  state = init_prefix_sums(
-    q.shape[0], q.shape[2], len(projection), v.shape[-1], dtype=dtype
-  )
 
   @jax.jit
   def run(q, k, v):
+    state = init_prefix_sums(
+      q.shape[0], q.shape[2], len(projection), v.shape[-1], dtype=dtype
+    )
     features = query_features(q, projection)
     keys = positive_random_features(k, projection)
     return chunked_linear_attention(features, keys, v, state, eps=0.0)[0]

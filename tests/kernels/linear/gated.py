@@ -1,7 +1,6 @@
 """Arguments of gated linear attention that have broken other libraries."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 # By name, the log decay [T, H, X] for normal numbers of that shape.
@@ -27,7 +26,7 @@ def gated_arguments(
   """Draws arguments, one case of `DECAYS` for each sequence, and cotangents.
 
   Returns:
-    (q, k, v, log_decay, state, erase or None), (y_ct, state_ct).
+    (q, k, v, log_decay, state, erase or None), (y_ct, state_ct), in NumPy.
   """
   random = np.random.default_rng(0)
   key_dim, value_dim = sizes
@@ -47,7 +46,7 @@ def gated_arguments(
   erase = beta * k if has_erase else None
   cts = random.normal(size=v.shape), random.normal(size=state.shape)
   return jax.tree.map(
-    lambda x: jnp.asarray(x, dtype),
+    lambda x: x.astype(dtype),
     ((q, k, beta * v, decay, state, erase), cts),
   )
 
@@ -63,7 +62,7 @@ def value_and_cotangents(form, arguments, cts, **settings):
     outputs, vjp = jax.vjp(run, *arguments)
     return outputs, vjp(cts)
 
-  outputs, gradients = all_of(arguments, cts)
+  outputs, gradients = jax.device_get(all_of(arguments, cts))
   names = ("q", "k", "v", "log_decay", "state", "erase")
   found = dict(zip(("y", "last state"), outputs, strict=True))
   return found | {

@@ -14,7 +14,7 @@ from tests.kernels.linear.cases import (
   H,
   M,
   V,
-  by_form,
+  by_equation,
   random_arguments,
 )
 
@@ -73,7 +73,8 @@ def test_wrong_dtype_is_refused(form, changes, message):
 @pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
 def test_eps_may_be_an_array(x64, form):
   """Fails if a traced eps fails inside JAX, widens y, or has no gradient."""
-  args, (y_ct, _) = random_arguments(6, "float32")
+  args, cts = random_arguments(6, "float32")
+  y_ct, _ = cts
   epsilons = jnp.asarray([0.5, 2.0], jnp.bfloat16)
 
   @jax.jit
@@ -84,27 +85,28 @@ def test_eps_may_be_an_array(x64, form):
 
   y, eps_ct = run(args, epsilons)
   assert (y.dtype, eps_ct.dtype) == ("float32", "bfloat16")
+  y, eps_ct = np.asarray(y), np.asarray(eps_ct, np.float64)
   q, k = np.float64(args[0]), np.float64(args[1])
   sums = np.float64(args[3].k)[:, None] + np.cumsum(k, 1)
   den = (q * sums).sum(-1)[..., None]
   for i, eps in enumerate([0.5, 2.0]):
-    right = by_form(form, args, random_arguments(6, "float32")[1], eps)[0][0]
+    (right, *_), _ = by_equation(*args, *cts, eps)
     assert_gradients_close(y[i], right, TOLERANCES["float32"])
     slope = -(np.float64(y_ct) * y[i] / (den + eps)).sum()
-    np.testing.assert_allclose(np.float64(eps_ct[i]), slope, rtol=5e-3)
+    np.testing.assert_allclose(eps_ct[i], slope, rtol=5e-3)
 
 
 @pytest.mark.parametrize("form", THREE_FORMS, ids=lambda f: f.__name__)
 def test_numpy_arrays_and_empty_batch(form):
   """Fails if they are refused for a state that cannot be wider, or warn."""
   args, cts = random_arguments(6, "float64")
-  # Closed over, as jax.jit narrows its arguments itself.
-  y, state = jax.jit(lambda: form(*args))()
-  assert (y.dtype, state.k.dtype) == ("float32", "float32")
-  right, _ = by_form(form, *jax.tree.map(np.float32, (args, cts)))
-  assert_gradients_close((y, *state[:2]), right, TOLERANCES["float32"])
   none = jax.tree.map(lambda x: x[:0], args)
-  y, state = jax.jit(lambda: form(*none))()
+  # Closed over, as jax.jit narrows its arguments itself.
+  (y, state), empty = jax.jit(lambda: (form(*args), form(*none)))()
+  assert (y.dtype, state.k.dtype) == ("float32", "float32")
+  right, _ = by_equation(*jax.tree.map(np.float32, (*args, *cts)), eps=1e-16)
+  assert_gradients_close((y, *state[:2]), right, TOLERANCES["float32"])
+  y, state = empty
   assert (y.shape, state.kv.shape) == ((0, 6, H, V), (0, H, M, V))
 
 

@@ -59,7 +59,7 @@ def test_blocks_compute_the_recurrence(x64, case):
 def test_the_recurrence_is_its_equation(x64, case):
   """Fails if the definition, which judges all other forms, is another one."""
   (q, k, v, g, state, e), _ = gated_arguments(5, **case)
-  found = recurrent_gated_linear_attention(q, k, v, g, state, erase=e)
+  found = jax.jit(recurrent_gated_linear_attention)(q, k, v, g, state, erase=e)
   g, s = g if g.ndim == 4 else g[..., None], state
   e, ys = 0 * k if e is None else e, []
   for t in range(q.shape[1]):
@@ -77,7 +77,7 @@ def test_float32_is_as_exact_as_its_digits(case):
   args, cts = gated_arguments(129, dtype="float32", **case)
   found = value_and_cotangents(chunked_gated_linear_attention, args, cts)
   with jax.enable_x64(True):
-    wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (args, cts))
+    wide = jax.tree.map(np.float64, (args, cts))
     right = value_and_cotangents(recurrent_gated_linear_attention, *wide)
   assert_close(found, right, 3e-6)
 
@@ -121,7 +121,7 @@ def test_later_tokens_change_no_bit_of_earlier_outputs(case):
   def replace_later(x, y):
     if x is None or x.ndim < 3 or x.shape[1] != 70:
       return x
-    return jnp.concatenate([x[:, :seen], y[:, seen:70]], 1)
+    return np.concatenate([x[:, :seen], y[:, seen:70]], 1)
 
   changed = [replace_later(x, y) for x, y in zip(args, other, strict=True)]
   run = jax.jit(
@@ -129,7 +129,7 @@ def test_later_tokens_change_no_bit_of_earlier_outputs(case):
       q, k, v, g, state, erase=e
     )[0]
   )
-  before, after = run(*args), run(*changed)
+  before, after = map(np.asarray, (run(*args), run(*changed)))
   np.testing.assert_array_equal(before[:, :seen], after[:, :seen])
   assert (before[:, seen:] != after[:, seen:]).any()
 
@@ -140,14 +140,13 @@ def test_documents_are_apart(x64):
     8, per_channel=True, has_erase=True
   )
   start = 3
-  g = g.at[:, start].set(-jnp.inf)
+  g[:, start] = -np.inf
   cts = np.ones(v.shape), np.ones(state.shape)
   form = chunked_gated_linear_attention
   together = value_and_cotangents(form, (q, k, v, g, state, e), cts)
   alone = value_and_cotangents(
     form,
-    [x[:, start:] for x in (q, k, v, g)]
-    + [jnp.zeros_like(state), e[:, start:]],
+    [x[:, start:] for x in (q, k, v, g)] + [np.zeros_like(state), e[:, start:]],
     (cts[0][:, start:], cts[1]),
   )
   for name in ("y", "q", "k", "v", "erase"):
@@ -247,4 +246,4 @@ def test_a_narrow_state_is_refused(x64):
     4, per_channel=False, has_erase=False
   )
   with pytest.raises(ValueError, match="state must have dtype float64"):
-    chunked_gated_linear_attention(q, k, v, g, state.astype(jnp.float32))
+    chunked_gated_linear_attention(q, k, v, g, state.astype(np.float32))

@@ -1,5 +1,7 @@
 """Prefix sums: initial values, sums of tokens, error terms, refusals."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,12 +31,19 @@ from tests.kernels.linear.sums import (
 def test_plain_and_compensated_sums_agree(x64, dtype):
   """Fails if a state made for "rewind" is another model."""
   updates = random_sums(2, 50, dtype=dtype)
-  sums = []
-  for compensated in (False, True):
-    state = init_prefix_sums(B, H, M, V, dtype=dtype, compensated=compensated)
-    state, _ = jax.lax.scan(lambda s, u: (add_sums(s, u), None), state, updates)
-    assert all(x.dtype == dtype for x in jax.tree.leaves(state))
-    sums.append(sum_values(state))
+
+  @jax.jit
+  def add_all(updates):
+    states = []
+    for compensated in (False, True):
+      state = init_prefix_sums(B, H, M, V, dtype=dtype, compensated=compensated)
+      states.append(
+        jax.lax.scan(lambda s, u: (add_sums(s, u), None), state, updates)[0]
+      )
+    return states, [sum_values(state) for state in states]
+
+  states, sums = add_all(updates)
+  assert all(x.dtype == dtype for x in jax.tree.leaves(states))
   assert_gradients_close(*sums, TOLERANCES[dtype])
   right = jax.tree.map(lambda x: np.float64(x).sum(0), updates)
   assert_gradients_close(sums[1], right, TOLERANCES[dtype])
@@ -43,8 +52,10 @@ def test_plain_and_compensated_sums_agree(x64, dtype):
 def test_error_terms_count_in_the_value():
   """Fails if the digits beyond those of the dtype are lost."""
   state = random_sums(0, compensated=True)
-  state = state._replace(error=jax.tree.map(lambda x: x + 1, state.error))
-  for value, right in zip(sum_values(state)[:2], exact(state), strict=True):
+  error = jax.tree.map(lambda x: np.asarray(x) + 1, state.error)
+  state = state._replace(error=error)
+  values = jax.jit(sum_values)(state)
+  for value, right in zip(values[:2], exact(state), strict=True):
     np.testing.assert_allclose(value, right, rtol=1e-6, atol=1e-6)
 
 
@@ -59,7 +70,7 @@ def test_initial_sums(x64, compensated, dtype):
     assert (part.kv.shape, part.k.shape) == ((B, H, M, V), (B, H, M))
   for x in jax.tree.leaves(state):
     assert x.dtype == dtype
-    assert not x.any()
+    assert not np.asarray(x).any()
 
 
 def test_initial_sums_are_separate_buffers():
@@ -71,8 +82,8 @@ def test_initial_sums_are_separate_buffers():
 @pytest.mark.parametrize("block_size", [1, 3, 7, 64])
 def test_token_sums(x64, block_size):
   """Fails if tokens are lost when the block does not divide the sequence."""
-  k, v = random_tokens(7, jnp.float64)
-  sums = token_sums(k, v, block_size=block_size)
+  k, v = map(np.asarray, random_tokens(7, jnp.float64))
+  sums = jax.jit(functools.partial(token_sums, block_size=block_size))(k, v)
   right = PrefixSums(np.einsum("bthm,bthv->bhmv", k, v), np.sum(k, 1))
   assert sums.error is None
   assert_gradients_close(sums, right, TOLERANCES["float64"])
@@ -89,14 +100,19 @@ def test_token_sums_of_short_floats_are_float32():
 def test_numpy_arrays_and_empty_batch():
   """Fails if NumPy float64 warns, or if the last batch of a dataset fails."""
   k, v = (np.float64(x) for x in random_tokens(7))
-  update = token_sums(k, v, block_size=3)
   before = jax.tree.map(np.float64, random_sums(0))
-  back = rewind_prefix_sums(add_sums(before, update), update)
+
+  @jax.jit  # Without arguments, as it narrows them itself.
+  def run():
+    update = token_sums(k, v, block_size=3)
+    back = rewind_prefix_sums(add_sums(before, update), update)
+    state = init_prefix_sums(0, H, M, V, compensated=True)
+    return update, back, add_sums(state, token_sums(k[:0], v[:0]))
+
+  update, back, empty = run()
   assert all(x.dtype == "float32" for x in jax.tree.leaves((update, back)))
   assert_gradients_close(back, before, 1e-6)
-  empty = token_sums(k[:0], v[:0])
-  state = init_prefix_sums(0, H, M, V, compensated=True)
-  assert add_sums(state, empty).kv.shape == (0, H, M, V)
+  assert empty.kv.shape == (0, H, M, V)
 
 
 def test_sums_that_do_not_fit_are_refused():

@@ -13,14 +13,14 @@ from slim.kernels import (
   sample_projection,
 )
 from tests.helpers import assert_gradients_close
-from tests.kernels.linear.favor import KEY, attend, of_length
+from tests.kernels.linear.favor import KEY, attend, of_length, sample
 
 
 def test_orthogonal_rows():
   """Fails if a block is not orthogonal, or if rows or keys repeat a vector."""
-  w = sample_projection(KEY, 20, 8)
+  w = sample(KEY, 20, 8)
   assert w.dtype == jnp.float32
-  assert (w != sample_projection(jax.random.key(1), 20, 8)).any()
+  assert not np.array_equal(w, sample(jax.random.key(1), 20, 8))
   w = np.asarray(w, np.float64)
   lengths = np.linalg.norm(w, axis=1)
   directions = w / lengths[:, None]
@@ -47,7 +47,7 @@ def test_rows_are_standard_normal(orthogonal):
 
 def test_factor_of_a_query_cancels(x64):
   """Fails if its gradient includes that of the maximum."""
-  projection = sample_projection(KEY, 12, 8)
+  projection = sample(KEY, 12, 8)
   q, k, v = of_length(3, 3, 1, 20, 2, 8)
 
   def gradient(query_features):
@@ -68,17 +68,20 @@ def test_factor_of_a_query_cancels(x64):
 
 def test_no_key_overflows():
   """Fails if one key along a row of the projection makes all sums infinite."""
-  projection = sample_projection(KEY, 256, 64)
-  keys = projection * 64**0.25  # The largest exponents.
-  sums = 2.0**20 * positive_random_features(keys, projection).sum(0)
-  assert np.isfinite(sums).all()
+
+  @jax.jit
+  def sums_of_keys(projection):
+    keys = projection * 64**0.25  # The largest exponents.
+    return 2.0**20 * positive_random_features(keys, projection).sum(0)
+
+  assert np.isfinite(sums_of_keys(sample(KEY, 256, 64))).all()
 
 
 def test_no_query_overflows():
   """Fails if long queries, which nothing bounds, become NaN."""
-  projection = sample_projection(KEY, 256, 64)
-  features = positive_random_query_features(of_length(1e4, 5, 64), projection)
-  np.testing.assert_allclose(features.max(-1), 1 / 16, rtol=1e-6)
+  queries, projection = of_length(1e4, 5, 64), sample(KEY, 256, 64)
+  features = jax.jit(positive_random_query_features)(queries, projection)
+  np.testing.assert_allclose(np.asarray(features).max(-1), 1 / 16, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
@@ -87,17 +90,23 @@ def test_no_query_overflows():
 )
 def test_tokens_are_mapped_alone_and_keep_their_dtype(features, dtype):
   """Fails if the value depends on the chunks, or if the dtype changes."""
-  projection = sample_projection(KEY, 12, 8)
-  x = jnp.asarray(of_length(3, 2, 5, 1, 8), dtype)
-  whole = features(x, projection)
+
+  @jax.jit
+  def whole_and_alone(x, projection):
+    alone = [features(x[:, t : t + 1], projection) for t in range(x.shape[1])]
+    return features(x, projection), jnp.concatenate(alone, 1)
+
+  whole, alone = whole_and_alone(
+    jnp.asarray(of_length(3, 2, 5, 1, 8), dtype), sample(KEY, 12, 8)
+  )
   assert whole.dtype == dtype
   assert whole.shape == (2, 5, 1, 12)
+  whole, alone = (np.asarray(x, np.float32) for x in (whole, alone))
   assert whole.min() > 0
-  alone = [features(x[:, t : t + 1], projection) for t in range(x.shape[1])]
   # One rounding: matrix products of other shapes sum in another order.
   np.testing.assert_allclose(
-    np.asarray(whole, np.float32),
-    np.asarray(jnp.concatenate(alone, 1), np.float32),
+    whole,
+    alone,
     rtol=2 * jnp.finfo(dtype).eps if dtype == jnp.bfloat16 else 1e-6,
   )
 
@@ -120,12 +129,18 @@ def test_wrong_sizes_are_refused(sizes, message):
 )
 def test_numpy_arrays_and_empty_batch(features):
   """Fails if float64 warns, integers are cut, or the last batch fails."""
-  projection = np.float64(sample_projection(KEY, 12, 8))
-  found = features(np.float64(of_length(3, 5, 8)), projection)
+  x, projection = of_length(3, 5, 8), np.float64(sample(KEY, 12, 8))
+  # Closed over, as jax.jit narrows its arguments itself.
+  found, right, none = jax.jit(
+    lambda: [
+      features(np.float64(x), projection),
+      features(x, np.float32(projection)),
+      features(np.zeros((0, 8)), projection),
+    ]
+  )()
   assert found.dtype == jnp.float32
-  right = features(of_length(3, 5, 8), projection.astype(np.float32))
   np.testing.assert_array_equal(found, right)
-  assert features(np.zeros((0, 8)), projection).shape == (0, 12)
+  assert none.shape == (0, 12)
   with pytest.raises(ValueError, match="x must be floating-point, got int"):
     features(np.ones((5, 8), int), projection)
   with pytest.raises(ValueError, match=r"projection must have .*got \(8,\)"):
@@ -137,7 +152,7 @@ def test_numpy_arrays_and_empty_batch(features):
 )
 def test_projection_of_another_width_is_refused(features):
   """Fails if the error comes from inside an einsum."""
-  projection = sample_projection(KEY, 12, 8)
+  projection = sample(KEY, 12, 8)
   message = r"x must have shape \[..., K=8\] like the projection, got \(2, 7\)"
   with pytest.raises(ValueError, match=message):
     features(jnp.ones((2, 7)), projection)

@@ -15,7 +15,7 @@ from slim.kernels import (
   sample_projection,
 )
 from tests.helpers import assert_gradients_close, pairwise
-from tests.kernels.linear.favor import KEY, attend, of_length
+from tests.kernels.linear.favor import KEY, attend, of_length, sample
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ from tests.kernels.linear.favor import KEY, attend, of_length
 )
 def test_float32_is_exact(head_dim, lengths):
   """Fails if the exponential amplifies an error of the exponent."""
-  projection = sample_projection(KEY, 2 * head_dim, head_dim)
+  projection = sample(KEY, 2 * head_dim, head_dim)
   q, k, v = of_length(9, 3, 1, 256, 2, head_dim)
   if lengths != "9":
     k *= np.random.default_rng(1).random((1, 256, 2, 1), np.float32)
-  found = attend(q, k, v, projection, dtype="float32")
+  found = np.asarray(attend(q, k, v, projection, dtype="float32"))
   with jax.enable_x64(True):
     right = np.asarray(attend(q, k, v, projection, dtype="float64"))
   assert np.linalg.norm(found - right) <= 1e-5 * np.linalg.norm(right)
@@ -69,6 +69,13 @@ def by_kernels(q, k, v, kv, z, projection):
   return y
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradients(attend, args, projection, y_ct):
+  """Computes y, and the gradients of all arguments but the projection."""
+  y, vjp = jax.vjp(functools.partial(attend, projection=projection), *args)
+  return y, vjp(y_ct)
+
+
 @pytest.mark.parametrize(
   "case",
   pairwise(
@@ -79,7 +86,7 @@ def test_features_compute_the_equation(x64, case):
   """Fails if values or gradients are wrong, of keys or of the state."""
   length, dtype, orthogonal = case.values()
   tol = {"float64": 1e-12, "float32": 1e-5}[dtype]
-  projection = sample_projection(KEY, 20, 8, orthogonal=orthogonal)
+  projection = sample(KEY, 20, 8, orthogonal=orthogonal)
   q, k, v = of_length(3, 3, 2, length, 3, 8)
   random = np.random.default_rng(1)
   state = (
@@ -88,15 +95,13 @@ def test_features_compute_the_equation(x64, case):
   )
   y_ct = random.normal(size=v.shape)
 
-  def value_and_gradients(attend, dtype):
-    args = [jnp.asarray(x, dtype) for x in (q, k, v, *state)]
-    run = jax.jit(functools.partial(attend, projection=projection))
-    y, vjp = jax.vjp(run, *args)
-    return y, vjp(jnp.asarray(y_ct, dtype))
+  def run(attend, dtype):
+    *args, ct = (x.astype(dtype) for x in (q, k, v, *state, y_ct))
+    return value_and_gradients(attend, args, projection, ct)
 
   assert_gradients_close(
-    value_and_gradients(by_kernels, dtype),
-    value_and_gradients(by_equation, "float64"),
+    run(by_kernels, dtype),
+    run(by_equation, "float64"),
     tol,
   )
 
@@ -114,9 +119,9 @@ def test_more_features_are_nearer_to_softmax():
   right = softmax_attention(q, k, v)
   errors = []
   for num_features in (32, 2048):
-    projection = sample_projection(KEY, num_features, 16)
+    projection = sample(KEY, num_features, 16)
     q1, k1, v1 = (x[None, :, None] for x in (q, k, v))
-    found = attend(q1, k1, v1, projection, dtype="float32")[0, :, 0]
+    found = np.asarray(attend(q1, k1, v1, projection, dtype="float32"))[0, :, 0]
     errors.append(np.linalg.norm(found - right) / np.linalg.norm(right))
   # The error falls as 1 / √M, by 8 here.
   assert errors[1] <= min(0.05, errors[0] / 5)

@@ -28,20 +28,26 @@ SHARED = functools.partial(
 )
 
 
-def make_arguments(length, dtype, compensated=True):
+def make_arguments(length, dtype):
   """Draws q, k, v and the state of some earlier tokens."""
   random = np.random.default_rng(0)
 
   def draw(*shape):
-    return jnp.asarray(random.normal(size=shape), dtype)
+    return random.normal(size=shape).astype(dtype)
 
-  q, k = (jnp.abs(draw(B, length, H, M)) for _ in range(2))
+  q, k = (np.abs(draw(B, length, H, M)) for _ in range(2))
   v = draw(B, length, H, V)
-  state = init_prefix_sums(B, H, M, V, dtype=dtype, compensated=compensated)
-  before = token_sums(jnp.abs(draw(B, 5, H, M)), draw(B, 5, H, V))
-  return q, k, v, add_sums(state, before)
+  return q, k, v, state_after(np.abs(draw(B, 5, H, M)), draw(B, 5, H, V))
 
 
+@jax.jit
+def state_after(k, v):
+  """The state of these tokens, with error terms."""
+  state = init_prefix_sums(B, H, M, V, dtype=k.dtype, compensated=True)
+  return add_sums(state, token_sums(k, v))
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def value_and_gradients(attend, args):
   """Outputs, and gradients that come through both of them."""
 
@@ -76,14 +82,13 @@ def test_devices_equal_one(
   args = make_arguments(num_devices * 5, dtype)
   order = np.arange(num_devices * 5)
   shared = on_devices(SHARED, num_devices, order, num_shared=1, state=True)
-  (y, state), gradients = jax.jit(
-    lambda args: value_and_gradients(shared, args)
-  )(args)
+  (y, state), gradients = value_and_gradients(shared, args)
   (right_y, right_state), right_gradients = value_and_gradients(
     chunked_linear_attention, args
   )
   tolerance = TOLERANCES[dtype]
   assert_gradients_close((y, gradients), (right_y, right_gradients), tolerance)
+  state, right_state = jax.device_get((state, right_state))
   for x, expected in zip(
     jax.tree.leaves(state), jax.tree.leaves(right_state), strict=True
   ):
@@ -112,7 +117,7 @@ def test_a_scan_over_shared_chunks(x64):
   order = chunk_order(21, 3, 3)
   shared = on_devices(run, 3, order, num_shared=1, state=True)
   y, _ = jax.jit(shared)(q, k, v, state)
-  right, _ = chunked_linear_attention(q, k, v, state)
+  right, _ = jax.jit(chunked_linear_attention)(q, k, v, state)
   np.testing.assert_allclose(y, right, rtol=1e-12)
 
 

@@ -58,15 +58,19 @@ def joined_stack(scores, values):
 
 def test_pieces_equal_the_whole(x64):
   """Fails if a way to join pieces is wrong, or without keys, or with NaN."""
-  args = make_scores()
-  y, lse = whole(*args)
-  np.testing.assert_allclose(
-    lse[:2, 0], jax.nn.logsumexp(args[0][:2], -1), rtol=1e-12
-  )
+
+  @jax.jit
+  def in_all_forms(scores, values):
+    forms = whole, extended, joined, joined_stack
+    right = jax.nn.logsumexp(scores[:2], -1)
+    return right, [form(scores, values) for form in forms]
+
+  right, found = jax.device_get(in_all_forms(*make_scores()))
+  (y, lse), *found = found
+  np.testing.assert_allclose(lse[:2, 0], right, rtol=1e-12)
   assert (y[2] == 0).all() and lse[2] == -np.inf
   assert np.isnan(lse[3]).all()
-  for form in (extended, joined, joined_stack):
-    found_y, found_lse = form(*args)
+  for found_y, found_lse in found:
     np.testing.assert_allclose(found_lse, lse, rtol=1e-12)
     # A query with a score of NaN has no y to compare.
     np.testing.assert_allclose(found_y[:3], y[:3], rtol=1e-12)
@@ -74,14 +78,17 @@ def test_pieces_equal_the_whole(x64):
 
 def test_gradient_of_a_stack_contains_no_foreign_nan(x64):
   """Fails if the NaN of one piece reaches the gradients of another."""
-  scores, values = make_scores()
 
-  def loss(values):
-    y, _ = joined_stack(scores, values)
-    return y[:3].sum()
+  def loss(values, scores, form):
+    return form(scores, values)[0][:3].sum()
 
-  right = jax.grad(lambda values: whole(scores, values)[0][:3].sum())(values)
-  np.testing.assert_allclose(jax.grad(loss)(values), right, rtol=1e-12)
+  @jax.jit
+  def gradients(scores, values):
+    forms = joined_stack, whole
+    return [jax.grad(loss)(values, scores, form) for form in forms]
+
+  found, right = gradients(*make_scores())
+  np.testing.assert_allclose(found, right, rtol=1e-12)
 
 
 def test_residual_is_finite():

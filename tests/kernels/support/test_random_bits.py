@@ -33,20 +33,22 @@ def test_hash_is_threefry():
 
 def test_default_keys_draw_like_jax():
   """Fails if runs start and drop differently than before this version."""
-  key = jax.random.key(3)
-  with jax.threefry_partitionable(True):
-    pairs = [
+
+  @jax.jit
+  def draw_pairs(key):
+    return [
       (fold_in(key, 2**32 - 1), jax.random.fold_in(key, 2**32 - 1)),
       (split(key, N), jax.random.split(key, N)),
       (uniform(key, jnp.arange(N)), jax.random.uniform(key, N)),
       (normal(key, (3, N)), jax.random.normal(key, (3, N), jnp.float32)),
+      # Raw keys have their words along the last axis.
+      (split(key, N), split(jax.random.key_data(key), N)),
     ]
+
+  with jax.threefry_partitionable(True):
+    pairs = draw_pairs(jax.random.key(3))
   for found, right in pairs:
     np.testing.assert_array_equal(*map(bits_of, (found, right)))
-  # Raw keys have their words along the last axis.
-  np.testing.assert_array_equal(
-    *(bits_of(split(k, N)) for k in (key, jax.random.key_data(key)))
-  )
 
 
 def bits_of(x):
@@ -69,9 +71,21 @@ def draw_by_one(keys):
 
 @functools.cache
 def keys_and_draws(impl):
-  """Three keys and what they draw."""
+  """Three keys, what they draw, and the last of N numbers of each."""
   keys = [jax.random.key(i, impl=impl) for i in range(3)]
-  return jnp.stack(keys), draw_by_one(keys)
+
+  @jax.jit
+  def draw_all(keys):
+    return uniform(keys[:, None], jnp.arange(N)[None])[:, -1]
+
+  batch = jnp.stack(keys)
+  return batch, [*draw_by_one(keys), draw_all(batch)]
+
+
+@jax.jit
+def draw_at_once(keys):
+  """The same of a batch of keys, which draw the last number alone."""
+  return *jax.vmap(draw)(keys), uniform(keys, jnp.uint32(N - 1))
 
 
 @pytest.mark.parametrize(
@@ -86,13 +100,9 @@ def test_draws_depend_only_on_the_key(impl, settings):
   with contextlib.ExitStack() as stack:
     for name, value in settings.items():
       stack.enter_context(getattr(jax, name)(value))
-    found = jax.vmap(draw)(keys)
-    last = uniform(keys, jnp.uint32(N - 1))
+    found = draw_at_once(keys)
   for one, other in zip(found, right, strict=True):
     np.testing.assert_array_equal(one, other)
-  np.testing.assert_array_equal(
-    last, uniform(keys[:, None], jnp.arange(N)[None])[:, -1]
-  )
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -102,14 +112,14 @@ def test_every_word_of_a_key_matters(impl):
   The two halves of jax.random.key(0, impl="rbg") are equal, so their sum or
   difference would ignore the seed.
   """
-  words = jax.random.key_data(jax.random.key(0, impl=impl))
-  changed = [words, *(words[None] + jnp.eye(words.size, dtype=jnp.uint32))]
-  drawn = {
-    bits_of(
-      uniform(jax.random.wrap_key_data(x, impl=impl), jnp.arange(N))
-    ).tobytes()
-    for x in changed
-  }
+
+  @jax.jit
+  def numbers_of(words):
+    return uniform(jax.random.wrap_key_data(words, impl=impl), jnp.arange(N))
+
+  words = np.asarray(jax.random.key_data(jax.random.key(0, impl=impl)))
+  changed = [words, *(words + np.eye(words.size, dtype=np.uint32))]
+  drawn = {bits_of(numbers_of(x)).tobytes() for x in changed}
   assert len(drawn) == 1 + words.size
 
 
