@@ -9,7 +9,7 @@ import pytest
 from slim import config as config_lib
 from slim import train
 from slim.config.config_file import load_config
-from slim.training import build
+from slim.training import build, steps
 from tests.commands import run_command
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -25,6 +25,22 @@ def load(name, argument=""):
   return load_config(f"{ROOT}/configs/{name}.py{argument}")
 
 
+_shapes = {}
+
+
+def first_state(config):
+  """The shapes of the first state; parameters of equal models traced once."""
+  experiment = build.create_experiment(config)
+  sizes = config.data.vocab_size, config.data.sequence_length
+  key = (*config.model.items(), sizes)
+  if key not in _shapes:
+    _shapes[key] = jax.eval_shape(experiment.model.init, experiment.init_key)
+  return jax.eval_shape(
+    lambda params: steps.init_train_state(params, experiment.optimizer),
+    _shapes[key],
+  )
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_configs_refuse_other_variants(path):
   """Fails if a misspelt `:smoke` trains for days."""
@@ -38,9 +54,7 @@ def test_a_config_describes_an_experiment(path):
   for argument in ("", ":smoke"):
     config = load(path.stem, argument)
     config_lib.validate(config)
-    experiment = build.create_experiment(config)
-    state = jax.eval_shape(lambda experiment=experiment: build.init(experiment))
-    assert state.params
+    assert first_state(config).params
   for split, batch_size in (
     ("train", config.train.batch_size),
     ("validation", config.train.batch_size),
@@ -113,8 +127,8 @@ def test_the_smoke_variant_trains(path, tmp_path):
 def test_settings_are_the_papers(name, parameters, settings):
   """Fails if our runs are not comparable with those of the paper."""
   config = load(name)
-  state = jax.eval_shape(lambda: build.init(build.create_experiment(config)))
-  assert sum(x.size for x in jax.tree.leaves(state.params)) == parameters
+  params = first_state(config).params
+  assert sum(x.size for x in jax.tree.leaves(params)) == parameters
   optimizer = config.optimizer
   assert settings == (
     f"{config.data.sequence_length} tokens, {config.data.name}, "

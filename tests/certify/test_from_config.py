@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 import slim.certify.__main__ as certify
-from slim.certify import Certificate, Check
+from slim.certify import Certificate, Check, from_config
 from slim.certify.from_config import certify_config
+from slim.certify.gradients import compile_fast
 from slim.training.gradients import make_value_and_grad
 from tests.commands import assert_refused, run_command
 from tests.helpers import SMALL, make_config
@@ -68,25 +70,39 @@ def test_models_pass(settings):
 
 
 def test_wrong_training_gradient_fails(one_size, monkeypatch):
-  """Fails if the function that training calls is not checked."""
+  """Fails if what training calls is not checked, or a right one fails."""
+  found, check, scale = {}, from_config._check_training, 1
 
-  def make_wrong(*args, method, **settings):
-    value_and_grad = make_value_and_grad(*args, method=method, **settings)
+  def make_once(*args, method, **settings):
+    value_and_grad = compile_fast(
+      make_value_and_grad(*args, method=method, **settings)
+    )
 
-    def wrong(*args):
-      sums, gradients = value_and_grad(*args)
-      scale = 1.001 if method == "slim" else 1
-      return sums, jax.tree.map(lambda x: scale * x, gradients)
+    def scaled(*args):
+      if method not in found:
+        found[method] = value_and_grad(*args)
+      sums, gradients = found[method]
+      factor = scale if method == "slim" else 1
+      return sums, jax.tree.map(lambda x: factor * np.asarray(x), gradients)
 
-    return wrong
+    return scaled
+
+  def check_twice(*args):
+    nonlocal scale
+    right = check(*args)
+    scale = 1.001
+    return [*right, *check(*args)]
 
   module = "slim.certify.from_config"
-  monkeypatch.setattr(f"{module}.make_value_and_grad", make_wrong)
+  monkeypatch.setattr(f"{module}.make_value_and_grad", make_once)
+  monkeypatch.setattr(f"{module}.compile_fast", lambda fn: fn)
+  monkeypatch.setattr(f"{module}._check_training", check_twice)
   # The other checks take most of the time.
   monkeypatch.setattr(f"{module}.certify_calls", lambda *_: Certificate(()))
   settings = dict(gradient__policy="store", model__num_layers=1)
-  certificate = certify_config(make_config(**SLIM | settings))
-  line = certificate.describe_failure()
+  right, wrong = certify_config(make_config(**SLIM | settings)).checks
+  assert right.ok, right
+  line = Certificate((wrong,)).describe_failure()
   assert line.startswith("gradient of params in training of "), line
 
 
@@ -123,8 +139,11 @@ def run(*arguments):
   )
 
 
-def test_command_line(one_size, tmp_path):
+def test_command_line(one_size, monkeypatch, tmp_path):
   """Fails if the command does not run, or writes no file."""
+  monkeypatch.setattr(  # The test of a wrong gradient does it.
+    "slim.certify.from_config._check_training", lambda *_: []
+  )
   output = tmp_path / "certificate.json"
   done = run(f"--output={output}")
   assert done.code == 0

@@ -90,7 +90,7 @@ DECAY = functools.partial(recur, decay=0.9)
 def test_fault_fails_with_its_cause(request, step, rewind, failure, cause):
   """Fails if a wrong gradient passes, or the cause is not named."""
   if "bytes" not in failure:
-    request.getfixturevalue("one_size")
+    request.getfixturevalue("float64_only")
   certificate = certify(
     step,
     *make_inputs(),

@@ -11,6 +11,7 @@ from slim.generate import Sampling, filter_logits, sample
 from slim.kernels.support.random_bits import fold_in
 
 LOGITS = np.random.default_rng(0).normal(0, 2, 12)
+filtered_of = jax.jit(filter_logits)
 GRID = [
   Sampling(*numbers)
   for numbers in itertools.product(
@@ -52,17 +53,17 @@ def test_the_distribution_is_that_of_the_definition(x64):
 
 def test_equal_logits_count_in_their_order(x64):
   """Fails if top-k keeps more tokens than k, or none."""
-  filtered = filter_logits(jnp.zeros(4), Sampling(top_k=2, min_p=1.0))
+  filtered = filtered_of(jnp.zeros(4), Sampling(top_k=2, min_p=1.0))
   np.testing.assert_array_equal(filtered, [0, 0, -np.inf, -np.inf])
-  filtered = filter_logits(jnp.zeros(4, jnp.float32), Sampling(top_p=1e-50))
+  filtered = filtered_of(jnp.zeros(4, jnp.float32), Sampling(top_p=1e-50))
   np.testing.assert_array_equal(filtered, [0, -np.inf, -np.inf, -np.inf])
 
 
 def test_extreme_numbers_keep_what_they_should():
   """Fails if rounding drops a token that nothing asks to drop, or all."""
-  filtered = filter_logits(jnp.array([30.0, 0.0, 0.0]), Sampling())
+  filtered = filtered_of(jnp.array([30.0, 0.0, 0.0]), Sampling())
   np.testing.assert_array_equal(filtered, [0, -30, -30])
-  filtered = filter_logits(jnp.array([-900.0, -500]), Sampling(1e-37))
+  filtered = filtered_of(jnp.array([-900.0, -500]), Sampling(1e-37))
   np.testing.assert_array_equal(filtered, [-jnp.inf, 0])
 
 
@@ -81,7 +82,7 @@ def test_tokens_are_drawn_with_their_probabilities():
 
 def test_at_temperature_0_the_most_probable_token_is_drawn():
   """Fails if a temperature of 0 divides by it."""
-  drawn = sample(
+  drawn = jax.jit(sample)(
     fold_in(jax.random.key(0), jnp.arange(50)),
     jnp.broadcast_to(jnp.float32(LOGITS), (50, 12)),
     Sampling(0.0),

@@ -9,6 +9,8 @@ from flax import linen as nn
 from slim.models import activations, layers, norms
 from tests.helpers import assert_gradients_close
 
+sinusoids = jax.jit(layers.sinusoids, static_argnums=1)
+
 
 def test_sinusoids_keep_their_bound():
   """Without it the features of tokens far into a book would be noise."""
@@ -19,7 +21,7 @@ def test_sinusoids_keep_their_bound():
   frequencies = 10_000.0 ** (-np.arange(32) / 32)
   angles = positions[:, None] * frequencies
   expected = np.concatenate([np.sin(angles), np.cos(angles)], -1)
-  found = layers.sinusoids(jnp.asarray(positions, jnp.int32), 64)
+  found = sinusoids(jnp.asarray(positions, jnp.int32), 64)
   assert found.dtype == jnp.float32
   # The bound of the docstring, and float32 rounding of an angle up to pi.
   bound = 7.3e-10 * positions[:, None] + 6e-7
@@ -88,15 +90,26 @@ drop = jax.jit(layers.dropout, static_argnums=1)
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_dropout_does_not_see_the_cut(impl):
   """Each chunk size would train with other masks."""
+
+  @jax.jit
+  def run(x, keys, positions):
+    cut = [
+      layers.dropout(piece, 0.5, keys, places)
+      for piece, places in zip(
+        jnp.split(x, [1, 2, 7], 1),
+        jnp.split(positions, [1, 2, 7]),
+        strict=True,
+      )
+    ]
+    return (
+      layers.dropout(x, 0.5, keys, positions),
+      jnp.concatenate(cut, 1),
+      layers.dropout(x[1:], 0.5, keys[1:], positions),
+    )
+
   keys, x = keys_of(1, 2, impl=impl), jnp.ones((2, 12, 16))
-  positions = 100 + np.arange(12)
-  whole = drop(x, 0.5, keys, positions)
-  cut = [
-    drop(x[:, places], 0.5, keys, positions[places])
-    for places in np.split(np.arange(12), [1, 2, 7])
-  ]
-  np.testing.assert_array_equal(jnp.concatenate(cut, 1), whole)
-  row = drop(x[1:], 0.5, keys[1:], positions)
+  whole, cut, row = run(x, keys, 100 + np.arange(12))
+  np.testing.assert_array_equal(cut, whole)
   np.testing.assert_array_equal(row, whole[1:])
 
 
@@ -180,8 +193,9 @@ def test_embedding_is_initialised_as_in_pytorch(scaled):
   if scaled:
     # A row has length 1, as an output layer needs it, and enters √D times.
     table *= 512**0.5
-    x = module.apply({"params": params}, jnp.array([[3]]), jnp.array([0]))
-    sinusoid = layers.sinusoids(jnp.array([0]), 512)
+    apply = jax.jit(module.apply)
+    x = apply({"params": params}, jnp.array([[3]]), jnp.array([0]))
+    sinusoid = sinusoids(jnp.array([0]), 512)
     np.testing.assert_allclose(x[0] - sinusoid, table[3:4], rtol=1e-4)
   # The same for N(0, 1): 1/√n, and √(2/n) for the mean square.
   assert abs(table.mean()) < 5 / np.sqrt(table.size)
@@ -215,14 +229,14 @@ def test_tokens_outside_the_vocabulary_are_seen():
   module, params = embed("sinusoidal", count=7)
   size = params["table"].shape[0]
   tokens = jnp.array([[-1, 0, size - 1, size]], jnp.int32)
-  x = module.apply({"params": params}, tokens, jnp.arange(4))
+  x = jax.jit(module.apply)({"params": params}, tokens, jnp.arange(4))
   assert np.isnan(x).all(-1).tolist() == [[True, False, False, True]]
 
 
 def test_learned_positions_end():
   """Further ones would be the last one's, without a word."""
   module, params = embed("learned", count=7)
-  x = module.apply(
+  x = jax.jit(module.apply)(
     {"params": params}, jnp.zeros((1, 4), jnp.int32), jnp.r_[5:9]
   )
   token, positions = (np.asarray(params[x]) for x in ("table", "positions"))

@@ -2,7 +2,6 @@
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -55,12 +54,17 @@ def test_stacked_layers_compute_the_same(x64, name):
   )
   model = small.create(stack_layers=True, **settings)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
-  params = stacking.match_form(params, shapes)
-  chex.assert_trees_all_equal_shapes_and_dtypes(params, shapes)
-  sums, gradient = jax.jit(make_value_and_grad(model, **how))(
-    params, small.batch_of(12), small.KEYS
-  )
-  assert_gradients_close((sums, stacking.unstack(gradient)), right, 1e-12)
+  value_and_grad = make_value_and_grad(model, **how)
+
+  @jax.jit
+  def run(params, *batch):
+    params = stacking.match_form(params, shapes)
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, shapes)
+    sums, gradient = value_and_grad(params, *batch)
+    return sums, stacking.unstack(gradient)
+
+  found = run(params, small.batch_of(12), small.KEYS)
+  assert_gradients_close(found, right, 1e-12)
 
 
 def test_stacked_layers_start_alike():
@@ -71,23 +75,24 @@ def test_stacked_layers_start_alike():
     )(jax.random.key(3))
     for stacked in (False, True)
   ]
-  chex.assert_trees_all_equal(stacking.unstack(params[1]), params[0])
+  unstacked = jax.jit(stacking.unstack)(params[1])
+  chex.assert_trees_all_equal(unstacked, params[0])
 
 
 def test_a_stacked_state_continues(x64):
   """Fails if the states of stacked layers are mixed up between two calls."""
+  settings = {"attention": "linear,local", "num_layers": 4}
+  params = small.params_of(small.create(stack_layers=False, **settings))
   outputs = []
   for stacked in (False, True):
-    model = small.create(
-      attention="linear,local", num_layers=4, stack_layers=stacked
-    )
-    params = jax.jit(model.init)(jax.random.key(0))
+    model = small.create(stack_layers=stacked, **settings)
+    if stacked:
+      params = jax.jit(lambda x: stacking.stack(x, 2))(params)
     state, pieces = model.init_state(2, max_tokens=12), []
-    apply = jax.jit(model.apply)
     for piece in np.split(small.tokens_of(2, 12), 2, 1):
-      logits, state = apply(params, piece, state)
+      logits, state = small.apply_of(model)(params, piece, state)
       pieces.append(logits)
-    outputs.append(jnp.concatenate(pieces, 1))
+    outputs.append(np.concatenate(pieces, 1))
   chex.assert_trees_all_close(*outputs, rtol=1e-11)
 
 
@@ -100,13 +105,18 @@ def test_layers_that_do_not_repeat_are_refused():
 def test_either_form_converts_into_the_other():
   """Fails if a checkpoint of one form could not be continued in the other."""
   model = small.create(attention="linear,local", num_layers=4, dtype="float32")
-  params = small.params_of(model)
-  tree = optax.adam(0.1).init(params), params
-  stacked = stacking.stack(tree, 2)
+
+  @jax.jit
+  def convert(params):
+    tree = optax.adam(0.1).init(params), params
+    stacked = stacking.stack(tree, 2)
+    back = stacking.unstack(stacked), stacking.match_form(stacked, params)
+    return tree, stacked, back, stacking.match_form(tree, stacked[1])
+
+  tree, stacked, back, again = convert(small.params_of(model))
   assert set(stacked[1]) == {"embedding", "layers_0", "layers_1", "logits"}
-  chex.assert_trees_all_equal(stacking.unstack(stacked), tree)
-  chex.assert_trees_all_equal(stacking.match_form(tree, stacked[1]), stacked)
-  chex.assert_trees_all_equal(stacking.match_form(stacked, params), tree)
+  chex.assert_trees_all_equal(*back, tree)
+  chex.assert_trees_all_equal(again, stacked)
 
 
 def test_a_stack_of_vectors_is_no_matrix():

@@ -1,5 +1,6 @@
 """The tools take a mesh: they count what one of its devices has."""
 
+import functools
 import re
 
 import pytest
@@ -39,15 +40,21 @@ def test_parameters_are_counted_once():
   assert all_of_it / 4 < one < all_of_it / 2
 
 
+LENGTH = 128
+
+
+@functools.cache
+def estimates_on(mesh):
+  """The candidates on a mesh, by their gradient."""
+  config = make_config(**SMALL | {"data__sequence_length": LENGTH}, mesh=mesh)
+  return {x.gradient: x for x in list_estimates(config)}
+
+
 @pytest.mark.parametrize("mesh", ["data=4", "sequence=4"])
 def test_a_plan_is_for_one_device(mesh):
   """Fails if chunks are larger than what a device has, or estimates of all."""
-  settings = SMALL | {"data__sequence_length": 256}
-  whole, shared = (
-    {x.gradient: x for x in list_estimates(make_config(**settings, mesh=mesh))}
-    for mesh in ("data=1", mesh)
-  )
-  largest = 256 // 4 if mesh == "sequence=4" else 256
+  whole, shared = estimates_on("data=1"), estimates_on(mesh)
+  largest = LENGTH // 4 if mesh == "sequence=4" else LENGTH
   sizes = [x.chunk_size for x in shared if x.chunk_size]
   assert max(sizes) == largest // 2
   for choice, found in shared.items():

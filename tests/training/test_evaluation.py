@@ -1,6 +1,7 @@
 """Evaluation: every token once, and where each state comes from."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def test_a_step_continues_from_its_state():
   """Fails if the state is dropped between batches."""
   tokens = jnp.zeros((2, 5), jnp.int32)
   batch = Batch(tokens, tokens, jnp.ones((2, 5)))
-  sums, state = make_evaluation_step(MODEL, 2)(None, jnp.int32(4), batch)
+  step = jax.jit(make_evaluation_step(MODEL, 2))
+  sums, state = step(None, jnp.int32(4), batch)
   assert state == 9
   chex.assert_shape(sums, (1, 3))  # One sum per chunk.

@@ -10,6 +10,8 @@ from slim.training.losses import cross_entropy_sums
 
 B, T, VOCAB_SIZE = 2, 7, 13
 
+sums_of = jax.jit(cross_entropy_sums)
+
 
 @pytest.fixture
 def logits():
@@ -48,7 +50,7 @@ def plain_sums(logits, targets, weights):
 
 def test_sums_are_those_of_numpy(logits, targets, weights):
   """Fails if any reported loss or accuracy is wrong."""
-  found = cross_entropy_sums(logits, targets, weights)
+  found = sums_of(logits, targets, weights)
   expected = plain_sums(logits, targets, weights)
   assert 0 < expected[1] < expected[2]
   np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -59,10 +61,9 @@ def test_weight_of_zero_hides_a_token(logits, targets, weights):
   """Fails if tokens outside the copied half are trained on."""
   other = jnp.where(weights == 0, (targets + 1) % VOCAB_SIZE, targets)
   noise = jnp.where(weights == 0, 7.0, 0)[..., None] * logits
-  assert cross_entropy_sums(
-    logits + noise, other, weights
-  ) == cross_entropy_sums(logits, targets, weights)
-  assert cross_entropy_sums(logits, targets, 0 * weights) == (0, 0, 0)
+  found = sums_of(logits + noise, other, weights)
+  assert found == sums_of(logits, targets, weights)
+  assert sums_of(logits, targets, 0 * weights) == (0, 0, 0)
 
 
 value_and_grad = jax.jit(
@@ -91,7 +92,7 @@ def test_a_token_beyond_the_vocabulary_is_no_other_token(
   logits, targets, weights, target
 ):
   """Fails if negative targets count from the end of the vocabulary."""
-  found = cross_entropy_sums(logits, targets.at[0, 0].set(target), weights)
+  found = sums_of(logits, targets.at[0, 0].set(target), weights)
   assert np.isnan(found.nll)
   assert np.isfinite(found.correct)
 
@@ -110,7 +111,7 @@ def test_weights_are_constants(logits, targets, weights):
   gradient = jax.grad(
     lambda weights: cross_entropy_sums(logits, targets, weights).nll
   )
-  np.testing.assert_array_equal(gradient(weights), np.zeros((B, T)))
+  np.testing.assert_array_equal(jax.jit(gradient)(weights), np.zeros((B, T)))
 
 
 def test_gradient_is_that_of_the_softmax(logits, targets, weights):
@@ -125,7 +126,7 @@ def test_bfloat16_logits_are_summed_in_float32():
   """Fails if a sum stops growing at 256 tokens, as in bfloat16."""
   logits = jnp.zeros((1, 5000, 4), jnp.bfloat16)
   targets, weights = jnp.zeros((1, 5000), jnp.int32), jnp.ones((1, 5000))
-  found = cross_entropy_sums(logits, targets, weights)
+  found = sums_of(logits, targets, weights)
   assert {x.dtype for x in found} == {jnp.dtype(jnp.float32)}
   expected = (5000 * np.log(4), 5000, 5000)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -135,7 +136,7 @@ def test_float64_logits_are_summed_in_float64(x64, targets, weights):
   """Fails if comparisons to 1e-12 are limited by the loss."""
   logits = jax.random.normal(jax.random.key(0), (B, T, VOCAB_SIZE))
   assert logits.dtype == jnp.float64
-  found = cross_entropy_sums(logits, targets, weights)
+  found = sums_of(logits, targets, weights)
   expected = plain_sums(logits, targets, weights)
   np.testing.assert_allclose(found, expected, rtol=1e-14)
 

@@ -1,5 +1,7 @@
 """The layer of linear attention, where it differs from its kernel."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,8 +41,9 @@ def site(projection=None):
   return Site(jnp.int32(0), projection, None, False, None)
 
 
-def value_and_gradients(dtype, params, x, pieces=1):
-  """A loss of all outputs, and its gradient, in one piece or more."""
+@functools.cache
+def jit_gradients(dtype, pieces):
+  """The compiled loss of all outputs, of one piece or more; its gradient."""
   layer, start = create(dtype)
 
   def loss(params, x):
@@ -52,9 +55,13 @@ def value_and_gradients(dtype, params, x, pieces=1):
       total += jnp.sum(jnp.sin(y) * jnp.cos(piece))
     return total
 
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+
+def value_and_gradients(dtype, params, x, pieces=1):
+  """The loss in a precision, and its gradient."""
   cast = jax.tree.map(lambda a: jnp.asarray(a, dtype), (params, x))
-  gradient = jax.value_and_grad(loss, argnums=(0, 1))
-  return jax.jit(gradient)(*cast)
+  return jit_gradients(dtype, pieces)(*cast)
 
 
 def params_of(layer, x, state, projection):
@@ -95,7 +102,7 @@ def test_what_all_values_share_leaves_no_error(x64):
 def test_the_origin_does_not_see_the_cut(x64):
   """Each chunk would measure its values from a place of its own."""
   params, x = setup(common=1.0)
-  found = value_and_gradients("float64", params, x, pieces=5)
+  found = value_and_gradients("float64", params, x, pieces=3)
   assert_gradients_close(
     found, value_and_gradients("float64", params, x), 1e-12
   )
@@ -134,7 +141,7 @@ def test_the_fixed_length_is_that_of_a_unit_score(x64):
     def __call__(self, x):
       return normalize_heads(x, "norm", use_scale=False)
 
-  found = Norm().apply({}, 1e6 * x)
+  found = jax.jit(Norm().apply)({}, 1e6 * x)
   np.testing.assert_allclose(
     jnp.linalg.norm(found, axis=-1), D**0.25, rtol=1e-9
   )

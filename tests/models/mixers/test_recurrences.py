@@ -142,9 +142,8 @@ def test_a_gate_of_any_size_is_a_number(x64):
   """Fails if a learned scale of a decay overflows to NaN."""
   scales = jnp.array([-100.0, 0.0, 100.0, 1000.0])
   rates = jnp.array([-1000.0, -200.0, 0.0, 200.0])[:, None]
-  decay, slope = jax.vmap(
-    jax.vmap(jax.value_and_grad(softplus_decay, argnums=(0, 1)), (0, None)),
-    (None, 0),
-  )(rates[:, 0], scales)
+  gradient = jax.value_and_grad(softplus_decay, argnums=(0, 1))
+  of_all = jax.vmap(jax.vmap(gradient, (0, None)), (None, 0))
+  decay, slope = jax.jit(of_all)(rates[:, 0], scales)
   assert np.isfinite(decay).all() and (decay <= 0).all()
   assert all(np.isfinite(x).all() for x in slope)
