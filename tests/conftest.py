@@ -93,11 +93,17 @@ def _settings(**settings):
     jax.config.update(name, value)
 
 
+@pytest.fixture(scope="session")
+def compiled_programs(tmp_path_factory):
+  """The folder of the compilation cache; each worker has its own."""
+  return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="module")
-def compilation_cache(tmp_path_factory):
-  """Compiles equal programs once, in a file of tests that asks for it."""
+def compilation_cache(compiled_programs):
+  """Compiles equal programs once, in all files of tests that ask for it."""
   with _settings(
-    jax_compilation_cache_dir=str(tmp_path_factory.mktemp("cache")),
+    jax_compilation_cache_dir=str(compiled_programs),
     jax_persistent_cache_min_compile_time_secs=0.0,
   ):
     reset_cache()  # It looks at the settings only once.

@@ -13,6 +13,9 @@ from tests.helpers import make_config
 from tests.models import small
 from tests.models.toy_mixer import AVERAGE
 
+# A run evaluates, and then its checkpoint is evaluated: one program.
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
 TINY = {
   "model__width": 16,
   "model__num_heads": 2,
