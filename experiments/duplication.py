@@ -19,7 +19,7 @@ from arguments import (
   open_workdir,
 )
 from configurations import load_config
-from record import COMMIT, print_table, save
+from record import COMMIT, join_commits, print_table, save
 from training_runs import commits_of_run, train
 
 from slim import command_line
@@ -57,7 +57,9 @@ def measure(workdir: pathlib.Path) -> list[dict[str, object]]:
     params, _ = train(config, folder)
     found = {name: accuracy(params) for name, accuracy in evaluations.items()}
     row = {"trained": trained, "steps": steps, **found}
-    rows.append(row | {"commit": f"{commits_of_run(folder)} {COMMIT}"})
+    rows.append(
+      row | {"commit": join_commits([*commits_of_run(folder), COMMIT])}
+    )
     print_table(rows)
   return rows
 

@@ -17,7 +17,6 @@ continues.
 
 import json
 import pathlib
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,8 +32,8 @@ from arguments import (
 )
 from configurations import load_config
 from measurements import median_seconds
-from record import COMMIT, print_table, save
-from training_runs import commits_of_run, train
+from record import COMMIT, join_commits, print_table, save
+from training_runs import checksum, train
 
 from slim import command_line
 from slim.memory.report import report_of
@@ -63,6 +62,7 @@ class Pretrained(NamedTuple):
   model: LanguageModel
   params: Params
   step: int
+  commits: list[str | None]  # Of the code that trained it.
 
 
 def main() -> None:
@@ -128,8 +128,8 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
           print(f"{number + 1} of {num_sequences} sequences", flush=True)
     costs = measure_costs(gradients, pretrained.params, dataset.batch(0))
   done = done[:num_sequences]
-  commits = [commits_of_run(run), *(x["commit"] or "" for x in done)]
-  commit = " ".join(dict.fromkeys(commits))
+  commits = [*pretrained.commits, *(x["commit"] for x in done)]
+  commit = join_commits(commits)
   rows = [row | {"commit": commit} for row in summarize(methods, done, costs)]
   print_table(rows)
   save(
@@ -146,18 +146,13 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
 
 def restore(run: str) -> Pretrained:
   """Restores the newest checkpoint, with validation at random offsets."""
-  config, experiment, state, _ = load_run(run, name="--run")
+  config, experiment, state, record = load_run(run, name="--run")
+  commits = [x["git_commit"] for x in record["processes"]]
   with config.unlocked():
     config.data.order = "random"
-  return Pretrained(config, experiment.model, state.params, int(state.step))
-
-
-def checksum(params: Params) -> str:
-  """Returns what tells the weights of one run from those of another."""
-  found = 0
-  for x in jax.tree.leaves(params):
-    found = zlib.crc32(np.asarray(x), found)
-  return f"{found:08x}"
+  return Pretrained(
+    config, experiment.model, state.params, int(state.step), commits
+  )
 
 
 def make_score(

@@ -34,7 +34,7 @@ from configurations import (
   make_batch,
   make_model,
 )
-from record import COMMIT, print_table, save
+from record import COMMIT, join_commits, print_table, save
 
 from slim import command_line
 from slim.certify.gradient_error import largest_error
@@ -63,17 +63,17 @@ def main() -> None:
   text = text_path(_TEXT, _QUICK)
   with open_workdir(_WORKDIR, _QUICK) as workdir:
     for name in chosen_configurations(_NAMES, _QUICK):
-      trained, commits = train(name, text, steps, workdir)
+      trained, of_run = train(name, text, steps, workdir)
       if _TRAIN_ONLY.value:
         continue
       initial = make_model(name, quick).init(jax.random.key(0))
       batch = make_batch(CONFIGURATIONS[name].sequence_length, text)
       rows = [
         {"configuration": name, "weights": weights, "dtype": dtype}
-        | {"commit": f"{commits} {COMMIT}", **row}
-        for weights, params in (
-          ("initial", initial),
-          (f"{steps} steps", trained),
+        | {"commit": join_commits(commits), **row}
+        for weights, params, commits in (
+          ("initial", initial, [COMMIT]),
+          (f"{steps} steps", trained, [*of_run, COMMIT]),
         )
         for row in measure(name, params, batch, dtype)
       ]
@@ -84,7 +84,7 @@ def main() -> None:
 
 def train(
   name: str, text: str, steps: int, workdir: pathlib.Path
-) -> tuple[Any, str]:
+) -> tuple[Any, list[str | None]]:
   """Trains on the text; returns the weights, and the commits of the code."""
   name = "III" if name == "IV" else name  # They differ only in length.
   configuration = find_configuration(name, _QUICK.value)

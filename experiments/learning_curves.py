@@ -31,7 +31,7 @@ from arguments import (
 )
 from configurations import load_config
 from learning_curves_figure import Panel, draw
-from record import print_table, read, results_path, save
+from record import join_commits, print_table, read, results_path, save
 from training_runs import commits_of_run, train
 
 from slim import command_line
@@ -122,8 +122,8 @@ def train_task(
     if config.gradient.method == "full_then_slim":
       folder = workdir / f"{name}-{run}-{config.train.num_steps}"
       if _STEPS.value == 0:
-        longer = workdir.glob(f"{name}-{run}-*")
-        folder = max(longer, key=_steps_of, default=folder)
+        others = workdir.glob(f"{name}-{run}-*")
+        folder = max(others, key=_last_evaluation, default=folder)
     if run in (_RUNS.value or configs) and _STEPS.value != 0:
       train(config, folder)
     if (folder / "metrics.jsonl").exists():
@@ -131,8 +131,11 @@ def train_task(
   return folders
 
 
-def _steps_of(folder):
-  return int(folder.name.rpartition("-")[2])
+def _last_evaluation(folder):
+  """Returns the last step that a run has evaluated; -1 if there is none."""
+  path = folder / "metrics.jsonl"
+  records = read_records(str(path)) if path.exists() else ()
+  return max((x["step"] for x in records if "eval/loss" in x), default=-1)
 
 
 def make_configs(name: str) -> dict[str, ml_collections.ConfigDict]:
@@ -210,7 +213,7 @@ def record(name: str, folders: dict[str, pathlib.Path]) -> None:
       row["distance_to_full"] = abs(evaluations[run][step] - right)
       first, first_of_full = curves[run][0][1], curves["full"][0][1]
       row["first_distance_to_full"] = abs(first - first_of_full)
-    rows.append(row | {"commit": commits_of_run(folders[run])})
+    rows.append(row | {"commit": join_commits(commits_of_run(folders[run]))})
   print_table(rows)
   spread = [x["distance_to_full"] for x in rows if x["run"] == "full-seed"]
   save(

@@ -2,7 +2,8 @@
 
 For eight minutes on a machine with a GPU of the target. First, each gradient
 runs in a process of its own, and the peak of the device is compared with that
-of `--target`. Then attention is timed beside that of XLA and cuDNN, and the
+of `--target`. There is no comparison if XLA has used more before, to choose
+among kernels. Then attention is timed beside that of XLA and cuDNN, and the
 gradients of the SLiM paper's configurations II to IV beside the plain one.
 
   python experiments/on_gpu.py [--quick] [--target=cuda:h100]

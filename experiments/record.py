@@ -125,6 +125,11 @@ def origin() -> dict[str, Any]:
   }
 
 
+def join_commits(commits: Iterable[str | None]) -> str:
+  """Joins the commits of the code that made a row, for its "commit"."""
+  return " ".join(x for x in dict.fromkeys(commits) if x)
+
+
 def hardware() -> str:
   """Describes the devices, or the processor and the cores of this process."""
   device = jax.devices()[0]

@@ -7,8 +7,9 @@ with exit code 1.
 
 --mode=full runs everything at full size: many hours. Experiments whose results
 are those of today's code are skipped. Training runs in runs/ are resumed, and
-kept if they have ended: remove them to train with today's code. Then it writes
-the numbers and tables of README and docs, as --mode=write does.
+kept if they have ended: remove them to train with today's code. What was
+measured of older runs is measured again each time. Then it writes the numbers
+and tables of README and docs, as --mode=write does.
 
 --mode=check only checks the committed results: seconds.
 
@@ -16,7 +17,6 @@ the numbers and tables of README and docs, as --mode=write does.
   make reproduce-full ARGS='--enwik8=FILE --ptb=FOLDER --shakespeare=FILE'
 """
 
-import ast
 import os
 import pathlib
 import subprocess
@@ -28,8 +28,8 @@ import jax
 from absl import flags
 from arguments import define_data
 from claims import documents
-from claims.tables import commits_of
 from record import print_table
+from up_to_date import is_up_to_date
 
 from slim import command_line
 
@@ -40,14 +40,6 @@ _ENWIK8 = define_data("enwik8", "enwik8 or a part of it, for --mode=full.")
 _PTB = define_data("ptb", "Folder of PTB, for --mode=full.")
 _SHAKESPEARE = define_data("shakespeare", "Tiny Shakespeare, for --mode=full.")
 _FOLDER = pathlib.Path(__file__).parent
-# Of experiments/: what writes and draws.
-_DRAWING = (
-  "arguments",
-  "figures",
-  "learning_curves_figure",
-  "record",
-  "reformer_figures",
-)
 _CURVES = "runs/learning_curves"
 
 
@@ -192,7 +184,7 @@ def run_full() -> None:
     if value is None:
       raise ValueError(f"--{name} is missing: --mode=full trains on this text")
   for experiment in EXPERIMENTS:
-    if is_current(experiment):
+    if is_up_to_date(experiment.name, experiment.script, experiment.arguments):
       print(f"{experiment.name}: kept, as the code has not changed since")
       continue
     if experiment.needs_gpu and jax.default_backend() != "gpu":
@@ -214,55 +206,6 @@ def run(script: str, arguments: tuple[str, ...], needs_gpu: bool) -> int:
   if not needs_gpu:
     environment["JAX_PLATFORMS"] = "cpu"
   return subprocess.run(command, cwd=documents.ROOT, env=environment).returncode
-
-
-def is_current(experiment: Experiment) -> bool:
-  """Tells whether a result is of full size, and of the code as it is now."""
-  try:
-    record = documents.read_result(experiment.name)
-  except FileNotFoundError:
-    return False
-  arguments = record["command"].split()[2:]
-  if _settings(arguments) != _settings(experiment.arguments):
-    return False
-  paths = ["slim", "configs", *list_files(experiment.script)]
-  return all(
-    commit and not run_git("diff", "--quiet", commit, "--", *paths)
-    for commit in commits_of(record)
-  )
-
-
-def _settings(arguments):
-  """Returns the flags of a command without those that name files."""
-  flags_of_files = "text", "enwik8", "ptb", "run", "newer_python"
-  return {
-    x
-    for x in arguments
-    if x.removeprefix("--").partition("=")[0] not in flags_of_files
-  }
-
-
-def list_files(script: str) -> list[str]:
-  """Lists the files of experiments/ that a script measures with."""
-  found = [script]
-  for name in found:
-    tree = ast.parse((_FOLDER / f"{name}.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-      if not isinstance(node, ast.Import | ast.ImportFrom):
-        continue
-      modules = [x.name for x in node.names]
-      if isinstance(node, ast.ImportFrom):
-        modules = [node.module]
-      found += [
-        x for x in modules if x not in found and (_FOLDER / f"{x}.py").exists()
-      ]
-  files = [f"experiments/{x}.py" for x in found if x not in _DRAWING]
-  return files + ["experiments/peers"] * ("peer_environments" in found)
-
-
-def run_git(*arguments: str) -> int:
-  """Runs git; returns its exit code."""
-  return subprocess.run(["git", *arguments], cwd=documents.ROOT).returncode
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 import os
 import pathlib
 import statistics
+import zlib
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
+from record import join_commits
 
 from slim.runs.compilation_cache import default_folder, use_cache
 from slim.runs.config_json import read_processes
@@ -78,14 +81,21 @@ def summarize(
     "steps": steps,
     "tokens": steps * config.train.batch_size * config.data.sequence_length,
     "median_tokens_per_second": statistics.median_high(speeds),
-    "commit": commits_of_run(folder),
+    "commit": join_commits(commits_of_run(folder)),
   }
 
 
-def commits_of_run(folder: str | os.PathLike[str]) -> str:
-  """Returns the commits of the code that trained a run, with spaces between."""
-  commits = [x["git_commit"] for x in read_processes(os.fspath(folder))]
-  return " ".join(x for x in dict.fromkeys(commits) if x)
+def commits_of_run(folder: str | os.PathLike[str]) -> list[str | None]:
+  """Returns the commits of the code that trained a run."""
+  return [x["git_commit"] for x in read_processes(os.fspath(folder))]
+
+
+def checksum(params: Any) -> str:
+  """Returns what tells the weights of one run from those of another."""
+  found = 0
+  for x in jax.tree.leaves(params):
+    found = zlib.crc32(np.asarray(x), found)
+  return f"{found:08x}"
 
 
 def describe_data(config: ml_collections.ConfigDict) -> str:

@@ -7,7 +7,8 @@ python -m slim.train --config=configs/text_slim.py --config.data.name=tokens \
     --config.data.tokenizer=tokenizer.json --workdir=runs/tokens
 
 It reads 4 MiB of the text at a time, to the end of a line. A tokenizer that
-adds something in front of a text does so each time.
+adds something in front of a text does so each time. Tokens are stored in the
+smallest dtype for all that the tokenizer has.
 """
 
 from collections.abc import Iterator

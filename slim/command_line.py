@@ -172,13 +172,11 @@ def run_main(main: Callable[[], None]) -> None:
     if not is_memory and "RESOURCE_EXHAUSTED" not in str(error):
       raise
     absl_logging.debug("The error in full:", exc_info=True)
-    advice = ""
-    if "config" in flags.FLAGS:
-      advice = (
-        ": find a gradient that fits by `python -m slim.plan`, or lower "
-        "config.train.batch_size"
-      )
-    sys.exit(f"error: there is no memory left: {first_line(error)}{advice}")
+    line = f"there is no memory left: {first_line(error)}"
+    if takes_settings(flags.FLAGS):
+      line += ": find a gradient that fits by `python -m slim.plan`, or lower "
+      line += "config.train.batch_size"
+    sys.exit(f"error: {line}")
 
 
 def _read_flag_files(arguments, flag_values):

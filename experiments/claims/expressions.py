@@ -1,9 +1,9 @@
 """Expressions over the files of results/: what a document says of them.
 
 `name("key", setting=value)` reads the file `name`: the value of the key in the
-row with these settings. It is a list if several rows have them. A key that no
-row has is a note of the whole file. `max`, `min`, `abs`, `len`, arithmetic and
-comparisons are Python's:
+row with these settings, a list if several rows have them. Without settings, the
+key may also be a note of the whole file. `max`, `min`, `abs`, `len`, arithmetic
+and comparisons are Python's:
 
     memory_vs_length("activation_MiB", tokens=4096, method="full") / 1024
     max(gradient_error_II("ratio")) < 1.2

@@ -3,8 +3,8 @@
 Prints a table of checks and writes it to `--output=certificate.json`. If the
 gradient over chunks is not that of the whole sequence, the exit code is 1 and
 one line names the cause. All is computed on one device, without `config.mesh`.
-With `--target=cuda:h100` the memory is that on this
-device, which need not be there. No data is read.
+With `--target=cuda:h100` the memory is that on this device, which need not be
+there. No data is read.
 """
 
 from absl import flags

@@ -70,7 +70,8 @@ def certify(
   Args:
     step: `step(params, state, chunk) -> (state, out)`, as for
       `slim.kernels.scan`. It must compute in the dtypes of its arguments, which
-      become float64 (from float32) and complex128 (from complex64).
+      become float64 (from float16, bfloat16 and float32) and complex128 (from
+      complex64).
     params: Pytree of arrays and numbers.
     state: Pytree of arrays and numbers, the state before the first token.
       Prefer nonzero values: at zero, a wrong gradient may be zero too.
@@ -170,7 +171,7 @@ def chunk_sizes(length: int) -> tuple[int, int, int]:
 
 
 def to_float64(call: ScanCall) -> ScanCall:
-  """Casts real numbers to float64, and complex64 to complex128."""
+  """Casts short floats to float64, and complex64 to complex128."""
   wide = dict.fromkeys(("float16", "bfloat16", "float32"), jnp.float64)
   wide["complex64"] = jnp.complex128
 

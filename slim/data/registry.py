@@ -225,7 +225,7 @@ def create_vocabulary(
     Bytes for texts, the tokenizer if there is one, numbers for all others.
 
   Raises:
-    SettingError: If the tokenizer cannot be read, or knows more tokens.
+    SettingError: If the tokenizer cannot be read, or has larger tokens.
   """
   if name in ("text", *CORPORA):
     return Bytes()

@@ -73,7 +73,8 @@ _XLA = (
   "{}.txtpb; data sheet of the {}"
 )
 _ADA = (
-  "CUDA C++ Programming Guide, compute capability 8.9; data sheet of the {}"
+  "CUDA C++ Programming Guide, compute capability 8.9; data sheet of the {}; "
+  "memory as nvidia-smi shows it"
 )
 _HOPPER = {
   "capability": (9, 0),
@@ -91,7 +92,7 @@ _ADA_SM = {
   "shared_bytes": 102_400,
 }
 
-# A device of JAX is half a chip of v4 and of tpu7x.
+# A device that XLA compiles for here is half a chip of v4 and of tpu7x.
 ACCELERATORS = {
   "cuda:a100": _gpu(
     85_100_068_864,
@@ -138,7 +139,7 @@ ACCELERATORS = {
     clock_ghz=1.965,
   ),
   "cuda:l4": _gpu(
-    24_000_000_000,
+    24_152_899_584,
     0.3e12,
     (30.3, 60, 121),
     _ADA.format("L4"),

@@ -85,7 +85,7 @@ class Target:
       return None
     if device.gpu is None:
       return device.memory_bytes
-    name = next((x for x in _MEMORY_SHARES if x in os.environ), "")
+    name = next((x for x in _MEMORY_SHARES if os.environ.get(x)), "")
     text = os.environ.get(name, "0.75")
     try:
       return int(float(text) * device.memory_bytes)

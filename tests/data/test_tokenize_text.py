@@ -37,4 +37,6 @@ def test_a_text_becomes_the_tokens_of_its_tokenizer(tmp_path, monkeypatch):
   ):
     name = flag.partition("=")[0]
     changed = [x for x in line if not x.startswith(name)] + [flag]
+    before = sorted(tmp_path.iterdir())
     assert_refused(run_command(script.main, *changed), message)
+    assert sorted(tmp_path.iterdir()) == before  # Nothing half written.

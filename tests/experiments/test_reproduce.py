@@ -103,47 +103,55 @@ def test_a_full_run_continues(reproduce, monkeypatch):
     reproduce, "run", lambda script, arguments, _: started.append(arguments)
   )
   monkeypatch.setattr(
-    reproduce, "is_current", lambda x: x.script != "million_tokens"
+    reproduce, "is_up_to_date", lambda name, *_: name != "million_tokens"
   )
   reproduce.run_full()
   assert started == [("--text=/data/enwik8",)]
 
 
-def test_results_of_other_code_are_not_current(reproduce, monkeypatch):
+@pytest.fixture
+def up_to_date(beside):
+  """Returns the module."""
+  import up_to_date
+
+  return up_to_date
+
+
+def test_results_of_other_code_are_not_kept(up_to_date, monkeypatch):
   """Fails if a result is kept after the kernel has changed."""
-  experiment = reproduce.EXPERIMENTS[0]
-  command = f"python experiments/{experiment.script}.py"
-  records = {"command": command, "commit": "abc", "rows": []}
-  monkeypatch.setattr(reproduce.documents, "read_result", lambda _: records)
+  script = "memory_vs_length"
+  command = f"python experiments/{script}.py"
+  record = {"command": command, "commit": "abc", "rows": []}
+  monkeypatch.setattr(up_to_date.documents, "read_result", lambda _: record)
   commands = []
 
   def run(command, cwd):
     commands.append(command)
     return types.SimpleNamespace(returncode=len(commands) - 1)
 
-  monkeypatch.setattr(reproduce.subprocess, "run", run)
-  assert reproduce.is_current(experiment)
-  assert not reproduce.is_current(experiment)
+  monkeypatch.setattr(up_to_date.subprocess, "run", run)
+  assert up_to_date.is_up_to_date("a", script, ())
+  assert not up_to_date.is_up_to_date("a", script, ())
   command = commands[0]
   assert command[:5] == ["git", "diff", "--quiet", "abc", "--"]
-  assert {"slim", "experiments/memory_vs_length.py"} < set(command)
+  assert {"slim", f"experiments/{script}.py"} < set(command)
   assert "experiments/configurations.py" in command
   assert "experiments/figures.py" not in command
-  # Runs that were trained before have a commit each.
-  records["rows"] = [{"commit": "old older"}, {"commit": "older"}, {}]
+  # Runs that were trained before have commits of their own.
+  record["rows"] = [{"commit": "old older"}, {"commit": "older"}, {}]
   commands.clear()
-  assert not reproduce.is_current(experiment)
+  assert not up_to_date.is_up_to_date("a", script, ())
   assert [command[3] for command in commands] == ["old", "older"]
-  del records["commit"], records["rows"][:]
-  assert not reproduce.is_current(experiment)
+  del record["commit"], record["rows"][:]
+  assert not up_to_date.is_up_to_date("a", script, ())
 
 
-def test_results_of_a_shorter_run_are_not_current(reproduce, monkeypatch):
+def test_results_of_a_shorter_run_are_not_kept(up_to_date, monkeypatch):
   """Fails if a trial with few steps stands for the whole experiment."""
   record = {"command": "", "commit": "abc", "rows": []}
-  monkeypatch.setattr(reproduce.documents, "read_result", lambda _: record)
-  monkeypatch.setattr(reproduce, "run_git", lambda *_: 0)
-  experiment = reproduce.Experiment("x", ("--text={enwik8}", "--steps=9"))
+  monkeypatch.setattr(up_to_date.documents, "read_result", lambda _: record)
+  monkeypatch.setattr(up_to_date, "run_git", lambda *_: 0)
+  arguments = ("--text={enwik8}", "--steps=9")
   for flags, right in (
     ("--text=enwik8 --steps=9", True),
     ("--steps=9", True),
@@ -151,13 +159,14 @@ def test_results_of_a_shorter_run_are_not_current(reproduce, monkeypatch):
     ("--text=enwik8", False),
     ("--text=enwik8 --steps=9 --parts=a", False),
   ):
-    record["command"] = f"python experiments/x.py {flags}"
-    assert reproduce.is_current(experiment) == right, flags
+    record["command"] = f"python experiments/peers.py {flags}"
+    found = up_to_date.is_up_to_date("peers", "peers", arguments)
+    assert found == right, flags
 
 
-def test_a_script_is_measured_with_what_it_imports(reproduce):
+def test_a_script_is_measured_with_what_it_imports(up_to_date):
   """Fails if a result is kept after its baseline has changed."""
-  files = reproduce.list_files("peers_libraries")
+  files = up_to_date.list_files("peers_libraries")
   assert {"experiments/peer_cases.py", "experiments/peers"} < set(files)
-  files = reproduce.list_files("gradient_error")  # By `import`, not `from`.
+  files = up_to_date.list_files("gradient_error")  # By `import`, not `from`.
   assert "experiments/training_runs.py" in files

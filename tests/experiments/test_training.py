@@ -99,27 +99,32 @@ def test_runs_are_compared_at_the_last_common_step(
 
 def test_runs_are_shown_without_training(learning_curves, tmp_path):
   """Fails if --steps=0 loses the runs that another --steps has trained."""
-  names = "full", "full_then_slim-512-900", "full_then_slim-512-3000"
+  names = "full", *(f"full_then_slim-512-{n}" for n in ("900", "3000", "x"))
   for name in names:
     (tmp_path / f"ptb-{name}").mkdir()
-    (tmp_path / f"ptb-{name}" / "metrics.jsonl").touch()
+    steps = {"full_then_slim-512-900": 900, "full_then_slim-512-3000": 500}
+    line = {"step": steps.get(name, 0), "eval/loss": 1.0}
+    if not name.endswith("-x"):  # It has just begun.
+      (tmp_path / f"ptb-{name}" / "metrics.jsonl").write_text(
+        json.dumps(line) + "\n"
+      )
   learning_curves.flags.FLAGS.steps = 0
   configs = learning_curves.make_configs("ptb")
   found = learning_curves.train_task("ptb", configs, tmp_path)
   assert {run: folder.name for run, folder in found.items()} == {
     "full": "ptb-full",
-    "full_then_slim-512": "ptb-full_then_slim-512-3000",
+    "full_then_slim-512": "ptb-full_then_slim-512-900",
   }
 
 
-def test_fine_tuning_tells_weights_apart(beside):
+def test_weights_are_told_apart(beside):
   """Fails if a retrained run continues the table of the old weights."""
-  import finetune
+  import training_runs
 
   params = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.zeros(3)}
-  found = finetune.checksum(params)
-  assert found == finetune.checksum(jax.tree.map(np.asarray, params))
-  assert found != finetune.checksum(params | {"b": jnp.ones(3)})
+  found = training_runs.checksum(params)
+  assert found == training_runs.checksum(jax.tree.map(np.asarray, params))
+  assert found != training_runs.checksum(params | {"b": jnp.ones(3)})
 
 
 def test_a_model_adapts_to_the_first_half(x64, beside):

@@ -126,6 +126,9 @@ def test_memory_of_devices(monkeypatch):
   assert h100.memory_bytes == int(0.75 * h100.accelerator.memory_bytes)
   monkeypatch.setenv(old, ".5")
   assert h100.memory_bytes == int(0.5 * h100.accelerator.memory_bytes)
+  monkeypatch.setenv(new, "")  # As if it were not set.
+  assert h100.memory_bytes == int(0.5 * h100.accelerator.memory_bytes)
+  monkeypatch.delenv(old)
   monkeypatch.setenv(new, ".25")
   assert h100.memory_bytes == int(0.25 * h100.accelerator.memory_bytes)
   monkeypatch.setenv(new, "half")
