@@ -25,7 +25,7 @@ def load(name, argument=""):
   return load_config(f"{ROOT}/configs/{name}.py{argument}")
 
 
-_shapes = {}
+_params_of_model = {}
 
 
 def first_state(config):
@@ -33,11 +33,13 @@ def first_state(config):
   experiment = build.create_experiment(config)
   sizes = config.data.vocab_size, config.data.sequence_length
   key = (*config.model.items(), sizes)
-  if key not in _shapes:
-    _shapes[key] = jax.eval_shape(experiment.model.init, experiment.init_key)
+  if key not in _params_of_model:
+    _params_of_model[key] = jax.eval_shape(
+      experiment.model.init, experiment.init_key
+    )
   return jax.eval_shape(
     lambda params: steps.init_train_state(params, experiment.optimizer),
-    _shapes[key],
+    _params_of_model[key],
   )
 
 

@@ -29,7 +29,7 @@ def float64_only(one_size, monkeypatch):
   monkeypatch.setattr(
     "slim.certify.certify_step.check_rewound_states", check_rewound_states
   )
-  # Float64 comes first.
+  # Float64 comes first; what is said of float32 repeats its results.
   _differentiate_once(monkeypatch, lambda call: None)
 
 

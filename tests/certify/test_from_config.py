@@ -70,8 +70,9 @@ def test_models_pass(settings):
 
 
 def test_wrong_training_gradient_fails(one_size, monkeypatch):
-  """Fails if what training calls is not checked, or a right one fails."""
-  found, check, scale = {}, from_config._check_training, 1
+  """Fails if what training calls is not checked, or fails although right."""
+  check = from_config._check_training
+  found, scale = {}, 1
 
   def make_once(*args, method, **settings):
     value_and_grad = compile_fast(

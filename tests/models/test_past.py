@@ -16,9 +16,7 @@ from tests.models.small import (
   tokens_of,
 )
 
-T = 70
-# One piece has more tokens than a block of linear attention.
-SIZES_OF_PIECES = [1] * 4 + [66]
+T = 70  # More than a block of linear attention.
 LINEAR = {
   "square": {"norm": "output", "num_layers": 2, "dropout": 0.1},
   "relu": {"norm": "pre", "output_projection": True},
@@ -65,21 +63,10 @@ def changed_one_by_one():
 def whole(**settings):
   """The logits of `changed_one_by_one`, all with one key, and the state."""
   model = create(**settings)
-  start = model.init_state(T + 1)
-  # A state lets it have the programs of the pieces.
-  sizes = [T] if start is None else SIZES_OF_PIECES[::-1]
-  return in_pieces(model, changed_one_by_one(), sizes, start, KEYS[0])
-
-
-def in_pieces(model, tokens, sizes, state, key=None):
-  """The logits of pieces of these sizes, and the state after them."""
-  params, keys, found = params_of(model), None, []
-  if key is not None:
-    keys = jnp.broadcast_to(key, len(tokens))
-  for piece in np.split(tokens, np.cumsum(sizes)[:-1], axis=1):
-    logits, state = apply_of(model)(params, piece, state, keys)
-    found.append(logits)
-  return np.concatenate(found, 1), state
+  tokens = changed_one_by_one()
+  keys = jnp.broadcast_to(KEYS[0], len(tokens))
+  start = model.init_state(len(tokens))
+  return apply_of(model)(params_of(model), tokens, start, keys)
 
 
 @pytest.mark.parametrize("settings", [*WITH_A_STATE, ONE_BUCKET], ids=name_of)
@@ -95,11 +82,16 @@ def test_a_token_is_seen_by_those_after_it(x64, settings):
 def assert_pieces_are_the_whole(settings, sizes):
   """Compares the logits of pieces of these sizes, and the state after them."""
   model = create(**settings)
+  tokens = changed_one_by_one()
+  keys = jnp.broadcast_to(KEYS[0], len(tokens))
   # With room for more than there is, which changes nothing.
-  start = model.init_state(T + 1, max_tokens=T + 3)
-  found, state = in_pieces(model, changed_one_by_one(), sizes, start, KEYS[0])
+  state = model.init_state(len(tokens), max_tokens=T + 3)
+  pieces = []
+  for piece in np.split(tokens, np.cumsum(sizes)[:-1], axis=1):
+    logits, state = apply_of(model)(params_of(model), piece, state, keys)
+    pieces.append(logits)
   right, end = whole(**settings)
-  assert_gradients_close(found, right, 1e-12)
+  assert_gradients_close(np.concatenate(pieces, 1), right, 1e-12)
   assert state.position == T
   if end is not None:
     assert_gradients_close(state, end, 1e-12)
@@ -108,7 +100,7 @@ def assert_pieces_are_the_whole(settings, sizes):
 @pytest.mark.parametrize("settings", WITH_A_STATE, ids=name_of)
 def test_pieces_are_the_whole(x64, settings):
   """Generation and long evaluation would be those of another model."""
-  assert_pieces_are_the_whole(settings, SIZES_OF_PIECES)
+  assert_pieces_are_the_whole(settings, [1] * 4 + [66])
 
 
 @pytest.mark.parametrize(
@@ -122,12 +114,14 @@ def test_pieces_are_the_whole(x64, settings):
 def test_pieces_are_the_whole_in_float32(settings):
   """Fails if a state is kept in fewer digits than it is computed."""
   model = create(**settings | {"dtype": "float32"})
-  start = model.init_state(1, max_tokens=T)
-  found, right = (
-    in_pieces(model, tokens_of(1, T), sizes, start)[0]
-    for sizes in (SIZES_OF_PIECES, SIZES_OF_PIECES[::-1])
-  )
-  assert_gradients_close(found, right, 5e-6)
+  params, tokens = params_of(model), tokens_of(1, T)
+  state = model.init_state(1, max_tokens=T)
+  whole, _ = apply_of(model)(params, tokens, state)
+  pieces = []
+  for piece in np.split(tokens, [1, 2, 3], axis=1):
+    logits, state = apply_of(model)(params, piece, state)
+    pieces.append(logits)
+  assert_gradients_close(np.concatenate(pieces, 1), whole, 5e-6)
 
 
 @pytest.mark.slow

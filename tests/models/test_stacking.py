@@ -93,7 +93,7 @@ def test_a_stacked_state_continues(x64):
       logits, state = small.apply_of(model)(params, piece, state)
       pieces.append(logits)
     outputs.append(np.concatenate(pieces, 1))
-  chex.assert_trees_all_close(*outputs, rtol=1e-11)
+  assert_gradients_close(*outputs, 1e-12)
 
 
 def test_layers_that_do_not_repeat_are_refused():

@@ -10,13 +10,10 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export
 
 # These add to `CASES`.
 from tests.kernels.jax_modes import attention_cases, scan_cases  # noqa: F401
 from tests.kernels.jax_modes.case import CASES
-
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def make_args(shapes, *dtypes):
@@ -53,19 +50,6 @@ def run_on_one_device(name):
   """What a case computes by itself on one device."""
   args = make_args(CASES[name].shapes, "float32")
   return args, jitted(name)(*args)
-
-
-def exported(name, dtype):
-  """A case, lowered for all platforms."""
-  args = make_args(CASES[name].shapes, dtype)
-  return export.export(jitted(name), platforms=PLATFORMS)(*args)
-
-
-@functools.cache
-def strictly_exported(name):
-  """A case in bfloat16, likewise; an implicit promotion is an error."""
-  with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-    return exported(name, "bfloat16")
 
 
 def call_eagerly(fn, *args):

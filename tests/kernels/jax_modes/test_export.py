@@ -3,21 +3,17 @@
 import pytest
 from jax import export
 
-from tests.kernels.jax_modes.cases import (
-  CASES,
-  PLATFORMS,
-  exported,
-  strictly_exported,
-)
+from tests.kernels.jax_modes.cases import CASES, jitted, make_args
+
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_platform_is_lowered_for(name, dtype):
   """Fails if a kernel cannot be lowered for one, or not be stored."""
-  if dtype == "bfloat16":  # As test_strict_promotion.py needs it, too.
-    case = strictly_exported(name)
-  else:
-    case = exported(name, dtype)
-  assert case.platforms == PLATFORMS
-  assert export.deserialize(case.serialize()).out_tree == case.out_tree
+  exported = export.export(jitted(name), platforms=PLATFORMS)(
+    *make_args(CASES[name].shapes, dtype)
+  )
+  assert exported.platforms == PLATFORMS
+  assert export.deserialize(exported.serialize()).out_tree == exported.out_tree

@@ -10,7 +10,6 @@ from tests.kernels.jax_modes.cases import (
   CASES,
   call_eagerly,
   make_args,
-  strictly_exported,
   value_and_gradients,
 )
 from tests.kernels.jax_modes.test_communication import KERNELS
@@ -38,9 +37,6 @@ def _slow(*values):
 )
 def test_strict_promotion(name, dtypes, run):
   """Fails if a kernel mixes dtypes or ranks implicitly."""
-  if run is jax.eval_shape and dtypes == ("bfloat16",):
-    strictly_exported(name)  # Traces it; test_export.py reads the result.
-    return
   case = CASES[name]
   with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
     run(

@@ -70,9 +70,9 @@ def by_kernels(q, k, v, kv, z, projection):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def value_and_gradients(attend, args, projection, y_ct):
+def value_and_gradients(form, args, projection, y_ct):
   """Computes y, and the gradients of all arguments but the projection."""
-  y, vjp = jax.vjp(functools.partial(attend, projection=projection), *args)
+  y, vjp = jax.vjp(functools.partial(form, projection=projection), *args)
   return y, vjp(y_ct)
 
 
@@ -95,9 +95,9 @@ def test_features_compute_the_equation(x64, case):
   )
   y_ct = random.normal(size=v.shape)
 
-  def run(attend, dtype):
+  def run(form, dtype):
     *args, ct = (x.astype(dtype) for x in (q, k, v, *state, y_ct))
-    return value_and_gradients(attend, args, projection, ct)
+    return value_and_gradients(form, args, projection, ct)
 
   assert_gradients_close(
     run(by_kernels, dtype),

@@ -78,7 +78,7 @@ def settings_of(name, inputs, mask):
   }[name]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=24)  # All of a grid would need much memory.
 def compiled(attend, kind):
   """A function of inputs, a mask and cotangents, compiled once for a shape.
 

@@ -14,11 +14,12 @@ from tests.helpers import assert_gradients_close
 from tests.kernels.softmax import cases
 from tests.kernels.softmax.cases import (
   DEFINITION,
-  SIZES,
   assert_same,
   in_blocks,
   make_inputs,
 )
+
+SIZES = (2, 13, 11, 4, 2, 3, 5)  # B, T, S, H, G, K, V.
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_heads_that_differ_take_no_turns(x64, turns, kind):
 
 def test_shared_bias_and_mask(x64, turns):
   """Fails if the gradient of a shared bias misses a head or a sequence."""
-  inputs, mask, cts = make_inputs((2, 13, 11, 4, 2, 3, 5))
+  inputs, mask, cts = make_inputs(SIZES)
   inputs |= {"bias": inputs["bias"][:, :1], "slope": inputs["slope"][0]}
 
   @functools.partial(jax.jit, static_argnums=0)

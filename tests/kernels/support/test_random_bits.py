@@ -84,7 +84,7 @@ def keys_and_draws(impl):
 
 @jax.jit
 def draw_at_once(keys):
-  """The same of a batch of keys, which draw the last number alone."""
+  """The same for all keys at once; the last number by its counter alone."""
   return *jax.vmap(draw)(keys), uniform(keys, jnp.uint32(N - 1))
 
 
