@@ -12,6 +12,8 @@ from tests.commands import run_command
 from tests.helpers import SMALL, make_config
 from tests.scale.processes import write_config
 
+LENGTH = 128
+
 
 def test_memory_says_what_is_sent(tmp_path):
   """Fails if the report forgets what devices send to each other."""
@@ -38,9 +40,6 @@ def test_parameters_are_counted_once():
     for x in (sharded, whole)
   )
   assert all_of_it / 4 < one < all_of_it / 2
-
-
-LENGTH = 128
 
 
 @functools.cache

@@ -36,10 +36,10 @@ def test_orthogonal_rows():
 def test_rows_are_standard_normal(orthogonal):
   """Fails if the signs that QR chooses bias the directions."""
   keys = jax.random.split(KEY, 2000)
-  sample = functools.partial(
+  draw = functools.partial(
     sample_projection, num_features=3, head_dim=3, orthogonal=orthogonal
   )
-  w = np.asarray(jax.jit(jax.vmap(sample))(keys), np.float64)
+  w = np.asarray(jax.jit(jax.vmap(draw))(keys), np.float64)
   # 5 standard errors of 2000 samples.
   np.testing.assert_allclose(w.mean(0), 0, atol=5 / np.sqrt(2000))
   np.testing.assert_allclose(w.var(0), 1, atol=5 * np.sqrt(2 / 2000))
