@@ -206,6 +206,7 @@ def make_estimator(planned: PlannedModel) -> Callable[[GradientChoice], int]:
       ),
       num_chunks=num_chunks,
       params=params,
+      by_scan=False,
     )
 
   return estimate

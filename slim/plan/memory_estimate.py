@@ -91,6 +91,7 @@ def estimate_activations(
   sequence_bytes: int,
   num_chunks: int,
   params: Any,
+  by_scan: bool,
 ) -> int:
   """Estimates the activations of a gradient.
 
@@ -103,6 +104,8 @@ def estimate_activations(
       differentiates copy them.
     num_chunks: N.
     params: The parameters, or their shapes.
+    by_scan: Whether `slim.kernels.scan` is differentiated, which with "sqrt"
+      needs a second gradient of the parameters. `sum_and_grad` does not.
 
   Returns:
     Bytes.
@@ -118,5 +121,5 @@ def estimate_activations(
     "sqrt": (2 * math.isqrt(num_chunks) + 1) * state_bytes,
   }[choice.policy]
   copies = 0 if choice.policy == "rewind" else sequence_bytes
-  gradient = sum(weights) if choice.policy == "sqrt" else 0
+  gradient = sum(weights) if by_scan and choice.policy == "sqrt" else 0
   return backward + max(weights, default=0) + states + copies + gradient

@@ -111,6 +111,7 @@ def plan(
         sequence_bytes=tree_bytes(xs),
         num_chunks=num_chunks,
         params=params,
+        by_scan=True,
       ),
     )
 

@@ -35,7 +35,7 @@ MUTATIONS = [
   ),
   Mutation(
     "plan/memory_estimate.py",
-    'gradient = sum(weights) if choice.policy == "sqrt" else 0',
+    'gradient = sum(weights) if by_scan and choice.policy == "sqrt" else 0',
     "gradient = 0",
     "plan",
   ),

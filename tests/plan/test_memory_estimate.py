@@ -47,15 +47,20 @@ def test_residuals(fn, args, total, largest):
 
 
 @pytest.mark.parametrize(
-  ("choice", "size"),
+  ("choice", "by_scan", "size"),
   [
-    (GradientChoice("full", None, None, False), 100 + 3 * 20),
-    (GradientChoice("slim", 4, "rewind", False), 160 + 64 + 2 * 7 + 8 * 3),
-    (GradientChoice("slim", 4, "store", False), 160 + 64 + 10 * 7 + 5),
-    (GradientChoice("slim", 4, "sqrt", False), 160 + 64 + 7 * 7 + 5 + 68),
+    (GradientChoice("full", None, None, False), False, 100 + 3 * 20),
+    (
+      GradientChoice("slim", 4, "rewind", False),
+      False,
+      160 + 64 + 2 * 7 + 8 * 3,
+    ),
+    (GradientChoice("slim", 4, "store", False), False, 160 + 64 + 10 * 7 + 5),
+    (GradientChoice("slim", 4, "sqrt", False), False, 160 + 64 + 7 * 7 + 5),
+    (GradientChoice("slim", 4, "sqrt", False), True, 160 + 64 + 7 * 7 + 5 + 68),
   ],
 )
-def test_activations_by_policy(choice, size):
+def test_activations_by_policy(choice, by_scan, size):
   """Fails if a policy counts the states or gradients of another."""
   params = [jnp.zeros(16), jnp.zeros(1)]
   found = estimate_activations(
@@ -66,5 +71,6 @@ def test_activations_by_policy(choice, size):
     sequence_bytes=5,
     num_chunks=9,
     params=params,
+    by_scan=by_scan,
   )
   assert found == size
