@@ -16,6 +16,7 @@ from slim.runs.config_json import read_processes
 from slim.runs.metrics import read_records
 from slim.train import train_and_evaluate
 from slim.training.build import create_split
+from slim.types import Params
 
 _SPEED = "time/tokens_per_second"
 
@@ -90,7 +91,7 @@ def commits_of_run(folder: str | os.PathLike[str]) -> list[str | None]:
   return [x["git_commit"] for x in read_processes(os.fspath(folder))]
 
 
-def checksum(params: Any) -> str:
+def checksum(params: Params) -> str:
   """Returns what tells the weights of one run from those of another."""
   found = 0
   for x in jax.tree.leaves(params):
