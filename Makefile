@@ -13,46 +13,53 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALLED := $(VENV)/.installed
-EXTRA_INSTALLED := $(patsubst %,$(INSTALLED)-%,$(EXTRA))
+EXTRAS := cuda12 cuda13 tpu targets
+$(if $(filter-out $(EXTRAS),$(EXTRA)),$(error EXTRA must be some of \
+  $(EXTRAS), got $(EXTRA)))
+# Those of before, too: they are of the versions in the lock.
+READY := $(INSTALLED) $(sort $(patsubst %,$(INSTALLED)-%,$(EXTRA)) \
+  $(wildcard $(INSTALLED)-*))
 
 # Else each of the processes that tests start would compile all of JAX anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist=worksteal
 
+.NOTPARALLEL: # Two installations into one environment would break it.
 .PHONY: help setup train test test-slow test-full reproduce reproduce-full \
   lint format lock
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 24
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' \
+	  Makefile
 
-setup: $(INSTALLED) $(EXTRA_INSTALLED) ## make the environment (the others do it, too)
+setup: $(READY) ## make the environment (the others do it, too)
 
-train: $(INSTALLED) ## train the quickstart with SLiM: minutes, no download
+train: $(READY) ## train the quickstart with SLiM: minutes, no download
 	$(BIN)/python -m slim.train --config=configs/quickstart.py \
 	  --workdir=runs/quickstart
 
-test: $(INSTALLED) ## run the tests: minutes
+test: $(READY) ## run the tests: minutes
 	$(PYTEST) $(ARGS)
 
-test-slow: $(INSTALLED) ## run grids by pairs, processes and memory marks
+test-slow: $(READY) ## run grids by pairs, processes and memory marks
 	$(PYTEST) -m 'slow and not full' $(ARGS)
 
-test-full: $(INSTALLED) ## run all tests and whole grids: hours
+test-full: $(READY) ## run all tests and whole grids: hours
 	$(PYTEST) -m '' $(ARGS)
 
-reproduce: $(INSTALLED) ## run small experiments, check README and docs
+reproduce: $(READY) ## run small experiments, check README and docs
 	$(BIN)/python experiments/reproduce.py --mode=quick
 
-reproduce-full: $(INSTALLED) ## run all experiments, write tables of docs: many hours
+reproduce-full: $(READY) ## run all experiments, write tables of docs: many hours
 	$(BIN)/python experiments/reproduce.py --mode=full $(ARGS)
 
-lint: $(INSTALLED) ## check style, format and types
+lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: $(INSTALLED) ## repair what `make lint` can repair
+format: $(READY) ## repair what `make lint` can repair
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

@@ -1,7 +1,7 @@
 """Enwik8 byte by byte, with a Reformer.
 
 A Reformer of the same size as `enwik8_slim.py`, on the same data: local and LSH
-attention in alternate, reversible layers, with axial positions.
+attention in turn, in reversible layers, with axial positions.
 
 Command:   python -m slim.train --config=configs/enwik8_reformer.py \
              --workdir=runs/enwik8_reformer

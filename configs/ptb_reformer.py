@@ -1,7 +1,7 @@
 """PTB byte by byte, with a Reformer.
 
 A Reformer of the same size as `ptb_slim.py`, on the same data: local and LSH
-attention in alternate, reversible layers.
+attention in turn, in reversible layers.
 
 Command:   python -m slim.train --config=configs/ptb_reformer.py \
              --workdir=runs/ptb_reformer

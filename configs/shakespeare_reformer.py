@@ -1,7 +1,7 @@
 """Tiny Shakespeare byte by byte, with a Reformer.
 
 A Reformer of the same size as `shakespeare_slim.py`, on the same data: local
-and LSH attention in alternate, reversible layers.
+and LSH attention in turn, in reversible layers.
 
 Command:   python -m slim.train --config=configs/shakespeare_reformer.py \
              --workdir=runs/shakespeare_reformer

@@ -4,7 +4,7 @@ The first 90 % of the file are for training, the next 5 % for validation and the
 last 5 % for testing.
 
 Command:   python -m slim.train --config=configs/text_hybrid.py \
-             --config.data.path=mybook.txt --workdir=runs/mybook
+             --config.data.path=mybook.txt --workdir=runs/text_hybrid
 """
 
 from slim.config import base, presets

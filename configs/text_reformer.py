@@ -1,7 +1,7 @@
 """The bytes of any file, with a Reformer.
 
 A Reformer of the same size as `text_slim.py`, on the same data: local and LSH
-attention in alternate, reversible layers.
+attention in turn, in reversible layers.
 
 Command:   python -m slim.train --config=configs/text_reformer.py \
              --config.data.path=mybook.txt --workdir=runs/text_reformer

@@ -120,7 +120,7 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
         found = {"before": before(pretrained.params, batch)}
         for key, function in adapt.items():
           found[key] = function(pretrained.params, batch)
-        bits = {key: float(x) for key, x in found.items()}
+        bits = {key: round(float(x), 7) for key, x in found.items()}
         record = {"step": number, "commit": COMMIT} | bits
         file.write(json.dumps(record) + "\n")
         done.append(record)
@@ -128,8 +128,7 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
           print(f"{number + 1} of {num_sequences} sequences", flush=True)
     costs = measure_costs(gradients, pretrained.params, dataset.batch(0))
   done = done[:num_sequences]
-  commits = [*pretrained.commits, *(x["commit"] for x in done)]
-  commit = join_commits(commits)
+  commit = join_commits([*pretrained.commits, *(x["commit"] for x in done)])
   rows = [row | {"commit": commit} for row in summarize(methods, done, costs)]
   print_table(rows)
   save(
@@ -141,6 +140,8 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
     sequences=len(done),
     sequences_of_paper=5000,
     learning_rate=_LEARNING_RATE,
+    weights=weights,
+    bits={key: [x[key] for x in done] for key in ("before", *methods)},
   )
 
 

@@ -10,6 +10,7 @@ TFDS_DATA_DIR set to a folder that both can read.
 from slim import command_line
 from slim.data.builders import prepare
 from slim.data.corpora import CORPORA
+from slim.settings import SettingError
 
 
 def download(names: list[str]) -> None:
@@ -28,7 +29,10 @@ def download(names: list[str]) -> None:
         "all"
       )
   for name in names or CORPORA:
-    print(f"{name}: {prepare(name).data_dir}")
+    try:
+      print(f"{name}: {prepare(name).data_dir}")
+    except SettingError as error:  # There is no setting `path` here.
+      raise ValueError(error.problem.removeprefix(": ")) from error
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -53,7 +53,7 @@ def sweep(
       "--values must be one or more different values with commas between, got "
       f"{','.join(values)!r}"
     )
-  if any(x.startswith("--print_config") for x in arguments):
+  if any(x.lstrip("-").startswith("print_config") for x in arguments):
     raise ValueError("--print_config is for slim.train alone: leave it out")
   workdir = find_workdir(workdir)
   lines = {

@@ -57,7 +57,9 @@ def evaluate_workdir(
   if carry_state:
     _check_can_carry(config, experiment.model)
   moved = {"data_path": data_path, "document_lengths": document_lengths}
-  batch_size = 1 if carry_state else config.train.batch_size
+  batch_size, rows = config.train.batch_size, build.rows_at_once(config)
+  if carry_state:
+    batch_size = rows = 1
   dataset, fingerprints = _open_data(config, split, batch_size, moved)
   if carry_state and not dataset.is_continuous:
     raise ValueError(
@@ -75,7 +77,7 @@ def evaluate_workdir(
     evaluate = make_evaluation(
       experiment.model,
       dataset,
-      batch_size=batch_size,
+      batch_size=rows,
       chunk_size=build.evaluation_chunk(config),
       carry_state=carry_state,
     )

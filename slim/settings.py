@@ -99,9 +99,11 @@ class Setting(NamedTuple):
     if self.minimum is not None and self.below is not None:
       if not self.minimum <= value < self.below:
         return f"in [{self.minimum}, {self.below})"
-    elif self.minimum is not None and not self.minimum <= value < math.inf:
+    elif not abs(value) < math.inf:  # Also NaN.
+      return "a finite number" + " or None" * self.optional
+    elif self.minimum is not None and value < self.minimum:
       return f">= {self.minimum}"
-    elif self.minimum is None and not 0 < value < math.inf:
+    elif self.minimum is None and value <= 0:
       return "> 0"
     if self.kind is int and self.below is None and value >= _INT_BOUND:
       return "below 2^31"

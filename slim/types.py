@@ -6,7 +6,7 @@ Letters, used in every docstring and shape comment:
   C  tokens in a chunk             N  chunks in a sequence, N = ceil(T / C)
   H  attention heads               K  width of a query or key head
   V  width of a value head         M  features of a query or key
-  D  width of the model            F  width of the MLP
+  D  width of the model            F  work of a forward pass
   S  keys, if not T                G  key heads, if not H; G divides H
   R  rounds of LSH
 

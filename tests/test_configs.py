@@ -93,7 +93,6 @@ def test_the_smoke_variant_trains(path, tmp_path):
   done = run_command(
     train.main,
     f"--config={path}:smoke",
-    "--config.mesh=data=1",
     "--config.train.num_steps=2",
     "--config.train.eval_batches=1",
     f"--workdir={tmp_path}",

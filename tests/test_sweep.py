@@ -159,6 +159,6 @@ def test_runs_that_write_nothing_are_named(tmp_path, monkeypatch):
   done = run_command(module.main, *line)
   assert "ended before its first step: the same command" in done.output
   assert_refused(
-    run_command(module.main, *line, "--print_config"),
+    run_command(module.main, *line, "-print_config"),
     "--print_config is for slim.train alone",
   )

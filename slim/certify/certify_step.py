@@ -75,7 +75,7 @@ def certify(
     params: Pytree of arrays and numbers.
     state: Pytree of arrays and numbers, the state before the first token.
       Prefer nonzero values: at zero, a wrong gradient may be zero too.
-    xs: Pytree of arrays with T ≥ 12 tokens along `axis`. A hundred suffice.
+    xs: Pytree of arrays with T ≥ 13 tokens along `axis`. A hundred suffice.
     axis: The axis of time.
     policy: "store", "sqrt" or "rewind".
     rewind: `rewind(params, state_after, chunk) -> (state_before, out,
@@ -165,8 +165,8 @@ def certify_calls(
 
 def chunk_sizes(length: int) -> tuple[int, int, int]:
   """Returns three chunk sizes for T tokens, the smallest last."""
-  if length < 12:
-    raise ValueError(f"xs must have at least 12 tokens, got {length}")
+  if length < 13:  # The three sizes would divide 12: no first chunk is short.
+    raise ValueError(f"xs must have at least 13 tokens, got {length}")
   return length // 2, length // 4 + 1, length // 7 + 1
 
 

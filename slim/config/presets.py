@@ -109,7 +109,7 @@ def transformer(config: ConfigDict) -> None:
 
 
 def reformer(config: ConfigDict) -> None:
-  """Sets local and LSH attention in alternate, reversible layers."""
+  """Alternates local and LSH attention, in reversible layers."""
   config.model.update(
     attention="local,lsh",
     window=128,
@@ -167,7 +167,8 @@ def smoke(config: ConfigDict) -> None:
 
   Sizes, lengths and intervals are cut to small limits; smaller values stay. One
   layer remains for each name in `model.attention`. A text is replaced by the
-  source code of this module, so nothing is downloaded.
+  source code of this module, so nothing is downloaded. It runs on one device,
+  unless the config has a mesh.
 
   Args:
     config: All settings. They are changed in place.
@@ -176,7 +177,7 @@ def smoke(config: ConfigDict) -> None:
   if model.width > 64:
     model.update(width=64, num_heads=min(model.num_heads, 2))
   # Assigned only if needed, because it follows the width until it is assigned.
-  if model.mlp_width > 4 * model.width:
+  if model.mlp_width is not None and model.mlp_width > 4 * model.width:
     model.mlp_width = 4 * model.width
   model.num_layers = min(model.num_layers, len(model.attention.split(",")))
   for group, limits in _SMOKE_LIMITS.items():
@@ -185,7 +186,11 @@ def smoke(config: ConfigDict) -> None:
       if value is not None and value > largest:
         config[group][name] = largest
   if config.data.name in ("text", *CORPORA):
-    config.data.path = __file__
+    config.data.update(path=__file__, document_lengths=None)
+    if config.data.pack_documents is not None:
+      config.data.pack_documents = ord("\n")
+  if config.mesh is None:
+    config.mesh = "data=1"  # Many devices could not share so small a batch.
   train.init_from = None  # Weights of the full size do not fit.
   if config.profile.steps and config.profile.steps[-1] > train.num_steps:
     config.profile.steps = ()

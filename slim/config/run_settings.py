@@ -90,7 +90,8 @@ class TrainSettings:
     None,
     "Start from these weights: a file of `python -m slim.export`, or the "
     "folder of another run or of one of its checkpoints. None: new weights. "
-    "The settings of the model must agree, except dropout and dtype.",
+    "The settings of the model must agree, except dropout, dtype and "
+    "stack_layers.",
     is_path=True,
   )
   tensorboard: bool = setting(

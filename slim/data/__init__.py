@@ -2,6 +2,7 @@
 
 from slim.data.copying import Copying
 from slim.data.dataset import SPLITS, Dataset
+from slim.data.documents import positions_between
 from slim.data.recall import AssociativeRecall
 from slim.data.registry import (
   DATASETS,
@@ -10,6 +11,7 @@ from slim.data.registry import (
 )
 from slim.data.settings import DataSettings, is_packed
 from slim.data.text import Text
+from slim.data.tokenizer import check_tokenizer
 from slim.data.vocabulary import Vocabulary
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
   "Dataset",
   "Text",
   "Vocabulary",
+  "check_tokenizer",
   "create_dataset",
   "create_vocabulary",
   "is_packed",
+  "positions_between",
 ]

@@ -115,7 +115,7 @@ def prepare(name: str) -> SlimCorpora:
     raise SettingError(
       "path",
       f": {name!r} is not prepared in {builder.data_dir_root}, and {url} "
-      f"cannot be reached: {advice}",
+      f"does not answer: {advice}",
     )
   _LOG.info("preparing %s in %s, once", name, builder.data_dir)
   if not sys.stderr.isatty():

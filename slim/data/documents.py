@@ -39,6 +39,20 @@ class Documents(NamedTuple):
     return np.minimum(positions, 2**31 - 1).astype(np.int32)
 
 
+def positions_between(tokens: np.ndarray, separator: int) -> np.ndarray:
+  """Returns the positions of tokens in documents that end with a separator.
+
+  Args:
+    tokens: [T], the tokens.
+    separator: The last token of each document.
+
+  Returns:
+    [T], int32.
+  """
+  starts = np.append(0, np.flatnonzero(tokens == separator) + 1)
+  return Documents(starts, "").positions(np.arange(tokens.size))
+
+
 def find_documents(
   text: TextSplit,
   separator: int | None,

@@ -21,7 +21,6 @@ class Synthetic(abc.ABC):
   """
 
   task: ClassVar[str]
-  least_vocab_size: ClassVar[int] = 2
 
   def __init__(
     self,
@@ -48,7 +47,7 @@ class Synthetic(abc.ABC):
     dataset.check_choice("split", split, dataset.SPLITS)
     dataset.check_at_least("batch_size", batch_size, 1)
     dataset.check_at_least("seed", seed, 0)
-    dataset.check_at_least("vocab_size", vocab_size, self.least_vocab_size)
+    dataset.check_at_least("vocab_size", vocab_size, 2)
     self._split = split
     self._sequence_length = sequence_length
     self._batch_size = batch_size

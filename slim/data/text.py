@@ -19,7 +19,8 @@ class Text:
   """Sequences of T tokens from one split of a text, such as its bytes.
 
   A sequence takes T + 1 tokens: each of the first T is an input, and the one
-  after it is the target. All weights are 1, except for padding in evaluation.
+  after it is the target. Weights are 1, except for padding in evaluation and
+  for targets that begin a document: those are 0.
 
   Bytes are copied into memory once, so later changes of the file do not affect
   the run. Other tokens are left where they are.
@@ -132,13 +133,12 @@ class Text:
     return self._make_batch((inputs, targets, weights), tokens)
 
   def evaluation_batches(self) -> Iterator[Batch]:
-    """Yields the whole split; every token is a target once.
+    """Yields windows that cover the split, in order.
 
-    Not the first token of the split, nor that of a document.
-
-    Windows of T tokens follow one another, within a batch and from batch to
-    batch. With `batch_size` 1 a state can be carried through the whole split.
-    The last batch is padded with zeros of weight 0.
+    Each token is a target once, except the first one of the split and of each
+    document. Windows of T tokens follow one another, within a batch and from
+    batch to batch. With `batch_size` 1 a state can be carried through the whole
+    split. The last batch is padded with zeros of weight 0.
 
     Yields:
       Batches of NumPy arrays; they have positions if there are documents.

@@ -1,5 +1,6 @@
 """A vocabulary of the `tokenizers` library of Hugging Face, an extra."""
 
+import importlib.util
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -80,6 +81,25 @@ class Tokenizer:
   def start(self) -> Decoder:
     """Starts to decode."""
     return _TokenDecoder(self._tokenizer)
+
+
+def check_tokenizer(
+  path: str | os.PathLike[str] | None, vocab_size: int
+) -> None:
+  """Checks a tokenizer that is not used before text is generated.
+
+  Where its library is missing, as it may be where a model is trained, nothing
+  is checked.
+
+  Args:
+    path: The file, or None.
+    vocab_size: Tokens that the model knows.
+
+  Raises:
+    SettingError: If the file cannot be read, or it has larger tokens.
+  """
+  if path is not None and importlib.util.find_spec("tokenizers"):
+    Tokenizer(path, vocab_size)
 
 
 class _TokenDecoder:

@@ -10,6 +10,7 @@ import jax
 from absl import flags
 
 from slim import command_line
+from slim.data import is_packed
 from slim.generate.from_run import (
   check_weights,
   describe_score,
@@ -33,7 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     "workdir", None, "Folder of the run.", required=True
   )
   prompt = flags.DEFINE_string(
-    "prompt", "\n", "Text to continue; -: read it from standard input."
+    "prompt",
+    None,
+    "Text to continue; -: read it from standard input. Default: a newline; a "
+    "run on documents has none.",
   )
   length = flags.DEFINE_integer(
     "length",
@@ -85,10 +89,16 @@ def main(argv: list[str] | None = None) -> None:
       if scored.value is not None:
         print(describe_score(trained, vocabulary, scored.value))
         return
+      if prompt.value is None and is_packed(trained.config.data):
+        raise ValueError(
+          "--prompt is missing: a run on documents has not learned how they "
+          "begin"
+        )
+      text = "\n" if prompt.value is None else prompt.value
       text = (
         sys.stdin.buffer.read()
-        if prompt.value == "-"
-        else prompt.value.encode(errors="surrogateescape")
+        if text == "-"
+        else text.encode(errors="surrogateescape")
       )
       print_samples(
         trained,

@@ -132,7 +132,7 @@ def stream(
       f"{prompt.dtype}{list(prompt.shape)}"
     )
   vocab_size = jax.eval_shape(
-    partial(_first_logits, model), params, prompt[:, :1]
+    partial(_first_logits, model.apply), params, prompt[:, :1]
   ).shape[-1]
   if prompt.min() < 0 or prompt.max() >= vocab_size:
     raise ValueError(
@@ -175,14 +175,14 @@ def _stream(model, params, prompt, stop, key, sampling, chunk_size, block_size):
     # One token must be left, to predict the first one that is drawn.
     for _ in range((prompt_length - 1) // chunk_size):
       chunk = tokens[:, position : position + chunk_size]
-      state = _read(model, params, chunk, state)
+      state = _read(model.apply, params, chunk, state)
       position += chunk_size
   decoding = _DecodingState(jnp.asarray(tokens), state, jnp.int32(position))
   keys = fold_in(key, jnp.arange(batch_size))
   for start in range(prompt_length, stop, block_size):
     end = min(start + block_size, stop)
     decoding = _draw(
-      model,
+      model.apply,
       params,
       decoding,
       jnp.int32(end),
@@ -193,25 +193,27 @@ def _stream(model, params, prompt, stop, key, sampling, chunk_size, block_size):
     yield np.asarray(decoding.tokens[:, start:end])
 
 
+# They take `model.apply`, as a static argument must have a hash, and what a
+# model keeps may be a dictionary.
 @partial(jax.jit, static_argnums=0)  # Traced once for a model and a B.
-def _first_logits(model, params, tokens):
+def _first_logits(apply, params, tokens):
   """Returns the logits after tokens [B, T] at the start of a sequence."""
-  return model.apply(params, tokens, None)[0]
+  return apply(params, tokens, None)[0]
 
 
-@partial(jax.jit, static_argnames="model", donate_argnames="state")
-def _read(model, params, tokens, state):
+@partial(jax.jit, static_argnames="apply", donate_argnames="state")
+def _read(apply, params, tokens, state):
   """Returns the state after tokens [B, C]."""
-  return model.apply(params, tokens, state)[1]
+  return apply(params, tokens, state)[1]
 
 
-@partial(jax.jit, static_argnames="model", donate_argnames="decoding")
-def _draw(model, params, decoding, stop, prompt_length, keys, sampling):
+@partial(jax.jit, static_argnames="apply", donate_argnames="decoding")
+def _draw(apply, params, decoding, stop, prompt_length, keys, sampling):
   """Reads tokens, and draws those after the prompt, until there are `stop`."""
 
   def step(decoding):
     if decoding.state is None:
-      logits, state = model.apply(params, decoding.tokens, None)
+      logits, state = apply(params, decoding.tokens, None)
       logits = jax.lax.dynamic_index_in_dim(
         logits, decoding.position, 1, keepdims=False
       )
@@ -219,7 +221,7 @@ def _draw(model, params, decoding, stop, prompt_length, keys, sampling):
       token = jax.lax.dynamic_slice_in_dim(
         decoding.tokens, decoding.position, 1, 1
       )
-      logits, state = model.apply(params, token, decoding.state)
+      logits, state = apply(params, token, decoding.state)
       logits = logits[:, 0]
     position = decoding.position + 1
     drawn = sample(fold_in(keys, position), logits, sampling)

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slim.data import Vocabulary, create_vocabulary
+from slim.data import Vocabulary, create_vocabulary, positions_between
 from slim.files import local_path
 from slim.generate.decoding import stream
 from slim.generate.sampling import Sampling
 from slim.generate.scoring import score
 from slim.runs.trained import Trained
-from slim.settings import prefix_setting_errors
+from slim.settings import SettingError
 from slim.training import build
 
 
@@ -25,15 +25,29 @@ def vocabulary_of(trained: Trained, tokenizer: str | None) -> Vocabulary:
     tokenizer: Where its tokenizer is now; None: where it was in training.
 
   Raises:
-    ValueError: If the tokenizer cannot be read, or knows more tokens.
+    ValueError: If the tokenizer cannot be read, knows more tokens, or is not
+      needed.
   """
   data = trained.config.data
-  with prefix_setting_errors("config.data."):
+  if tokenizer is not None and data.name != "tokens":
+    raise ValueError(
+      f"--tokenizer must be left out, as the tokens of {data.name!r} need "
+      f"none, got {tokenizer!r}"
+    )
+  try:
     return create_vocabulary(
       data.name,
       vocab_size=data.vocab_size,
       tokenizer=tokenizer or data.tokenizer,
     )
+  except SettingError as error:
+    if error.setting != "tokenizer":
+      raise ValueError(f"config.data.{error}") from error
+    if tokenizer is not None:
+      raise ValueError(f"--{error}") from error
+    is_there = os.path.exists(local_path("tokenizer", data.tokenizer))
+    advice = "" if is_there else "; if it has moved, pass --tokenizer"
+    raise ValueError(f"config.data.{error}{advice}") from error
 
 
 def check_weights(trained: Trained) -> None:
@@ -89,6 +103,9 @@ def print_samples(
 ) -> None:
   """Prints a prompt and its continuations; one alone as it is drawn.
 
+  If documents end with a separator, a continuation ends with it, too: what
+  follows has not been learned.
+
   Args:
     trained: The model.
     vocabulary: What its tokens stand for.
@@ -112,16 +129,21 @@ def print_samples(
     )
   except ValueError as error:
     raise ValueError(f"--{error}") from error
+  separator = trained.config.data.pack_documents
   if num_samples == 1:
     decoder = vocabulary.start()
     _print(decoder.decode(prompt))
     for block in blocks:
-      _print(decoder.decode(block[0]))
+      tokens = _up_to(separator, block[0])
+      _print(decoder.decode(tokens))
+      if separator in tokens:
+        break
     _print(decoder.finish() + "\n")
     return
   samples = np.concatenate(list(blocks), 1)
   for number, sample in enumerate(samples, 1):
     decoder = vocabulary.start()
+    sample = _up_to(separator, sample)
     text = decoder.decode(np.concatenate([prompt, sample])) + decoder.finish()
     _print(f"--- sample {number} of {num_samples}\n{text}\n")
 
@@ -155,32 +177,55 @@ def describe_score(trained: Trained, vocabulary: Vocabulary, path: str) -> str:
       f"not scored, got one in {path}"
     )
   model, window = trained.experiment.model, trained.config.data.sequence_length
-  count = tokens.size - 1
+  length = tokens.size - 1
   carried = model.state_kind != "none" and not (
-    model.max_tokens is not None and count > model.max_tokens
+    model.max_tokens is not None and length > model.max_tokens
   )
   if carried:
-    starts, size = range(1), count
+    starts, size = range(1), length
     how = "one state carried through the file"
   else:
-    starts, size = range(0, count, window), window
+    starts, size = range(0, length, window), window
     how = f"windows of {window} {vocabulary.unit}s from the zero state"
-  total = sum(
+  separator = trained.config.data.pack_documents
+  positions = None
+  if separator is not None:
+    positions = positions_between(tokens, separator)[None]
+    how += ", documents apart"
+  found = [
     score(
       model,
       trained.state.params,
       tokens[None, start : start + size + 1],
       chunk_size=build.evaluation_chunk(trained.config),
-    ).sum(dtype=np.float64)
+      positions=None
+      if positions is None
+      else positions[:, start : start + size + 1],
+    )
     for start in starts
-  )
-  nats = float(total) / count
+  ]
+  scores = np.concatenate(found, 1)[0]
+  if positions is not None:  # The first token of a document is not predicted.
+    scores = scores[positions[0, 1:] != 0]
+  if not scores.size:
+    raise ValueError(
+      f"--score must have documents of two {vocabulary.unit}s or more, which "
+      f"end with the {vocabulary.unit} {separator}; there is none in {path}"
+    )
+  total, count = float(scores.sum(dtype=np.float64)), scores.size
+  nats = total / count
   return (
     f"step {trained.state.step}  {nats:.4f} nats per {vocabulary.unit}  "
     f"{nats / math.log(2):.4f} bits per {vocabulary.unit}  "
     f"{total:.1f} nats in all  ({count:,} {vocabulary.unit}s of "
     f"{os.path.basename(path)}, {how})"
   )
+
+
+def _up_to(separator, tokens):
+  """Returns the tokens up to the first separator, and with it."""
+  ends = np.flatnonzero(tokens == separator)
+  return tokens[: ends[0] + 1] if ends.size else tokens
 
 
 def _print(text):

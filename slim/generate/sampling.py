@@ -1,5 +1,6 @@
 """Sampling a token from logits: temperature, top-k, top-p, min-p."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -33,8 +34,8 @@ class Sampling(NamedTuple):
       ValueError: It names the number, what it must be, and what it is.
     """
     for name, holds, expected in (
-      ("temperature", 0 <= self.temperature < float("inf"), ">= 0"),
-      ("top_k", self.top_k >= 0, ">= 0"),
+      ("temperature", 0 <= self.temperature < math.inf, "finite and >= 0"),
+      ("top_k", 0 <= self.top_k < 2**31, "in [0, 2147483648)"),
       ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
       ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
     ):

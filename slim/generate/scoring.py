@@ -17,8 +17,9 @@ def score(
   tokens: ArrayLike,
   *,
   chunk_size: int = 512,
+  positions: ArrayLike | None = None,
 ) -> np.ndarray:
-  """Computes -log p of each token, given all before it.
+  """Computes -log p of each token, given all before it in its document.
 
   Args:
     model: The model.
@@ -27,6 +28,8 @@ def score(
       token beyond the vocabulary makes its score NaN, and may make others NaN.
     chunk_size: C, tokens that are scored at once. A model without a state, such
       as one with LSH attention, needs C ≥ T - 1.
+    positions: [B, T], int, of each token in its document, for a model of packed
+      documents. None: a sequence is one document.
 
   Returns:
     [B, T - 1], float32 or wider, nats.
@@ -64,21 +67,36 @@ def score(
   state = model.init_state(
     batch_size, max_tokens=length if model.state_kind == "growing" else None
   )
-  tokens = tokens.astype(np.int32)
+  options = {}
+  if positions is not None:
+    positions = np.asarray(positions, np.int32)
+    if positions.shape != tokens.shape:
+      raise ValueError(
+        f"positions must have shape {tokens.shape}, got {positions.shape}"
+      )
+  largest = np.int64(np.iinfo(np.int32).max)  # No vocabulary is so large.
+  tokens = np.minimum(tokens, largest).astype(np.int32)
   found = []
   for start in range(0, length, chunk_size):
     end = min(start + chunk_size, length)
+    if positions is not None:
+      options = {"positions": positions[:, start:end]}
     nats, state = _score(
-      model, params, tokens[:, start:end], tokens[:, start + 1 : end + 1], state
+      model.apply,
+      params,
+      tokens[:, start:end],
+      tokens[:, start + 1 : end + 1],
+      state,
+      options,
     )
     found.append(nats)
   # Transfer them after the loop, so that the device never waits for the host.
   return np.concatenate(jax.device_get(found), 1)
 
 
-@partial(jax.jit, static_argnames="model", donate_argnames="state")
-def _score(model, params, inputs, targets, state):
+@partial(jax.jit, static_argnames="apply", donate_argnames="state")
+def _score(apply, params, inputs, targets, state, options):
   """Returns nats [B, C] and the state after the inputs."""
-  logits, state = model.apply(params, inputs, state)
+  logits, state = apply(params, inputs, state, **options)
   chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
   return jax.nn.logsumexp(logits, -1) - chosen, state

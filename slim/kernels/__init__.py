@@ -9,10 +9,11 @@
   token_orders.py       which tokens each device of a mesh axis gets
   support/     what several of them share
 
-Import from `slim.kernels` only. `slim.types` explains the letters of shapes. A
-*block* is what a kernel cuts for itself, a *chunk* the unit of the backward
-pass of `scan`. `lsh_attention` calls its blocks chunks, like the Reformer
-paper.
+Import from `slim.kernels`; its files are internal, apart from what the rest of
+slim takes from `support/` and `chunk_scan/`. `slim.types` explains the letters
+of shapes. A *block* is what a kernel cuts for itself, a *chunk* the unit of the
+backward pass of `scan`. `lsh_attention` calls its blocks chunks, like the
+Reformer paper.
 """
 
 from slim.kernels.chunk_scan.policies import POLICIES

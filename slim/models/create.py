@@ -15,7 +15,7 @@ from slim.models.mixers import MIXERS
 from slim.models.network import Network
 from slim.models.norms import LayerNorm
 from slim.models.sequence_axis import SequenceAxis
-from slim.models.settings import ModelSettings
+from slim.models.settings import BOUNDED_POSITIONS, ModelSettings
 from slim.settings import Setting, SettingError, list_settings
 from slim.types import LanguageModel
 
@@ -89,7 +89,7 @@ def create_model(
   """
   model, own_settings = _read_settings(settings)
   check_positive_int("vocab_size", vocab_size)
-  is_bounded = model.positions in ("learned", "axial")
+  is_bounded = model.positions in BOUNDED_POSITIONS
   if is_bounded:
     check_positive_int("max_positions", max_positions)
   dtype = jnp.dtype(model.dtype)

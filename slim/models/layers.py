@@ -17,6 +17,7 @@ from slim.kernels.support.random_bits import (
 )
 from slim.models.activations import gelu
 from slim.models.positions import sinusoids
+from slim.models.settings import BOUNDED_POSITIONS
 
 
 class MLP(nn.Module):
@@ -61,7 +62,7 @@ class Embedding(nn.Module):
   @property
   def is_bounded(self) -> bool:
     """Whether later positions give NaN."""
-    return self.positions in ("learned", "axial")
+    return self.positions in BOUNDED_POSITIONS
 
   @nn.compact
   def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from slim.settings import SettingError, check_settings, setting
 
 NORMS = ("pre", "post", "output")
 POSITIONS = ("concatenated", "sinusoidal", "learned", "axial", "rotary")
+BOUNDED_POSITIONS = ("learned", "axial")  # Each position has parameters.
 DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -25,7 +26,7 @@ class ModelSettings:
     "num_heads, and H / G heads of queries share one. None: num_heads.",
   )
   mlp_width: int | None = setting(
-    None, "F, width of the MLP. None: 4 times the width."
+    None, "Width of the MLP. None: 4 times the width."
   )
   attention: str = setting(
     "linear",
@@ -56,7 +57,11 @@ class ModelSettings:
     choices=NORMS,
   )
   final_norm: bool = setting(False, "Add a LayerNorm after the last layer.")
-  output_projection: bool = setting(False, "Add a linear map after the heads.")
+  output_projection: bool = setting(
+    False,
+    "Add a linear map after the heads of attention. Gated recurrences always "
+    "have one.",
+  )
   reversible: bool = setting(
     False,
     "Use reversible layers: the gradient keeps the activations of one sublayer "

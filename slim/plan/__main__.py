@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     found = plan_config(config.value, size, chosen)
     print(found)
     if found.choice is None:
-      raise ValueError(f"--budget {found.describe_failure()}")
+      what = "--budget" if budget.value else f"the memory of {chosen.name}"
+      raise ValueError(f"{what} {found.describe_failure()}")
     flags_to_add = override_flags(found.choice.gradient, config.value)
     print(*flags_to_add or ["no flags needed"])
 

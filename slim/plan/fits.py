@@ -6,6 +6,7 @@ import os
 import jax
 
 from slim.config.byte_sizes import format_size
+from slim.plan.search import process_bytes
 from slim.targets import HERE
 from slim.training.compiled import CompiledSteps
 from slim.training.shapes import tree_bytes
@@ -74,7 +75,7 @@ def check_steps_fit(
       update_bytes, *(x.activation_bytes for x in compiled.gradients.values())
     ),
   }
-  budget = format_size(free_bytes() or 0, math.floor).replace(" ", "")
+  budget = format_size(_budget(state), math.floor).replace(" ", "")
   _check(
     "an update",
     state,
@@ -98,12 +99,25 @@ def free_bytes() -> int | None:
   return min((x for x in found if x is not None), default=None)
 
 
+def _budget(state):
+  """Returns the budget for `slim.plan`, which has allocated no state."""
+  if HERE.platform == "cpu":
+    allocated = process_bytes()
+  else:
+    allocated = tree_bytes((state.params, state.opt_state))
+  return (free_bytes() or 0) // _count_sharing(state) + allocated
+
+
+def _count_sharing(state):
+  """Counts the devices of this process that share the memory of the machine."""
+  if HERE.platform == "cpu" and state.step.sharding is not None:
+    return len(state.step.sharding.addressable_devices)
+  return 1
+
+
 def _check(what, state, sizes, advice):
   """Raises if the sizes are more than what is left."""
-  if jax.default_backend() == "cpu" and state.step.sharding is not None:
-    # The devices of this process share the memory of the machine.
-    count = len(state.step.sharding.addressable_devices)
-    sizes = {name: count * n for name, n in sizes.items()}
+  sizes = {name: _count_sharing(state) * n for name, n in sizes.items()}
   free, total = free_bytes(), sum(sizes.values())
   if free is not None and total > free:
     listed = ", ".join(f"{name} {format_size(n)}" for name, n in sizes.items())

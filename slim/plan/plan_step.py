@@ -15,7 +15,6 @@ from slim.plan.gradient_choice import GradientChoice, list_choices
 from slim.plan.memory_estimate import (
   count_residuals,
   estimate_activations,
-  tree_bytes,
 )
 from slim.plan.results import Candidate, Plan
 from slim.plan.search import CompiledSize, search
@@ -23,6 +22,7 @@ from slim.plan.time_estimate import estimate_time
 from slim.targets import HERE, Target
 from slim.targets.matrix_products import MatrixProduct, list_matrix_products
 from slim.training.gradients import COMPILER_OPTIONS
+from slim.training.shapes import tree_bytes
 
 
 def plan(
@@ -78,7 +78,8 @@ def plan(
   )
   length = jax.tree.leaves(xs)[0].shape[axis]
   weight_bytes = tree_bytes(params)
-  kept_bytes = tree_bytes(KeptLeaves.of(kept, state).select(state))
+  leaves = KeptLeaves.of(kept, state)
+  kept_bytes = tree_bytes(leaves.select(state))
 
   def chunk_of(chunk_size):
     return jax.tree.map(
@@ -137,7 +138,9 @@ def plan(
     activation_bytes = target.temporary_bytes(compiled)
     return CompiledSize(activation_bytes, peak_bytes=activation_bytes)
 
-  policies = ("rewind", "store", "sqrt") if rewind else ("store", "sqrt")
+  policies = ("store", "sqrt")
+  if rewind and inexact_leaves(leaves.others(state)):  # Else it is "store".
+    policies = ("rewind", *policies)
   full, *chunked = list_choices(
     length, policies=policies, remat=False, reversible=False
   )

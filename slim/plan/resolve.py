@@ -1,5 +1,7 @@
 """The gradient of a run, if a memory budget chooses it."""
 
+import logging
+
 import ml_collections
 
 from slim.plan.from_config import fit_config
@@ -9,13 +11,15 @@ from slim.runs.workdir import check_workdir
 from slim.training import build, devices
 from slim.training.compiled import CompiledSteps
 
+_LOG = logging.getLogger("slim.train")
+
 
 def resolve_gradient(
   config: ml_collections.ConfigDict, workdir: str
 ) -> tuple[ml_collections.ConfigDict, build.Experiment, CompiledSteps | None]:
   """Replaces `gradient.memory_budget` by a gradient that fits it.
 
-  A run that is continued keeps the gradient that it has chosen before.
+  A run that is continued keeps its gradient, and the log says so.
 
   Args:
     config: All settings.
@@ -37,4 +41,10 @@ def resolve_gradient(
   if config.gradient.memory_budget is not None:
     config = config.copy_and_resolve_references()
     config.gradient = read_config(workdir).gradient
+    _LOG.info(
+      "config.gradient.memory_budget chooses nothing: the run in %s keeps its "
+      "gradient, %s",
+      workdir,
+      ", ".join(f"{name}={x}" for name, x in config.gradient.items() if x),
+    )
   return config, build.create_experiment(config, mesh), None

@@ -52,7 +52,7 @@ def search(
       except DoesNotFitError as error:
         size = CompiledSize(error.temporary_bytes, error.temporary_bytes)
     if target.platform == "cpu":  # Measure the process after it has compiled.
-      resident_bytes = resident_bytes | {"the process": _process_bytes()}
+      resident_bytes = resident_bytes | {"the process": process_bytes()}
     total = size.peak_bytes + sum(resident_bytes.values())
     memory = CompiledMemory(size.activation_bytes, total)
     tried[i] = candidate._replace(memory=memory)
@@ -61,8 +61,8 @@ def search(
   return Plan(tuple(tried), budget, resident_bytes)
 
 
-def _process_bytes() -> int:
-  """Returns what the process itself needs on CPUs."""
+def process_bytes() -> int:
+  """Returns what this process has in memory, and what training adds to it."""
   statm = pathlib.Path("/proc/self/statm")
   if not statm.exists():  # macOS, where ru_maxrss is in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

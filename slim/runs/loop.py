@@ -74,6 +74,8 @@ class Loop:
     self.interruptions.start_steps()
     if self.evaluates_first and self.best.last_step != start:
       self._evaluate(state, start)
+      if self._should_end(start):
+        return state
     for step in range(start, train.num_steps):
       state = self._update(state, step)
       self.checkpointer.check()

@@ -147,8 +147,9 @@ def restore(
   if shapes != name_shapes(stored):
     raise ValueError(
       f"the checkpoint {folder} has parameters that differ from those that "
-      "this version of slim makes from its settings: continue with the "
-      f"settings and the version in its {RECORD}"
+      "this version of slim makes from the settings: continue with the "
+      f"settings and the version in its {RECORD}, or start another run from "
+      "its weights with config.train.init_from"
     )
   target = place_like(stored, abstract_state)
   with ocp.StandardCheckpointer() as checkpointer:

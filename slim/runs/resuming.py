@@ -8,6 +8,7 @@ import jax
 import ml_collections
 
 from slim import config as config_lib
+from slim.data import check_tokenizer
 from slim.runs.checkpoints import RECORD
 from slim.runs.config_json import parse_config, read_config
 from slim.runs.fingerprints import check_data, fingerprint_data
@@ -16,6 +17,7 @@ from slim.runs.provenance import describe_process, list_changes
 from slim.runs.restoring import restore_newest
 from slim.runs.weights import load_initial_params
 from slim.runs.workdir import changed_settings
+from slim.settings import prefix_setting_errors
 from slim.training import build, devices, steps
 from slim.types import TrainState
 
@@ -38,8 +40,11 @@ def init_state(
     The state.
 
   Raises:
-    ValueError: If `train.init_from` cannot be read, or does not fit.
+    ValueError: If `train.init_from` or `data.tokenizer` cannot be read, or does
+      not fit.
   """
+  with prefix_setting_errors("config.data."):
+    check_tokenizer(config.data.tokenizer, config.data.vocab_size)
   params = load_initial_params(config, experiment.model)
   shardings = devices.shardings_of(abstract_state)
   if params is None:

@@ -40,7 +40,7 @@ class Skips:
       Whether `make_update_step` has skipped it.
 
     Raises:
-      FloatingPointError: If it should not have been made, and no more may be
+      FloatingPointError: If the update is not usable, and no more may be
         skipped.
     """
     limit = self._skip_above

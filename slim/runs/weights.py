@@ -18,6 +18,7 @@ import safetensors.numpy
 from slim import config as config_lib
 from slim.files import check_new_file, first_line, local_path, write_file
 from slim.models import count_stacks, stacking
+from slim.models.settings import BOUNDED_POSITIONS
 from slim.runs.trained import load_run
 from slim.types import LanguageModel, Params
 
@@ -149,8 +150,8 @@ def _check_same_model(path, source_config, config):
   must_agree = ["data.vocab_size"]
   if config.model.feature_map == "favor":
     must_agree.append("seed")  # It determines the random features.
-  if config.model.positions in ("learned", "axial"):
-    must_agree.append("data.sequence_length")  # Each position has parameters.
+  if config.model.positions in BOUNDED_POSITIONS:
+    must_agree.append("data.sequence_length")
   for name in config_lib.differences(
     source_config, config, ignored=_MAY_DIFFER
   ):

@@ -140,7 +140,7 @@ def check_equal(**texts: str) -> None:
 
 @contextlib.contextmanager
 def folder_to_write(folder: str) -> Iterator[str]:
-  """Lets one process write to a folder, and the others to none that stays.
+  """Gives one process the folder to write to, and others a temporary one.
 
   Args:
     folder: Where the first process writes.

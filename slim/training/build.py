@@ -57,13 +57,8 @@ def create_experiment(
       OptimizerSettings(**config.optimizer), config.train.num_steps
     )
   init_key, *_ = _keys(config)
-  return Experiment(
-    model,
-    optimizer,
-    make_gradient_steps(config, model, mesh),
-    init_key,
-    mesh,
-  )
+  gradient_steps = make_gradient_steps(config, model, mesh)
+  return Experiment(model, optimizer, gradient_steps, init_key, mesh)
 
 
 def create_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -208,6 +203,11 @@ def create_split(
     )
 
 
+def rows_at_once(config: ml_collections.ConfigDict) -> int:
+  """Returns how many sequences of a batch are computed at a time."""
+  return config.train.batch_size // config.train.accumulation_steps
+
+
 def skip_above(config: ml_collections.ConfigDict) -> float | None:
   """Returns the `skip_above` of `make_update_step`: None if none is skipped."""
   if not config.train.max_skipped:
@@ -230,7 +230,7 @@ def method_at(config: ml_collections.ConfigDict, step: int) -> str:
 
 
 def evaluation_chunk(config: ml_collections.ConfigDict) -> int:
-  """Returns C of evaluation: that of training if it always has one, else T."""
+  """Returns C of evaluation: that of the method "slim", or else T."""
   if config.gradient.method == "slim":
     return min(config.gradient.chunk_size, config.data.sequence_length)
   return config.data.sequence_length

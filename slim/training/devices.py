@@ -86,10 +86,10 @@ def _check_sizes(config, sizes):
   if config.train.batch_size % num_parts:
     raise SettingError(
       "config.train.batch_size",
-      f"must be a multiple of {num_parts}, the product of data and fsdp in "
-      "config.mesh and of config.train.accumulation_steps, got "
-      f"{config.train.batch_size}: change it, or set config.mesh to sequence=8 "
-      "(devices share sequences) or data=1 (one device)",
+      f"must be a multiple of {num_parts}, the number of devices that share a "
+      "batch times config.train.accumulation_steps, got "
+      f"{config.train.batch_size}: change it, or set config.mesh to data=1 "
+      f"(one device){_sequence_advice(config, math.prod(sizes.values()))}",
     )
   num_devices = sizes.get("sequence", 1)
   if config.data.sequence_length < num_devices:
@@ -100,6 +100,15 @@ def _check_sizes(config, sizes):
     )
   if num_devices > 1:
     build.create_model(config, "sequence")
+
+
+def _sequence_advice(config, num_devices):
+  """Returns advice to share the tokens, or nothing if the model cannot."""
+  try:
+    build.create_model(config, "sequence")
+  except SettingError:
+    return ""
+  return f" or sequence={num_devices} (devices share the tokens of a sequence)"
 
 
 def batch_layout(
@@ -161,12 +170,13 @@ def create_evaluation(
     `evaluate(params) -> Sums`, by all devices of the experiment.
   """
   num_batches = config.train.eval_batches
+  batch_size = build.rows_at_once(config)
   model, mesh = experiment.model, experiment.mesh
   if mesh is None:
     return make_evaluation(
       model,
       dataset,
-      batch_size=config.train.batch_size,
+      batch_size=batch_size,
       chunk_size=build.evaluation_chunk(config),
       num_batches=num_batches,
     )
@@ -174,6 +184,7 @@ def create_evaluation(
     build.model_of_device(config, model, mesh),
     dataset,
     batch_layout(config, experiment, config.gradient.method),
+    batch_size=batch_size,
     params=jax.eval_shape(model.init, jax.random.key(0)),
     num_batches=num_batches,
   )

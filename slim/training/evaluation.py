@@ -34,13 +34,20 @@ def make_evaluation_step(
       model without a state needs C ≥ T.
 
   Returns:
-    `evaluation_step(params, state, batch) -> (Sums, state)`. Jit it.
+    `evaluation_step(params, state, batch) -> (Sums, state)`. Jit it. It raises
+      ValueError if there is no state and C < T.
 
   Memory: the activations of a forward pass over C tokens.
   """
   step, _ = make_step(model, None)
 
   def evaluation_step(params, state, batch):
+    length = batch.inputs.shape[1]
+    if state is None and length > chunk_size:
+      raise ValueError(
+        f"chunk_size must be at least T = {length} without a state, got "
+        f"{chunk_size}"
+      )
     state, sums = scan(step, params, state, batch, chunk_size=chunk_size)
     return sums, state
 
@@ -61,7 +68,8 @@ def make_evaluation(
   Args:
     model: The model.
     dataset: The split.
-    batch_size: B, sequences in its batches.
+    batch_size: B, sequences to compute at a time. Divides those in a batch of
+      the dataset.
     chunk_size: C, tokens; see `make_evaluation_step`.
     num_batches: How many batches to evaluate; None: the whole split.
     carry_state: Whether a batch continues from the state after the batch before
@@ -70,12 +78,21 @@ def make_evaluation(
   Returns:
     `evaluate(params) -> Sums`, totals over all tokens, added in float64. It
     compiles at its first call.
+
+  Raises:
+    ValueError: If a state is to be carried that the model does not have, or
+      that grows.
   """
+  if carry_state and model.state_kind != "fixed":
+    raise ValueError(
+      "carry_state must be False for a model whose state_kind is "
+      f"{model.state_kind!r}"
+    )
   evaluation_step = jax.jit(make_evaluation_step(model, chunk_size))
 
   def evaluate(params):
     found = []
-    for batch in itertools.islice(dataset.evaluation_batches(), num_batches):
+    for batch in _parts(dataset, num_batches, batch_size):
       if not (carry_state and found):
         max_tokens = _max_tokens(model, batch.inputs.shape[1], chunk_size)
         state = model.init_state(batch_size, max_tokens=max_tokens)
@@ -91,6 +108,7 @@ def make_sharded_evaluation(
   dataset: Dataset,
   layout: BatchLayout,
   *,
+  batch_size: int,
   params: Params,
   num_batches: int | None = None,
 ) -> Callable[[Params], Sums]:
@@ -100,6 +118,7 @@ def make_sharded_evaluation(
     model: The model, as each device computes it.
     dataset: The split.
     layout: How its batches lie on the mesh.
+    batch_size: As for `make_evaluation`, sequences on all devices together.
     params: The parameters, or their shapes.
     num_batches: How many batches to evaluate; None: the whole split.
 
@@ -121,13 +140,21 @@ def make_sharded_evaluation(
 
   def evaluate(params):
     found = []
-    for batch in itertools.islice(dataset.evaluation_batches(), num_batches):
+    for batch in _parts(dataset, num_batches, batch_size):
       count = len(batch.inputs)
       batch = layout.put(batch, count, slice(0, count))
       found.append(evaluation_step(params, batch))
     return _add(found)
 
   return evaluate
+
+
+def _parts(dataset, num_batches, batch_size):
+  """Yields the rows of the first batches, so many at a time."""
+  for batch in itertools.islice(dataset.evaluation_batches(), num_batches):
+    for start in range(0, len(batch.inputs), batch_size):
+      rows = slice(start, start + batch_size)
+      yield jax.tree.map(lambda x, rows=rows: x[rows], batch)
 
 
 def _max_tokens(model, num_tokens, chunk_size):

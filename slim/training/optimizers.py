@@ -96,9 +96,10 @@ class OptimizerSettings:
 
   name: str = setting(
     "adam",
-    "Optimizer, each as in optax: adam; adamw, with weight_decay; adafactor, "
-    "whose steps are relative to the parameters; lion; muon, for the matrices "
-    "of layers, with Nesterov's Adam for the rest; sgd, with momentum.",
+    "Optimizer, with the update rule of optax: adam; adamw, with "
+    "weight_decay; adafactor, whose steps are relative to the parameters; "
+    "lion; muon, for the matrices of layers, with Nesterov's Adam for the "
+    "rest; sgd, with momentum.",
     choices=tuple(OPTIMIZERS),
   )
   learning_rate: float = setting(1e-3, "η, the highest learning rate.")
@@ -122,7 +123,10 @@ class OptimizerSettings:
     0.9, "β₁ of Adam, lion and muon; momentum of sgd.", minimum=0, below=1
   )
   beta2: float = setting(
-    0.999, "β₂ of Adam and lion; 0.99 is usual for lion.", minimum=0, below=1
+    0.999,
+    "β₂ of Adam and lion, and of Adam in muon; 0.99 is usual for lion.",
+    minimum=0,
+    below=1,
   )
   epsilon: float = setting(1e-8, "ε of Adam, outside of the square root.")
   clip_norm: float | None = setting(

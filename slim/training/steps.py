@@ -122,7 +122,8 @@ def make_update_step(
 
   Args:
     optimizer: Transforms the gradient of the mean loss.
-    skip_above: Where not `is_usable`, only the step is counted. None: nowhere.
+    skip_above: The limit of `is_usable`. An update that is not usable is
+      skipped, and only the step counts up. None: none is skipped.
 
   Returns:
     `update_step(state, gradients, sums) -> (state, norm)`. `gradients` are

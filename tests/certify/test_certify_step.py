@@ -115,7 +115,7 @@ def test_leaves_of_all_kinds(one_size):
 @pytest.mark.parametrize(
   ("xs", "settings", "message"),
   [
-    (np.ones((1, 11)), {}, "xs must have at least 12 tokens, got 11"),
+    (np.ones((1, 12)), {}, "xs must have at least 13 tokens, got 12"),
     (np.ones((1, 0)), {}, "xs must have at least 1 token along axis 1, got"),
     ((), {}, "the arrays in xs must have one common number of tokens along"),
     (np.ones((1, 20)), {"axis": 2}, "xs must have a time axis 2, got shape"),

@@ -81,6 +81,21 @@ def test_the_width_of_the_mlp_follows_in_the_smoke_variant():
   assert config.model.mlp_width == 128
 
 
+def test_the_smoke_variant_trains_on_any_data_and_devices():
+  """Fails if settings of the file do not fit what `:smoke` replaces."""
+  config = base()
+  presets.text(config)
+  config.model.mlp_width = None
+  config.data.update(path="a", document_lengths="lengths.npy")
+  presets.smoke(config)
+  assert config.data.document_lengths is None
+  assert (config.model.mlp_width, config.mesh) == (None, "data=1")
+  config.data.pack_documents = 50_256
+  config.mesh = "fsdp=2"
+  presets.smoke(config)
+  assert (config.data.pack_documents, config.mesh) == (10, "fsdp=2")
+
+
 @pytest.mark.parametrize("name", ["smok", "Smoke", "full"])
 def test_other_variants_are_refused(name):
   """Fails if a misspelt `:smoke` trains for days."""

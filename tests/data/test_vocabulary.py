@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from slim.data import create_vocabulary
+from slim.data import check_tokenizer, create_vocabulary
 from tests.data.files import make_tokenizer
 
 
@@ -59,8 +59,12 @@ def test_text_of_a_tokenizer_is_complete_before_it_is_printed(tokenizer_file):
 
 def test_a_wrong_tokenizer_is_refused(tokenizer_file, tmp_path, monkeypatch):
   """Fails if a file or a size that does not fit ends in a traceback."""
-  with pytest.raises(ValueError, match="vocab_size must be at least [0-9]+"):
+  check_tokenizer(None, 9)
+  too_small = pytest.raises(ValueError, match="vocab_size must be at least ")
+  with too_small:
     create_vocabulary("tokens", vocab_size=9, tokenizer=tokenizer_file)
+  with too_small:
+    check_tokenizer(tokenizer_file, 9)
   (tmp_path / "x.json").write_text("{}")
   for path in (tmp_path / "x.json", tmp_path / "none"):
     with pytest.raises(ValueError, match="tokenizer: cannot read") as error:
@@ -69,6 +73,7 @@ def test_a_wrong_tokenizer_is_refused(tokenizer_file, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "tokenizers", None)
   with pytest.raises(ValueError, match="needs the package tokenizers"):
     create_vocabulary("tokens", vocab_size=9, tokenizer=tokenizer_file)
+  check_tokenizer(tokenizer_file, 9)  # A machine may only train.
 
 
 def test_a_tokenizer_may_leave_numbers_out(tmp_path):

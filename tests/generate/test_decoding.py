@@ -135,7 +135,7 @@ def test_other_lengths_compile_nothing(x64, name):
     ({"length": 68}, "length must be at most 67, .* 70 tokens and .* has 3"),
     ({"chunk_size": 0}, "chunk_size must be"),
     ({"key": 3}, "key must be PRNG keys"),
-    ({"sampling": Sampling(top_k=-1)}, "top_k must be >= 0"),
+    ({"sampling": Sampling(top_k=-1)}, "top_k must be in"),
   ],
 )
 def test_what_cannot_be_generated_is_refused(x64, arguments, message):
@@ -145,3 +145,10 @@ def test_what_cannot_be_generated_is_refused(x64, arguments, message):
   params = jax.eval_shape(model.init, KEY)
   with pytest.raises(ValueError, match=message):
     stream(model, params, **good | arguments)
+
+
+def test_what_a_model_keeps_may_be_a_dictionary(x64):
+  """Fails if a mixer that trains cannot generate."""
+  model = create(**MODELS["linear"])._replace(kept={"memory": True})
+  found = generate(model, params_of(model), tokens_of(1, 2), length=1, key=KEY)
+  assert found.shape == (1, 1)

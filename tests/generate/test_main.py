@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slim.generate import Sampling, __main__, generate, score
-from slim.generate.from_run import check_weights
+from slim.generate import Sampling, __main__, from_run, generate, score
+from slim.generate.from_run import check_weights, vocabulary_of
 from slim.runs.checkpoints import Checkpointer
 from slim.runs.config_json import write_config
 from slim.runs.trained import Trained
@@ -37,6 +37,11 @@ RUNS = {
     "model__attention": "lsh",
     "model__positions": "learned",
     "gradient__method": "full",
+  },
+  "lines": {
+    "data__name": "text",
+    "data__path": "nowhere",
+    "data__pack_documents": 10,
   },
 }
 
@@ -122,24 +127,75 @@ def test_a_file_is_scored(runs, tmp_path):
     )
 
 
+def test_documents_are_scored_apart(runs, tmp_path):
+  """Fails if a document sees another, or its first byte counts."""
+  path, (folder, model, params) = tmp_path / "text", runs["lines"]
+  documents = b"abc\n", b"bca\n", b"cabd"
+  path.write_bytes(documents[0] + b"\n" + documents[1] + documents[2])
+  tokens = np.stack([np.frombuffer(x, np.uint8) for x in documents])
+  total = score(model, params, tokens).sum(dtype=float)
+  found = run_command(
+    __main__.main, f"--workdir={folder}", f"--score={path}"
+  ).output
+  assert f"{total / 9:.4f} nats per byte" in found
+  assert "(9 bytes of text, one state carried through the file, docum" in found
+  path.write_bytes(b"\n\n\n")
+  done = run_command(__main__.main, f"--workdir={folder}", f"--score={path}")
+  assert_refused(done, "--score must have documents of two bytes or more")
+
+
+def test_a_document_ends_with_its_separator(runs, monkeypatch):
+  """Fails if text is drawn that no training has seen."""
+  drawn = [np.array([[97, 98], [99, 10]]), np.array([[10, 99], [98, 99]])]
+  monkeypatch.setattr(
+    from_run,
+    "stream",
+    lambda model, params, prompt, **_: (x[: len(prompt)] for x in drawn),
+  )
+  done = call(runs, "lines", "--prompt=x", "--samples=2")
+  assert done.output == ("--- sample 1 of 2\nxab\n\n--- sample 2 of 2\nxc\n\n")
+  assert call(runs, "lines", "--prompt=x").output == "xab\n\n"
+
+
 @pytest.mark.parametrize(
   ("name", "arguments", "message"),
   [
     ("text", ["--prompt="], "--prompt must have one byte or more"),
     ("text", ["--length=0"], "--length must be a positive integer, got 0"),
     ("text", ["--top_p=2"], "--top_p must be in (0, 1], got 2.0"),
-    ("text", ["--temperature=-1"], "--temperature must be >= 0, got -1.0"),
+    (
+      "text",
+      ["--temperature=-1"],
+      "--temperature must be finite and >= 0, got",
+    ),
     ("text", ["--score=none"], "--score must be a file, cannot read none: No"),
     ("lsh", ["--length=99"], "--length must be at most 15, as the model has"),
     ("numbers", ["--prompt=1 8"], "--prompt must be numbers from 0 to 7"),
     ("numbers", ["--prompt=1 x"], "with spaces or commas between, got 'x'"),
-    ("numbers", ["--tokenizer=no.json"], "config.data.tokenizer: cannot read"),
+    (
+      "numbers",
+      ["--tokenizer=no.json"],
+      "--tokenizer must be left out, as th",
+    ),
+    ("lines", [], "--prompt is missing: a run on documents has not learned"),
+    ("lines", ["--tokenizer=no.json"], "--tokenizer must be left out, as th"),
     ("numbers", ["--step=4"], "got '4'"),
   ],
 )
 def test_mistakes_end_in_one_line(runs, name, arguments, message):
   """Fails if a mistake is a traceback, or text is printed before it."""
   assert_refused(call(runs, name, *arguments), message)
+
+
+def test_a_tokenizer_that_has_moved_can_be_named():
+  """Fails if the error does not say how to go on."""
+  config = make_config(data__name="tokens", data__tokenizer="gone.json")
+  trained = Trained(config, None, None, {})
+  message = "^config.data.tokenizer: cannot read .*moved, pass --tokenizer$"
+  with pytest.raises(ValueError, match=message):
+    vocabulary_of(trained, None)
+  with pytest.raises(ValueError, match="^--tokenizer: cannot read 'no.json'"):
+    vocabulary_of(trained, "no.json")
 
 
 def test_weights_that_are_not_finite_are_refused():

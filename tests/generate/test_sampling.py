@@ -1,6 +1,7 @@
 """The distribution that tokens are drawn from, against its definition."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -93,10 +94,20 @@ def test_at_temperature_0_the_most_probable_token_is_drawn():
 @pytest.mark.parametrize(
   ("numbers", "message"),
   [
-    ({"temperature": -0.1}, "temperature must be >= 0, got -0.1"),
-    ({"temperature": float("nan")}, "temperature must be >= 0, got nan"),
-    ({"temperature": float("inf")}, "temperature must be >= 0, got inf"),
-    ({"top_k": -1}, "top_k must be >= 0, got -1"),
+    (
+      {"temperature": -0.1},
+      "temperature must be finite and >= 0, got -0.1",
+    ),
+    (
+      {"temperature": math.nan},
+      "temperature must be finite and >= 0, got nan",
+    ),
+    (
+      {"temperature": math.inf},
+      "temperature must be finite and >= 0, got inf",
+    ),
+    ({"top_k": 2**31}, "top_k must be in .* got 2147483648"),
+    ({"top_k": -1}, "top_k must be in .*2147483648.* got -1"),
     ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
     ({"top_p": 1.5}, r"top_p must be in \(0, 1\], got 1.5"),
     ({"min_p": 2}, r"min_p must be in \[0, 1\], got 2"),

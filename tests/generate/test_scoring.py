@@ -31,6 +31,16 @@ def test_pieces_score_as_the_whole(x64, name):
     np.testing.assert_allclose(found, -np.log(p[..., 0]), rtol=1e-12)
 
 
+def test_a_token_beyond_the_vocabulary_is_nan(x64):
+  """Fails if a large number is taken for a small one."""
+  model = create()
+  tokens = tokens_of(2, 22).astype(np.int64)
+  tokens[0, 5] = 2**32 + 1
+  found = score(model, params_of(model), tokens, chunk_size=8)
+  assert np.isnan(found[0, 4])
+  assert np.isfinite(found[1]).all()
+
+
 @pytest.mark.parametrize(
   ("name", "tokens", "message"),
   [

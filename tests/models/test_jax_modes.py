@@ -25,6 +25,11 @@ MODELS = {
     model__qk_norm=True,
     model__positions="learned",
   ),
+  "gated": dict(
+    gradient__chunk_size=4,
+    model__attention="gdn,kda,ssd,gla,retention,delta",
+    model__num_layers=6,
+  ),
   "transformer": DEEP
   | dict(
     model__attention="chunked_softmax",

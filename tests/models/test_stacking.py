@@ -32,6 +32,14 @@ CASES = {
     {"num_layers": 2, "reversible": True},
     {"method": "full"},
   ),
+  "linear_reversible_slim": (
+    {"num_layers": 2, "reversible": True},
+    {"method": "slim", "chunk_size": 5},
+  ),
+  "gated_slim": (
+    {"attention": "gdn,softmax", "num_layers": 4},
+    {"method": "slim", "chunk_size": 5},
+  ),
 }
 
 

@@ -5,8 +5,8 @@ from mutation import Mutation
 MUTATIONS = [
   Mutation(
     "settings.py",
-    "elif self.minimum is None and not 0 < value < math.inf:",
-    "elif self.minimum is None and not 0 < value:",
+    "elif not abs(value) < math.inf:  # Also NaN.",
+    "elif value == math.inf:",
     "config/test_config.py test_settings.py",
   ),
   Mutation(
@@ -17,7 +17,7 @@ MUTATIONS = [
   ),
   Mutation(
     "config/presets.py",
-    "if model.mlp_width > 4 * model.width:",
+    "if model.mlp_width is not None and model.mlp_width > 4 * model.width:",
     "if True:",
     "config/test_presets.py",
   ),

@@ -51,8 +51,14 @@ MUTATIONS = [
     GATED,
   ),
   Mutation(
+    "models/mixers/linear.py",
+    "if site.rewind and not self.kept:",
+    "if site.rewind:",
+    "models/mixers/test_recurrences.py",
+  ),
+  Mutation(
     "kernels/softmax/append.py",
-    "position + k.shape[1] <= cache[0].shape[1]",
+    "position <= cache[0].shape[1] - k.shape[1]",
     "position <= cache[0].shape[1]",
     "kernels/softmax/test_refusals.py",
   ),
@@ -76,7 +82,7 @@ MUTATIONS = [
   ),
   Mutation(
     "kernels/linear/convolution.py",
-    "jnp.sum(part * seen, (0, 1))",
+    "jnp.sum(part * own, (0, 1))",
     "jnp.sum(part, (0, 1))",
     "kernels/linear/test_convolution.py",
   ),

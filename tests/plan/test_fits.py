@@ -31,7 +31,8 @@ def test_a_model_that_is_too_wide_is_refused(tmp_path):
 
 def test_a_sequence_that_is_too_long_is_refused(tmp_path, monkeypatch):
   """Fails if training starts, and fails at its first step."""
-  monkeypatch.setattr(fits, "free_bytes", lambda: 6 * 2**20)
+  monkeypatch.setattr(fits, "free_bytes", lambda: 5 * 2**20)
+  monkeypatch.setattr(fits, "process_bytes", lambda: 2**20)
   message = refused(
     tmp_path,
     model__width=16,

@@ -1,5 +1,7 @@
 """The plan of a config, and a run that fits its budget."""
 
+import logging
+
 import jax
 import pytest
 from jax.sharding import AbstractMesh
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("compilation_cache")
 @pytest.fixture
 def no_process(monkeypatch):
   """Counts no memory for the process, as on an accelerator."""
-  monkeypatch.setattr("slim.plan.search._process_bytes", lambda: 0)
+  monkeypatch.setattr("slim.plan.search.process_bytes", lambda: 0)
 
 
 def make(**settings):
@@ -118,7 +120,7 @@ def test_accumulation():
 
 
 @pytest.mark.slow
-def test_resumed_run_keeps_its_choice(no_process, tmp_path):
+def test_resumed_run_keeps_its_choice(no_process, tmp_path, caplog):
   """Fails if a run does not fit, or resumes with another gradient."""
   config = make(model__norm="post")  # It cannot be reversible.
   choice = GradientChoice("slim", 16, "rewind", False)
@@ -137,7 +139,10 @@ def test_resumed_run_keeps_its_choice(no_process, tmp_path):
   }
   config.gradient.memory_budget = "1TiB"
   config.train.num_steps = 3
-  assert train_and_evaluate(config, str(tmp_path)).step == 3
+  with caplog.at_level(logging.INFO, "slim"):
+    assert train_and_evaluate(config, str(tmp_path)).step == 3
+  assert "memory_budget chooses nothing: the run in" in caplog.text
+  assert "gradient, method=slim, chunk_size=16, policy=rewind" in caplog.text
   assert read_config(str(tmp_path)).gradient == stored
 
 

@@ -36,7 +36,7 @@ STATE = array(B, D)
 def no_process():
   """Counts no memory for the process, as on an accelerator."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr("slim.plan.search._process_bytes", lambda: 0)
+    patch.setattr("slim.plan.search.process_bytes", lambda: 0)
     yield
 
 

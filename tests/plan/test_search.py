@@ -21,7 +21,7 @@ ACTIVATIONS = {None: 100, 64: 50, 32: 25, 16: 30}
 @pytest.fixture
 def no_process(monkeypatch):
   """Counts no memory for the process, as on an accelerator."""
-  monkeypatch.setattr("slim.plan.search._process_bytes", lambda: 0)
+  monkeypatch.setattr("slim.plan.search.process_bytes", lambda: 0)
 
 
 def make_plan(budget):

@@ -15,6 +15,20 @@ DROPS = {"dropout": 0.2}
 SOFTMAX = {"attention": "chunked_softmax"}
 ROTARY = {"attention": "softmax", "positions": "rotary", **DROPS}
 LEARNED = {"positions": "learned", "max_positions": 37, "norm": "pre"}
+HYBRID = {"attention": "gdn,softmax,local", "num_layers": 3, "num_kv_heads": 1}
+REFORMER = {
+  "attention": "local,lsh",
+  "num_layers": 2,
+  "reversible": True,
+  "mlp_chunk_size": 8,
+  "heads_at_once": 1,
+}
+RING = {
+  "attention": "softmax",
+  "num_layers": 2,
+  "reversible": True,
+  "stack_layers": True,
+}
 
 # Each is (mesh, rows, T, C) and what differs from "slim" with "rewind".
 CASES = [
@@ -39,6 +53,10 @@ SLOW_CASES = [
   ("sequence=4", 2, 37, None, {"method": "full"} | SOFTMAX | LEARNED),
   ("data=2,sequence=4", 4, 37, 4, LEARNED),
   ("data=4,fsdp=2", 8, 21, None, {"method": "full", "attention": "lsh"}),
+  ("data=2,fsdp=2", 4, 21, 5, HYBRID),
+  ("data=4", 4, 21, None, {"method": "full"} | REFORMER),
+  ("sequence=4", 2, 37, 4, {"feature_map": "favor", "num_layers": 2}),
+  ("sequence=4", 2, 37, None, {"method": "full", "num_kv_heads": 1} | RING),
 ]
 
 

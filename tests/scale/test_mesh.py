@@ -1,5 +1,7 @@
 """The setting `mesh`, and what does not fit it: one line that names it."""
 
+import re
+
 import chex
 import jax
 import numpy as np
@@ -52,8 +54,9 @@ def test_axes_of_one_device_are_left_out():
   [
     (
       {"mesh": "data=4", "train__batch_size": 6},
-      "config.train.batch_size must be a multiple of 4, the product of data "
-      "and fsdp in config.mesh and of config.train.accumulation_steps, got 6",
+      "config.train.batch_size must be a multiple of 4, the number of devices "
+      "that share a batch times config.train.accumulation_steps, got 6: change "
+      "it, or set config.mesh to data=1 (one device) or sequence=4 (devices",
     ),
     (
       {"mesh": "fsdp=2", "train__accumulation_steps": 4},
@@ -76,14 +79,22 @@ def test_axes_of_one_device_are_left_out():
 def test_a_batch_that_does_not_fit_is_refused(settings, message):
   """Fails if devices have nothing to do, or unequal parts."""
   settings = {"gradient__method": "full", "model__num_layers": 2} | settings
-  with pytest.raises(SettingError, match=message):
+  with pytest.raises(SettingError, match=re.escape(message)):
     config_lib.validate(make_config(**SMALL | settings))
+
+
+def test_advice_is_what_the_model_can_do():
+  """Fails if a model that needs whole sequences is told to share them."""
+  settings = SMALL | {"mesh": "data=4", "train__batch_size": 6}
+  with pytest.raises(SettingError) as error:
+    config_lib.validate(make_config(**settings, model__attention="gla"))
+  assert str(error.value).endswith("or set config.mesh to data=1 (one device)")
 
 
 def test_all_devices_need_a_batch_for_all():
   """Fails if the default leaves rows out."""
   config = make_config(**SMALL, mesh=None)
-  with pytest.raises(SettingError, match="must be a multiple of 8, the produc"):
+  with pytest.raises(SettingError, match="must be a multiple of 8, the number"):
     devices.create_mesh(config)
   config.train.batch_size = 16
   assert devices.create_mesh(config).size == 8

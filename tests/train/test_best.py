@@ -64,6 +64,20 @@ def test_a_run_ends_when_nothing_gets_better(tmp_path, losses, caplog):
   )
 
 
+def test_an_evaluation_that_was_due_may_end_a_run(
+  tmp_path, losses, monkeypatch
+):
+  """Fails if a run that was stopped does an update more than another."""
+  settings = make(train__eval_every=1, train__patience=1)
+  losses(1.0)
+  wishes = iter([False, False, True])
+  with monkeypatch.context() as context:
+    context.setattr(Interruptions, "should_end", lambda *_: next(wishes))
+    assert train.train_and_evaluate(settings, str(tmp_path)).step == 2
+  losses(2.0)
+  assert train.train_and_evaluate(settings, str(tmp_path)).step == 2
+
+
 def test_what_a_step_is(tmp_path, monkeypatch):
   """Fails if an evaluation counts as one, or a failed save is not noticed."""
   events = []

@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from slim import train
@@ -106,6 +107,20 @@ def test_a_refused_run_writes_nothing(tmp_path, settings, message):
     train.train_and_evaluate(make(**settings), str(tmp_path / "run"))
   assert str(error.value).startswith(message)
   assert not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_is_read_before_training(tmp_path):
+  """Fails if a wrong path is noticed when a trained model is to write."""
+  np.save(tmp_path / "tokens.npy", np.zeros(400, np.uint8))
+  settings = make(
+    data__name="tokens",
+    data__path=str(tmp_path / "tokens.npy"),
+    data__tokenizer="no.json",
+  )
+  message = "^config.data.tokenizer: cannot read 'no.json'"
+  with pytest.raises(ValueError, match=message):
+    train.train_and_evaluate(settings, str(tmp_path / "run"))
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_package_writes_nothing(tmp_path, monkeypatch):

@@ -40,6 +40,15 @@ class Numbers:
       yield Batch(inputs, inputs + 1, (inputs < 19).astype(np.float32))
 
 
+class Pairs:
+  """A batch [2, 7] of the numbers 0 … 13."""
+
+  def evaluation_batches(self):
+    """Yields the batch."""
+    inputs = np.arange(14, dtype=np.int32).reshape(2, 7)
+    yield Batch(inputs, inputs + 1, np.ones((2, 7), np.float32))
+
+
 def evaluate(chunk_size, **arguments):
   """Returns the sums over the numbers."""
   run = make_evaluation(
@@ -75,3 +84,39 @@ def test_a_step_continues_from_its_state():
   sums, state = step(None, jnp.int32(4), batch)
   assert state == 9
   chex.assert_shape(sums, (1, 3))  # One sum per chunk.
+
+
+def test_chunks_need_a_state():
+  """Fails if each chunk is scored as if nothing came before."""
+  batch = next(Numbers().evaluation_batches())
+  evaluation_step = make_evaluation_step(MODEL, 6)
+  with pytest.raises(ValueError, match="chunk_size must be at least T = 7"):
+    evaluation_step({}, None, batch)
+
+
+def test_rows_are_computed_in_parts():
+  """Fails if an evaluation needs more memory than training, or other data."""
+  seen = []
+
+  def note(params, tokens, state):
+    seen.append(tokens.shape)
+    return apply(params, tokens, state)
+
+  run = make_evaluation(
+    MODEL._replace(apply=lambda *args, keys=None: note(*args[:3])),
+    Pairs(),
+    batch_size=1,
+    chunk_size=7,
+    num_batches=1,
+  )
+  assert run(None).weight == 14
+  assert {shape[0] for shape in seen} == {1}
+
+
+def test_a_state_that_grows_is_not_carried():
+  """Fails if the second batch finds no room, and is NaN."""
+  model = MODEL._replace(state_kind="growing")
+  with pytest.raises(ValueError, match="carry_state must be False for a mode"):
+    make_evaluation(
+      model, Numbers(), batch_size=1, chunk_size=3, carry_state=True
+    )

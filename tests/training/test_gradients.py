@@ -83,7 +83,13 @@ def test_slim_is_full_for_all_settings(x64, case):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("policy", "qk_norm"),
-  [("store", False), ("sqrt", False), ("sqrt", True), ("rewind", True)],
+  [
+    ("store", False),
+    ("sqrt", False),
+    ("sqrt", True),
+    ("rewind", False),
+    ("rewind", True),
+  ],
 )
 def test_slim_is_full_with_random_features(x64, policy, qk_norm):
   """Features would be drawn anew, or depend on how the sequence is cut."""

@@ -38,7 +38,7 @@ def vjp_onto_totals(
   out, vjp, aux = jax.vjp(fn, leaves, state, has_aux=True)
 
   def add_vjp(ct):
-    # Anything that is not a Ref asks for the value of the cotangent.
+    # `with_refs` returns the cotangent of each target that is not a Ref.
     targets = [
       jax.new_ref(total) if place else total
       for total, place in zip(totals, in_place, strict=True)

@@ -95,8 +95,8 @@ def rewinding_scan(
     )
     return (stepped, rewound), (consts, rewind_consts)
 
-  # A short first chunk is undone, too: its initial state would be kept, and
-  # with it a second copy of a cache.
+  # A short first chunk is undone, too. To keep the initial state instead would
+  # be to keep a second copy of a cache.
   first: Any = (None, None)
   first_consts: Any = ([], [])
   if chunks.first_size:

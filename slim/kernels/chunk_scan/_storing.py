@@ -16,7 +16,7 @@ from slim.kernels.chunk_scan._packing import pack, unpack
 from slim.kernels.chunk_scan.chunks import Chunks
 from slim.kernels.support.cotangents import inexact_leaves, is_inexact
 from slim.kernels.support.dtypes import at_least_float32
-from slim.kernels.support.mesh_axes import zeros_like
+from slim.kernels.support.mesh_axes import vary
 from slim.kernels.support.opaque import opaque_one
 
 
@@ -75,10 +75,8 @@ def _apart(step, params, state, chunk):
   args = params, state, chunk
 
   def skip(params, state, chunk):
-    like = jax.tree.leaves((params, state, chunk))[0]
-    return state, jax.tree.map(
-      lambda x: zeros_like(x, like=like), _zeros_of_out(step, *args)
-    )
+    del params, chunk
+    return state, _zeros_of_out(step, *args)
 
   return jax.lax.cond(
     opaque_one(inexact_leaves(args)) == 1,
@@ -89,16 +87,19 @@ def _apart(step, params, state, chunk):
 
 
 def _zeros_of_out(step, params, state, chunk):
-  """Makes zeros like the `out` of a step, sharded as it is."""
+  """Makes zeros like the `out` of a step, of the same types on a mesh."""
   traced, shapes = jax.make_jaxpr(step, return_shape=True)(params, state, chunk)
   # The shapes leave out the sharding over explicit axes of a mesh.
   leaves, structure = jax.tree.flatten(shapes[1])
   avals = traced.out_avals[len(traced.out_avals) - len(leaves) :]
   return structure.unflatten(
-    jnp.zeros(
-      x.shape,
-      x.dtype,
-      out_sharding=x.sharding if any(x.sharding.spec) else None,
+    vary(
+      jnp.zeros(
+        x.shape,
+        x.dtype,
+        out_sharding=x.sharding if any(x.sharding.spec) else None,
+      ),
+      x.manual_axis_type.varying,
     )
     for x in avals
   )

@@ -19,7 +19,7 @@ from slim.kernels.support.cotangents import (
   is_inexact,
 )
 from slim.kernels.support.custom_derivative import zeros_for_sum
-from slim.kernels.support.mesh_axes import zeros_like
+from slim.kernels.support.mesh_axes import vary, zeros_like
 from slim.kernels.support.opaque import opaque_one
 
 
@@ -135,12 +135,7 @@ def _sum_chunks(walk, in_place, args):
   state_ct = list(map(zeros_like, inexact_leaves(start)))
   # Gradients are summed over the chunks in float32 or wider, and rounded once.
   totals = zeros_for_sum(leaves)
-  nothing = jax.tree.map(
-    lambda x: zeros_like(
-      jnp.zeros(x.shape, x.dtype), like=jax.tree.leaves(xs)[0]
-    ),
-    walk.back.out[1],
-  )
+  nothing = _zeros_of_outs(walk.back)
   undone, state_ct, totals, outs = WALKS[walk.policy](
     forward,
     back_later,
@@ -177,6 +172,21 @@ def _first(walk, args, back, state, state_ct, totals, nothing):
   # activations would be kept, and adds to the totals in place.
   return jax.lax.fori_loop(
     0, opaque_one((state_ct, totals)), turn, (nothing, totals)
+  )
+
+
+def _zeros_of_outs(back):
+  """Makes zeros like the loss and aux of a chunk, of the same types on a mesh.
+
+  Args:
+    back: A function as `Walk.back`, which returns them between two states.
+  """
+  before, outs, _ = back.out
+  start = len(jax.tree.leaves(before))
+  leaves, structure = jax.tree.flatten(outs)
+  avals = [x.aval for x in back.jaxpr.outvars[start : start + len(leaves)]]
+  return structure.unflatten(
+    vary(jnp.zeros(x.shape, x.dtype), x.manual_axis_type.varying) for x in avals
   )
 
 

@@ -70,7 +70,8 @@ def scan(
       shapes and dtypes of the state.
     params: Any pytree of arrays and numbers. Inside `shard_map`, gradients of
       `params` are all-reduced once. Gradients of arrays that `step` closes over
-      are all-reduced once per chunk, so pass large arrays through `params`. If
+      are all-reduced once per chunk, and with "store" and "sqrt" summed in the
+      dtype of the array, so pass large or 16-bit arrays through `params`. If
       `jax.jit` alone distributes a batch over a mesh, XLA all-reduces all
       gradients once per chunk: use `shard_map`.
     state: Any pytree of arrays and numbers, the state before the first token.

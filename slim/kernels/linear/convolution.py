@@ -98,7 +98,12 @@ def _convolve_bwd(args, cotangents):
     part = _own(y_ct, positions, width - 1 - i)
     part = jnp.pad(part, ((0, 0), (i, width - 1 - i), (0, 0)))
     seen_ct += part * weights[i][None, None]
-    weights_ct.append(jnp.sum(part * seen, (0, 1)))
+    own = seen
+    if positions is not None:  # What is not seen may be NaN.
+      edges = (0, 0), (i, width - 1 - i)
+      is_own = jnp.pad(positions >= width - 1 - i, edges)
+      own = jnp.where(is_own[..., None], seen, 0)
+    weights_ct.append(jnp.sum(part * own, (0, 1)))
   seen_ct = seen_ct.at[:, length:].add(last_ct)
   state_ct, x_ct = jnp.split(seen_ct, [width - 1], 1)
   return state_ct, x_ct, jnp.stack(weights_ct), None

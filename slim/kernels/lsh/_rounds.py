@@ -18,6 +18,7 @@ from slim.kernels.support.dtypes import (
   at_least_float32,
   smallest_unsigned,
 )
+from slim.kernels.support.mesh_axes import zeros_like
 from slim.kernels.support.products import matmul_f32
 
 
@@ -90,8 +91,11 @@ def queries_and_keys(
   Returns:
     The scaled queries, and the keys with unit length.
   """
-  # The scale is rounded like qk, but its gradient is summed in its own dtype.
-  wide = scale.astype(qk.dtype).astype(scale.dtype) * qk.astype(scale.dtype)
+  if scale.dtype != qk.dtype:
+    # It is rounded like qk, but its gradient is summed in its own dtype.
+    rounded = scale.astype(qk.dtype).astype(scale.dtype)
+    scale += jax.lax.stop_gradient(rounded - scale)
+  wide = scale * qk.astype(scale.dtype)
   return wide.astype(qk.dtype), to_unit_length(qk)
 
 
@@ -179,7 +183,7 @@ def make_round(settings: Settings, ranks: jax.Array, r: jax.Array) -> Round:
       query, key = pairs(block, 0)
       return count + ((key == query) | (key == query - 1)).astype(count.dtype)
 
-    zero = jnp.zeros(seen.shape, smallest_unsigned(num_rounds))
+    zero = zeros_like(seen, smallest_unsigned(num_rounds))
     # At least 1: pairs that are not seen here may meet in no round.
     count = jnp.maximum(jax.lax.fori_loop(0, num_rounds, add, zero), 1)
   return Round(of_round(r), order, seen, count)

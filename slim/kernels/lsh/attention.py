@@ -31,6 +31,7 @@ from slim.kernels.support.not_inlined import checked_as_one
 from slim.kernels.support.online_softmax import softmax_and_lse
 from slim.kernels.support.products import matmul_f32
 from slim.kernels.support.shapes import (
+  check_bool,
   check_float,
   check_number,
   check_positive_int,
@@ -109,6 +110,8 @@ def lsh_attention(
     raise ValueError(
       f"buckets must be unsigned integers, got {buckets.dtype}; use lsh_buckets"
     )
+  check_bool("is_causal", is_causal)
+  check_bool("count_once", count_once)
   if rounds not in _ROUNDS:
     raise ValueError(f"rounds must be one of {tuple(_ROUNDS)}, got {rounds!r}")
   block_size = min(check_positive_int("chunk_size", chunk_size), sizes["T"])

@@ -133,8 +133,10 @@ def check_attention(arguments: Arguments) -> Attention:
   scale, static_scale = _split_scale(
     arguments.scale, sizes["K"], at_least_float32(q.dtype, k.dtype)
   )
-  q, k, v, bias, scale, mask, window, bias_params = match_varying_axes(
-    (q, k, v, bias, scale, mask, window, arguments.bias_params)
+  # With keys of their own, devices drop other pairs of the same arrays.
+  drops = dropout_scale and jax.random.key_data(dropout_keys)
+  q, k, v, bias, scale, mask, window, bias_params, _ = match_varying_axes(
+    (q, k, v, bias, scale, mask, window, arguments.bias_params, drops)
   )
   # Scaling q is less work than scaling the scores, but rounds short floats.
   scales_q = jnp.finfo(q.dtype).bits >= 32

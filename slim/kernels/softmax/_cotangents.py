@@ -25,6 +25,7 @@ from slim.kernels.softmax._turns import for_all_heads
 from slim.kernels.softmax._walk import Walk
 from slim.kernels.support.cotangents import inexact_leaves
 from slim.kernels.support.custom_derivative import add_to_sum, zeros_for_sum
+from slim.kernels.support.dtypes import promote
 from slim.kernels.support.head_rows import from_head_rows
 from slim.kernels.support.mesh_axes import vary_alike
 from slim.kernels.support.products import matmul_f32
@@ -166,7 +167,7 @@ def _pull_back_heads(blocks, heads, totals, inputs, lse, shift, y_ct):
     kept = blocks.drop(dropout_consts, p, i, j).astype(v.dtype)
     scores_ct = p * (p_ct - part(shift))
     block_consts_ct, products_ct, bias_block_ct = pull_back(scores_ct)
-    products_ct = products_ct.astype(k.dtype)
+    products_ct = products_ct.astype(promote(q.dtype, k.dtype))
     row, column = rows.start(i), columns.start(j)
     if bias is not None:
       bias_ct = add_to_slice(bias_ct, bias_block_ct, {2: row, 3: column})

@@ -63,7 +63,8 @@ class Walk(NamedTuple):
       The carry after the last block.
     """
     counts = self._count(np.arange(self.outer.num_blocks, dtype=np.int32))
-    # Of NumPy, if the limits are integers.
+    if isinstance(counts, np.ndarray):  # The limits are integers.
+      _check_count(counts.sum(dtype=np.int64))
     num_visits = counts.sum(dtype=np.int32)
     first = jnp.int32((counts > 0).argmax())
     place = first, jnp.int32(self._blocks(first)[0])
@@ -106,3 +107,12 @@ class Walk(NamedTuple):
     if self.outer_end is not None:
       counts = jnp.where(self.outer.start(i) < self.outer_end, counts, 0)
     return counts
+
+
+def _check_count(num_visits):
+  """Raises ValueError if a loop cannot count its turns."""
+  if num_visits > np.iinfo(np.int32).max:
+    raise ValueError(
+      "q_block_size and k_block_size must be larger, so that there are fewer "
+      f"than 2^31 pairs of blocks, got {num_visits}"
+    )

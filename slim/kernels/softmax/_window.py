@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from slim.kernels.support.shapes import check_bool
+
 Limit = jax.Array | None  # None: no limit.
 # Of the distances t - s at which query s may see key t. Integers of Python, if
 # they are known before the program is compiled.
@@ -83,11 +85,7 @@ def make_window(
     ValueError: If an argument has the wrong shape, dtype or value.
   """
   left, right = _left_and_right(local_window_size)
-  is_array = isinstance(is_causal, jax.Array) and is_causal.dtype == bool
-  if isinstance(is_causal, jax.core.Tracer) or not (
-    is_array or isinstance(is_causal, bool | np.bool_)
-  ):
-    raise ValueError(f"is_causal must be True or False, got {is_causal!r}")
+  check_bool("is_causal", is_causal)
   if is_causal:
     right = 0
   offset = _as_int32(query_offset, sizes["B"])

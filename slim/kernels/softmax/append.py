@@ -22,6 +22,7 @@ from slim.kernels.softmax._arguments import (
 )
 from slim.kernels.softmax._blocks import split_into_blocks
 from slim.kernels.softmax.kv_cache import KVCache
+from slim.kernels.support.dtypes import at_least_float32
 from slim.kernels.support.explicit_meshes import (
   in_mesh_of_arguments,
   shard_as_tokens,
@@ -76,8 +77,8 @@ def append_softmax_attention(
 
   Returns:
     y: [B, T, H, V], dtype of `v`. Sums are computed in float32 or wider. The
-      attention to the cache and the attention to the new tokens are each
-      rounded to the dtype of `v` before they are merged.
+      attention to the new tokens is rounded to the dtype of `v`, and that to
+      the cache to the dtype of the cache, before they are merged.
     cache: KVCache with these tokens. If it has no room for them and `position`
       is traced, the cache is not valid, and y is NaN.
 
@@ -147,7 +148,8 @@ def _attend(q, k, v, cache, position, mask_fn, sizes, shared):
 
 def _fits(position, k, cache):
   """Whether the tokens fit behind the position; ValueError if that is known."""
-  fits = (position >= 0) & (position + k.shape[1] <= cache[0].shape[1])
+  # Not a sum with the position, which might overflow.
+  fits = (position >= 0) & (position <= cache[0].shape[1] - k.shape[1])
   if not isinstance(fits, jax.core.Tracer) and not fits:
     raise ValueError(
       f"cache must have room for {k.shape[1]} tokens from position "
@@ -181,4 +183,10 @@ def _check_cache(q, k, v, cache):
       raise ValueError(
         f"cache.{name} must have shape [{batch_size}, S >= {num_tokens}, "
         f"{num_heads * width}], got {list(x.shape)}; see init_cache"
+      )
+    found = at_least_float32(x.dtype)
+    if found != at_least_float32(x.dtype, q.dtype, k.dtype, v.dtype):
+      raise ValueError(
+        f"cache.{name} must not be narrower than q, k and v, got {x.dtype}; "
+        "see init_cache"
       )

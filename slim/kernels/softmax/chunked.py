@@ -74,6 +74,7 @@ def chunked_softmax_attention_and_lse(
     backward: How the backward pass recovers the attention weights. "from_lse"
       recomputes each block from the log-sum-exp and has first derivatives
       only. "remat" applies `jax.checkpoint` to each block, as in Rabe & Staats.
+      JAX then sums gradients over blocks in the dtypes of the arguments.
       It is slower, needs more memory and skips no block, but has derivatives
       of any order.
 

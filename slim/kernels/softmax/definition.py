@@ -206,9 +206,15 @@ def merge_attention(
   """
   if not pieces:
     raise ValueError("pieces must have at least one (y, lse), got none")
+  for y, lse in pieces:
+    if y.shape != pieces[0][0].shape or lse.shape != y.shape[:-1]:
+      raise ValueError(
+        "pieces must have y [B, T, H, V] of one shape and lse [B, T, H], got "
+        f"{y.shape} and {lse.shape} after {pieces[0][0].shape}"
+      )
   ys, lses = (jnp.stack(x) for x in zip(*pieces, strict=True))
   lses = lses.astype(promote(ys.dtype, lses.dtype))[..., None]
   # y_i is Σ exp(score - lse_i) v, so lse_i may stand for the largest score.
   partials = Partial(lses, jnp.ones_like(lses), ys.astype(lses.dtype))
-  y, lse = partials.join_stacked().finish()
+  y, lse = stop_gradient_if_nan(*partials.join_stacked().finish())
   return y.astype(ys.dtype), lse[..., 0]

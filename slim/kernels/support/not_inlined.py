@@ -40,8 +40,7 @@ def not_inlined(
     return set_xla_metadata(fn(*args), inlineable="false")
 
   def between_barriers(*args):
-    barrier = jax.lax.optimization_barrier
-    return barrier(fn(*barrier(args)))
+    return _barrier(fn(*_barrier(args)))
 
   return jax.lax.platform_dependent(
     *args,
@@ -50,6 +49,23 @@ def not_inlined(
     cuda=fn if updates_state else as_call,
     default=fn,
   )
+
+
+def _barrier(tree):
+  """Keeps operations from being moved, and the types of arrays on a mesh.
+
+  In `shard_map`, a barrier makes all arrays vary over the axes of each of them.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  groups: dict[frozenset[str], list[int]] = {}
+  for i, x in enumerate(leaves):
+    axes = frozenset(jax.typeof(x).manual_axis_type.varying)
+    groups.setdefault(axes, []).append(i)
+  for group in groups.values():
+    together = jax.lax.optimization_barrier([leaves[i] for i in group])
+    for i, x in zip(group, together, strict=True):
+      leaves[i] = x
+  return structure.unflatten(leaves)
 
 
 def checked_as_one(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -80,6 +80,15 @@ def check_positive_int(name: str, value: Any) -> int:
   return number
 
 
+def check_bool(name: str, value: Any) -> None:
+  """Raises ValueError unless a value is True or False, known when traced."""
+  is_array = isinstance(value, jax.Array) and value.dtype == bool
+  if isinstance(value, jax.core.Tracer) or not (
+    is_array or isinstance(value, bool | np.bool_)
+  ):
+    raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
 def check_number(name: str, value: Any) -> float | jax.Array:
   """Checks that an argument is one real number.
 

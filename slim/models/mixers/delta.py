@@ -60,7 +60,7 @@ def delta_operands(
   q, k = unit_length(q) / math.sqrt(mixer.key_dim), unit_length(k)
   beta = dense(x, mixer.num_heads, mixer.dtype, "beta")
   beta = nn.sigmoid(beta.astype(at_least_float32(beta.dtype)))[..., None]
-  return q, k, beta * v, beta * k, conv
+  return q, k, beta * v.astype(beta.dtype), beta * k, conv
 
 
 def create_delta(model: ModelSettings, own: GatedSettings) -> DeltaNet:

@@ -174,7 +174,7 @@ class GatedMixer(MixerModule):
 
 
 def unit_length(x: jax.Array) -> jax.Array:
-  """Scales [..., K] to length 1; float32 or wider."""
+  """Computes x / √(|x|² + 1e-6) for x [..., K]; float32 or wider."""
   x = x.astype(at_least_float32(x.dtype))
   return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
 

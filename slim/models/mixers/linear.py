@@ -142,7 +142,7 @@ class LinearAttention(MultiHead):
 
     Args:
       x: [B, T, D].
-      state: LinearState before the tokens, or after them if `site.rewind`.
+      state: LinearState before the tokens, or after them: see `Site.rewind`.
       site: Its constants are the projection [M, K] of "favor", else None.
 
     Returns:
@@ -172,7 +172,7 @@ class LinearAttention(MultiHead):
     update = token_sums(k, v, block_size=block_size)
     if site.sequence_axis is not None:
       earlier, update = exchange_sums(update, site.sequence_axis.name)
-    if site.rewind:
+    if site.rewind and not self.kept:
       sums = rewind_prefix_sums(sums, update)
     before = sums if earlier is None else add_sums(sums, earlier)
     y, after = chunked_linear_attention(

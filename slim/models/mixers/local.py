@@ -101,13 +101,14 @@ class LocalAttention(MultiHead):
   ) -> WindowState | KVCache | None:
     """Makes the state before the first token; None for a cache of no size."""
     # All chunks add to the cotangent of a state, which has its dtype.
-    dtype = at_least_float32(self.dtype) if compensated else self.dtype
+    dtype = at_least_float32(self.dtype)
     heads = self.num_groups, self.head_dim
     if not self.has_cache:
       shape = batch_size, self.window - 1, *heads
       return WindowState(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
     if max_tokens is None:
       return None
+    dtype = dtype if compensated else self.dtype
     return init_cache(
       batch_size, max_tokens, *heads, self.head_dim, dtype=dtype
     )

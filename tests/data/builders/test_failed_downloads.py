@@ -80,7 +80,7 @@ def test_without_a_network_it_fails_fast(
   assert_one_line(
     error,
     "'ptb' is not prepared",
-    "cannot be reached",
+    "does not answer",
     "put ptb.train.txt, ptb.valid.txt, ptb.test.txt into",
     str(data_dir / "downloads" / "manual" / "ptb"),
   )
@@ -118,6 +118,6 @@ def test_the_command_ends_within_five_seconds(tmp_path):
     )
   # Without the imports, whose time depends on the machine.
   seconds, _, message = result.stdout.partition(" ")
-  assert message.startswith("error: path: 'ptb' is not prepared in"), result
+  assert message.startswith("error: 'ptb' is not prepared in"), result
   assert message.count("\n") == 1
   assert builders._PATIENCE <= float(seconds) < 5

@@ -4,10 +4,12 @@ import functools
 import re
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from slim.kernels import POLICIES
+from slim.kernels import POLICIES, scan, sum_and_grad
 from tests.kernels.chunk_scan.references import (
   C,
   T,
@@ -81,3 +83,47 @@ def test_devices_sum_the_gradients_of_params_once(x64, policy):
   # At most one an array, here kernel, gain and idle; XLA may join them.
   assert 1 <= len(computations.pop("ENTRY")) <= 3
   assert not any(computations.values())
+
+
+@pytest.mark.parametrize("policy", ["store", "sqrt"])
+def test_a_short_first_chunk_may_return_what_devices_share(x64, policy):
+  """Fails if it has another type on the mesh than the chunks after it."""
+  mesh = jax.make_mesh(
+    (2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2]
+  )
+  x = np.random.default_rng(0).normal(size=(2, 5))
+
+  def step(w, state, x):
+    total = jax.lax.psum(jnp.sum(w * x), "data")
+    return state + x.sum(1), total.reshape(1, 1)
+
+  def by_scan(w, x):
+    state = jnp.zeros(x.shape[0])
+    _, out = scan(step, w, state, x, chunk_size=2, policy=policy)
+    return out.sum()
+
+  def by_sums(w, x):
+    state = jnp.zeros(x.shape[0])
+
+    def with_aux(w, state, x):
+      state, total = step(w, state, x)
+      return state, (total.sum(), (total.sum(), jnp.float32(x.shape[1])))
+
+    sums, gradient = sum_and_grad(
+      with_aux, w, state, x, chunk_size=2, policy=policy, has_aux=True
+    )
+    return sums, gradient
+
+  def run(w, x):
+    return jax.value_and_grad(by_scan)(w, x), by_sums(w, x)
+
+  sharded = jax.shard_map(
+    run,
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec("data")),
+    out_specs=PartitionSpec(),
+  )
+  (value, gradient), ((loss, (aux, tokens)), other) = jax.jit(sharded)(2.0, x)
+  assert_close([value, loss, aux], [2 * x.sum()] * 3)
+  assert_close([gradient, other], [x.sum()] * 2)
+  assert tokens == 5

@@ -92,3 +92,17 @@ def test_wrong_arguments_are_named(change, message):
   }
   with pytest.raises(ValueError, match=message):
     short_convolution(**(arguments | change))
+
+
+def test_what_no_token_sees_has_no_gradient():
+  """Fails if NaN before a document makes the gradient of weights NaN."""
+  x, weights = np.ones((1, 4, 1), np.float32), np.ones((3, 1), np.float32)
+  state = np.full((1, 2, 1), np.nan, np.float32)
+
+  def total(weights):
+    y, _ = short_convolution(
+      x, weights, state, positions=np.arange(4, dtype=np.int32)[None]
+    )
+    return y.sum()
+
+  np.testing.assert_array_equal(jax.grad(total)(weights)[:, 0], [2, 3, 4])

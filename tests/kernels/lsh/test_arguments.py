@@ -23,6 +23,8 @@ from tests.kernels.lsh.cases import H, V, by_rounds, hashed, make_inputs
     ({"heads_at_once": 2}, "heads_at_once must divide H = 3, got 2"),
     ({"heads_at_once": 0}, "heads_at_once must be a positive integer, got 0"),
     ({"rounds": "all"}, r"rounds must be one of .*'parallel'\), got 'all'"),
+    ({"is_causal": "no"}, "is_causal must be True or False, got 'no'"),
+    ({"count_once": 1}, "count_once must be True or False, got 1"),
     ({"scale": np.ones(2)}, r"scale must be a number.* of shape \(2,\)"),
     ({"scale": "1"}, r"scale must be a number.* got '1'"),
     ({"scale": 1j}, r"scale must be a number.* got 1j"),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from slim.certify.gradient_error import largest_error
 from slim.kernels import reversible, reversible_scan
@@ -174,3 +175,35 @@ def test_second_derivatives_are_refused(x64, form):
   message = f"^{name} has first derivatives only; for a second derivative apply"
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(jax.grad(lambda w: jax.grad(loss)(w).sum()), inputs["w"])
+
+
+def test_a_closure_that_devices_share(x64):
+  """Fails if its type on a mesh changes between two compilers."""
+  mesh = jax.make_mesh(
+    (2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2]
+  )
+  random = np.random.default_rng(0)
+  w, x = random.normal(size=(3, 3)), random.normal(size=(4, 3))
+
+  def gradient(layers, w, x):
+    def sublayer(params, x, context, replay):
+      del params, context, replay
+      return jnp.tanh(x @ w), (), jnp.argsort(w[0]).astype(jnp.int32)
+
+    (one, two), _ = layers([sublayer] * 2, [(), ()], (x, x), [(), ()])
+    return jnp.sum(one * two)
+
+  def plain(sublayers, params, streams, contexts):
+    one, two = streams
+    for f, p, c in zip(sublayers, params, contexts, strict=True):
+      one, two = two, one + f(p, two, c, None)[0]
+    return (one, two), None
+
+  right = jax.grad(lambda w: gradient(plain, w, x))(w)
+  sharded = jax.shard_map(
+    jax.grad(lambda w, x: gradient(reversible, w, x)),
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec("data")),
+    out_specs=PartitionSpec(),
+  )
+  assert_gradients_close(jax.jit(sharded)(w, x), right, 1e-12)

@@ -227,6 +227,14 @@ def test_wrong_arguments_are_named(change, message):
     append_softmax_attention(**(arguments | change))
 
 
+def test_a_narrower_cache_is_refused(x64):
+  """Fails if the cache that is returned has another dtype."""
+  x, cache = jnp.zeros((1, 3, 1, 4)), init_cache(1, 8, 1, 4, 4)
+  message = "cache.k must not be narrower than q, k and v, got float32"
+  with pytest.raises(ValueError, match=message):
+    append_softmax_attention(x, x, x, cache, 0)
+
+
 def test_a_second_derivative_is_refused():
   """Fails if a second derivative is wrong instead of an error."""
   inputs = make_inputs(2, "float32")

@@ -9,6 +9,7 @@ import pytest
 
 from slim.kernels import (
   chunked_softmax_attention_and_lse,
+  merge_attention,
   softmax_attention_and_lse,
 )
 
@@ -139,3 +140,19 @@ def test_a_nan_beside_large_scores_stays_alone(form):
 
   grad = jax.jit(jax.grad(loss))(0 * k, q, k)
   assert grad[0, 0] == 0
+
+
+def test_merged_pieces_keep_nan_apart(x64):
+  """Fails if a NaN in one piece reaches the keys of another."""
+  random = np.random.default_rng(0)
+  q, k, v = random.normal(size=(3, 1, 2, 1, 3))
+  k[0, 0] = np.nan
+
+  def merged(k):
+    pieces = [IN_BLOCKS(q, k[:, i : i + 1], v[:, i : i + 1]) for i in range(2)]
+    return merge_attention(pieces)[0]
+
+  y, vjp = jax.vjp(merged, jnp.asarray(k))
+  assert np.isnan(y).all()
+  (k_ct,) = vjp(jnp.full_like(y, jnp.nan))
+  assert np.isfinite(k_ct[0, 1]).all()

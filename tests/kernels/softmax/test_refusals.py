@@ -1,5 +1,7 @@
 """Softmax attention refuses wrong arguments in one line."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 
 from slim.kernels import (
   append_softmax_attention,
+  chunked_softmax_attention,
   chunked_softmax_attention_and_lse,
   init_cache,
+  merge_attention,
   softmax_attention,
 )
 from tests.kernels.softmax.arguments import KEYS, zeros
@@ -86,13 +90,34 @@ def test_non_arrays_are_refused():
     jax.jit(lambda rate: softmax_attention(**arguments, dropout_rate=rate))(0.1)
 
 
+def test_pieces_of_other_shapes_are_refused():
+  """Fails if heads are taken for tokens, as some kernels return them."""
+  y = jnp.zeros((1, 3, 2, 4))
+  for lse in ((1, 2, 3), (1, 3), (1, 3, 1)):
+    with pytest.raises(ValueError, match=r"pieces must have y \[B, T, H, V\]"):
+      merge_attention([(y, jnp.zeros(lse))])
+
+
+def test_more_blocks_than_a_loop_counts_are_refused():
+  """Fails if the count overflows, and no block is visited."""
+  x = jax.ShapeDtypeStruct((1, 16 * 46_341, 1, 1), jnp.float32)
+  attend = functools.partial(
+    chunked_softmax_attention, q_block_size=16, k_block_size=16
+  )
+  with pytest.raises(ValueError, match="_block_size must be larger, .*21474"):
+    jax.eval_shape(attend, x, x, x)
+
+
 def test_tokens_beyond_the_cache_raise_or_give_nan():
   """Fails if tokens that do not fit replace earlier ones without notice."""
   x, cache = jnp.ones((1, 3, 2, 4)), init_cache(1, 8, 2, 4, 4)
   message = "cache must have room for 3 tokens from position 6, got 8 rows"
   with pytest.raises(ValueError, match=message):
     append_softmax_attention(x, x, x, cache, 6)
+  with pytest.raises(ValueError, match="from position 2147483647"):
+    append_softmax_attention(x, x, x, cache, 2**31 - 1)
   attend = jax.jit(append_softmax_attention)
-  for position, has_room in (5, True), (6, False), (-1, False):
+  last = 2**31 - 1
+  for position, has_room in (5, True), (6, False), (-1, False), (last, False):
     y, _ = attend(x, x, x, cache, position)
     assert np.isfinite(y).all() if has_room else np.isnan(y).all()

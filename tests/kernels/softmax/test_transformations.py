@@ -127,3 +127,50 @@ def test_devices_may_share_the_slopes_of_a_bias(x64):
         q, slopes, query_offset=jax.lax.axis_index("data"), is_causal=True
       )
     )(q, slopes)
+
+
+def test_devices_may_drop_other_pairs(x64):
+  """Fails if only the keys of dropout differ between devices."""
+  inputs, _, _ = make_inputs((1, 6, 6, 2, 2, 3, 3))
+  q, k, v = (jnp.asarray(inputs[name]) for name in "qkv")
+
+  def gradient(form, keys):
+    settings = {"dropout_keys": keys, "dropout_rate": 0.5}
+    return jax.grad(lambda *x: form(*x, **settings)[0].sum(), (0, 1, 2))(
+      q, k, v
+    )
+
+  keys = jax.random.split(jax.random.key(0), 2)
+  mesh = jax.make_mesh(
+    (2,),
+    ("data",),
+    axis_types=(jax.sharding.AxisType.Auto,),
+    devices=jax.devices()[:2],
+  )
+  spec = jax.sharding.PartitionSpec("data")
+  forms = DEFINITION, in_blocks(4, 4)
+  right, found = (
+    jax.jit(
+      jax.shard_map(
+        lambda keys, form=form: gradient(form, keys),
+        mesh=mesh,
+        in_specs=spec,
+        out_specs=jax.sharding.PartitionSpec(),
+      )
+    )(keys)
+    for form in forms
+  )
+  assert_gradients_close(found, right, 1e-12)
+
+
+def test_a_gradient_is_as_exact_as_its_argument():
+  """Fails if cotangents of scores are rounded to a narrower dtype of keys."""
+  inputs, _, _ = make_inputs((1, 6, 6, 2, 2, 3, 3))
+  q, k, v = (jnp.asarray(inputs[name], jnp.float32) for name in "qkv")
+  k = k.astype(jnp.bfloat16)
+
+  def gradient(form):
+    return jax.jit(jax.grad(lambda q: jnp.sin(form(q, k, v)[0]).sum()))(q)
+
+  right, found = gradient(DEFINITION), gradient(in_blocks(4, 4))
+  assert_gradients_close(found, right, 1e-5)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slim.kernels.chunk_scan.kept_leaves import KeptLeaves
 from slim.models import create_model
 from slim.models.mixers.softplus_decay import softplus_decay
 from slim.settings import SettingError
@@ -21,21 +22,41 @@ MODELS = {
   "ssd,retention,gla,delta": {"conv_width": 2},
   "local,linear": {"window": 3},
   "local,softmax": CACHE | {"reversible": True},
-  "gdn,gdn": {"stack_layers": True},
+  "gdn,local,kda": {"window": 1, "conv_width": 1, "key_dim": 1},
+  "gdn": {"stack_layers": True, "num_layers": 2},
+  "gdn,softmax": {"stack_layers": True, "num_layers": 4},
+  "linear,gdn": {"stack_layers": True, "num_layers": 4, "mlp_chunk_size": 2},
+  "linear,retention": {
+    "dropout": 0.1,
+    "tied_output": True,
+    "final_norm": True,
+    "positions": "learned",
+    "max_positions": T,
+  },
+}
+# Without qk_norm the sums of these features are kept.
+_FAVOR = {"feature_map": "favor", "num_features": 6}
+FAVOR = {
+  "linear": _FAVOR,
+  "linear,linear": _FAVOR | {"reversible": True},
+  "linear,softmax": _FAVOR,
 }
 
 
 def create(attention, **settings):
   """Creates a tiny model with a layer of each kind."""
+  defaults = {
+    "num_layers": attention.count(",") + 1,
+    "frozen_key": jax.random.key(1),
+  }
   return create_model(
     vocab_size=5,
     width=8,
     num_heads=2,
-    num_layers=attention.count(",") + 1,
     attention=attention,
     norm="pre",
     dtype="float64",
-    **settings,
+    **defaults | settings,
   )
 
 
@@ -65,22 +86,57 @@ def test_keys_of_other_sequences_are_refused(x64):
 
 
 @pytest.mark.parametrize(
-  "attention",
+  ("attention", "chunks"),
   [
-    pytest.param(name, marks=[] if "gdn,c" in name else [pytest.mark.slow])
-    for name in MODELS
+    pytest.param(
+      name, {}, marks=[] if name == "gdn,chunked_softmax" else pytest.mark.slow
+    )
+    for name in MODELS | FAVOR
+  ]
+  + [
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in (
+      ("kda", {"policy": "store"}),
+      ("local,linear", {"policy": "sqrt"}),
+      ("ssd,retention,gla,delta", {"policy": "sqrt"}),
+      ("gdn,local,kda", {"policy": "store", "chunk_size": 1}),
+    )
   ],
 )
-def test_chunks_are_the_whole(x64, attention):
+def test_chunks_are_the_whole(x64, attention, chunks):
   """Fails if a state or its gradient is wrong."""
-  model = create(attention, **MODELS[attention])
-  params, batch = small.params_of(model), make_batch()
+  model = create(attention, **(MODELS | FAVOR)[attention])
+  args = small.params_of(model), make_batch(), small.KEYS
   full, slim = (
     jax.jit(make_value_and_grad(model, method=method, **chunks))
-    for method, chunks in (("full", {}), ("slim", {"chunk_size": C}))
+    for method, chunks in (("full", {}), ("slim", {"chunk_size": C} | chunks))
   )
-  right = full(params, batch)
-  assert_gradients_close(slim(params, batch), right, TOLERANCES["float64"])
+  assert_gradients_close(slim(*args), full(*args), TOLERANCES["float64"])
+
+
+@pytest.mark.parametrize(
+  "attention",
+  [
+    pytest.param(name, marks=[] if name == "linear" else [pytest.mark.slow])
+    for name in MODELS | FAVOR
+  ],
+)
+def test_rewind_goes_through_the_same_tokens(x64, attention):
+  """Fails if a layer undoes a state that is kept, or the reverse."""
+  model = create(attention, **(MODELS | FAVOR)[attention])
+  params, tokens = small.params_of(model), make_batch().inputs
+
+  @jax.jit
+  def run(params, first, later):
+    start = model.init_state(2, compensated=True, max_tokens=T)
+    _, before = model.apply(params, first, start)
+    logits, after = model.apply(params, later, before)
+    leaves = KeptLeaves.of(model.kept, before)
+    state = leaves.merge(leaves.select(before), leaves.others(after))
+    return (logits, after), model.rewind(params, later, state)[1:]
+
+  right, found = run(params, tokens[:, :C], tokens[:, C:])
+  assert_gradients_close(found, right, TOLERANCES["float64"])
 
 
 @pytest.mark.parametrize(
