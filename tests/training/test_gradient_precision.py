@@ -128,7 +128,9 @@ def test_float32_is_as_exact_as_full(case):
     _, by_full = full(params, copying_case())
     _, by_slim = slim(params, copying_case())
     assert_gradients_close(by_slim, by_full, 5e-6)
-    floor = 2.5e-6  # Where full is right by luck: 1.6e-6 has been seen.
+    # Where full is right by luck: 2.9e-6 has been seen, with "store", which
+    # undoes nothing. It depends on the processor.
+    floor = 3.5e-6
     allowed = relative_errors(by_full, right)
     for name, error in relative_errors(by_slim, right).items():
       assert error <= max(1.5 * allowed[name], floor), (name, trained)
