@@ -43,8 +43,7 @@ def resolve_gradient(
     config.gradient = read_config(workdir).gradient
     _LOG.info(
       "config.gradient.memory_budget chooses nothing: the run in %s keeps its "
-      "gradient, %s",
+      "gradient",
       workdir,
-      ", ".join(f"{name}={x}" for name, x in config.gradient.items() if x),
     )
   return config, build.create_experiment(config, mesh), None
