@@ -94,11 +94,11 @@ def main(argv: list[str] | None = None) -> None:
           "--prompt is missing: a run on documents has not learned how they "
           "begin"
         )
-      text = "\n" if prompt.value is None else prompt.value
+      given = "\n" if prompt.value is None else prompt.value
       text = (
         sys.stdin.buffer.read()
-        if text == "-"
-        else text.encode(errors="surrogateescape")
+        if given == "-"
+        else given.encode(errors="surrogateescape")
       )
       print_samples(
         trained,

@@ -138,7 +138,7 @@ def plan(
     activation_bytes = target.temporary_bytes(compiled)
     return CompiledSize(activation_bytes, peak_bytes=activation_bytes)
 
-  policies = ("store", "sqrt")
+  policies: tuple[str, ...] = ("store", "sqrt")
   if rewind and inexact_leaves(leaves.others(state)):  # Else it is "store".
     policies = ("rewind", *policies)
   full, *chunked = list_choices(

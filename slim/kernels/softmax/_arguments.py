@@ -134,7 +134,9 @@ def check_attention(arguments: Arguments) -> Attention:
     arguments.scale, sizes["K"], at_least_float32(q.dtype, k.dtype)
   )
   # With keys of their own, devices drop other pairs of the same arrays.
-  drops = dropout_scale and jax.random.key_data(dropout_keys)
+  drops = None
+  if dropout_scale is not None and dropout_keys is not None:
+    drops = jax.random.key_data(dropout_keys)
   q, k, v, bias, scale, mask, window, bias_params, _ = match_varying_axes(
     (q, k, v, bias, scale, mask, window, arguments.bias_params, drops)
   )

@@ -6,6 +6,7 @@ first, and on TPUs it recomputes many layers before it differentiates one (jax
 0.10 to 0.12).
 """
 
+import collections
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -57,10 +58,10 @@ def _barrier(tree):
   In `shard_map`, a barrier makes all arrays vary over the axes of each of them.
   """
   leaves, structure = jax.tree.flatten(tree)
-  groups: dict[frozenset[str], list[int]] = {}
+  groups = collections.defaultdict(list)
   for i, x in enumerate(leaves):
     axes = frozenset(jax.typeof(x).manual_axis_type.varying)
-    groups.setdefault(axes, []).append(i)
+    groups[axes].append(i)
   for group in groups.values():
     together = jax.lax.optimization_barrier([leaves[i] for i in group])
     for i, x in zip(group, together, strict=True):
