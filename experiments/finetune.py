@@ -8,7 +8,7 @@ by `slim` with several chunk sizes C, which needs less memory.
 
 --run is a run of learning_curves.py. What has been computed with its weights
 stays in --workdir, so the table can be made in stretches: a larger --sequences
-continues.
+continues. The result has the bits of each sequence and a checksum of --run.
 
   python experiments/finetune.py --run=runs/learning_curves/ptb-full
   python experiments/finetune.py --run=runs/learning_curves/enwik8-full \

@@ -49,8 +49,9 @@ def positions_between(tokens: np.ndarray, separator: int) -> np.ndarray:
   Returns:
     [T], int32.
   """
-  starts = np.append(0, np.flatnonzero(tokens == separator) + 1)
-  return Documents(starts, "").positions(np.arange(tokens.size))
+  text = TextSplit("tokens", "test", tokens, tokens.size)
+  documents = separated_documents(text, separator)
+  return documents.positions(np.arange(tokens.size))
 
 
 def find_documents(
