@@ -153,6 +153,19 @@ def define_count(
   return flags.DEFINE_integer(name, default, about, lower_bound=1)
 
 
+def result_name(name: str, *of_parts: flags.FlagHolder) -> str:
+  """Names the file of a result, which a run of some parts must not replace.
+
+  Args:
+    name: Of the whole result.
+    *of_parts: Flags with which a run measures less, or something else.
+
+  Returns:
+    The name; "<name>_part" if one of the flags is given.
+  """
+  return f"{name}_part" if any(x.present for x in of_parts) else name
+
+
 def define_quick(about: str) -> flags.FlagHolder:
   """Defines `--quick`, which makes an experiment small."""
   return flags.DEFINE_bool("quick", False, about)

@@ -17,6 +17,7 @@ from arguments import (
   define_quick,
   define_workdir,
   open_workdir,
+  result_name,
 )
 from configurations import load_config
 from record import COMMIT, join_commits, print_table, save
@@ -39,7 +40,7 @@ def main() -> None:
   with open_workdir(_WORKDIR, _QUICK) as workdir:
     rows = measure(workdir)
   save(
-    "duplication",
+    result_name("duplication", _STEPS),
     rows,
     quick=_QUICK.value,
     unit="accuracy, %, of the second w, 16 batches of validation",

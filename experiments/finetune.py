@@ -7,8 +7,8 @@ of the second half before and after it. The gradient is computed by `full` and
 by `slim` with several chunk sizes C, which needs less memory.
 
 --run is a run of learning_curves.py. What has been computed with its weights
-stays in --workdir, so the table can be made in stretches: a larger --sequences
-continues. The result has the bits of each sequence and a checksum of --run.
+stays in --workdir, and a larger --sequences continues. The result has the bits
+of each sequence and a checksum of --run.
 
   python experiments/finetune.py --run=runs/learning_curves/ptb-full
   python experiments/finetune.py --run=runs/learning_curves/enwik8-full \
@@ -33,11 +33,10 @@ from arguments import (
 from configurations import load_config
 from measurements import median_seconds
 from record import COMMIT, join_commits, print_table, save
-from training_runs import checksum, train
+from training_runs import checksum, complete_records, train
 
 from slim import command_line
 from slim.memory.report import report_of
-from slim.runs.metrics import read_records
 from slim.runs.trained import load_run
 from slim.training import build
 from slim.training.evaluation import make_evaluation_step
@@ -102,7 +101,7 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
   name_of_run = pathlib.Path(run).resolve().name
   weights = checksum(pretrained.params)
   path = workdir / f"{name_of_run}-{weights}-{'-'.join(methods)}.jsonl"
-  done = list(read_records(str(path))) if path.exists() else []
+  done = complete_records(path)
   score = make_score(pretrained.model, config.gradient.chunk_size)
   before = jax.jit(score)
   with jax.default_matmul_precision(config.matmul_precision):
@@ -128,7 +127,8 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
           print(f"{number + 1} of {num_sequences} sequences", flush=True)
     costs = measure_costs(gradients, pretrained.params, dataset.batch(0))
   done = done[:num_sequences]
-  commit = join_commits([*pretrained.commits, *(x["commit"] for x in done)])
+  known = [*pretrained.commits, *(x["commit"] for x in done)]
+  commit = join_commits([*known, COMMIT])
   rows = [row | {"commit": commit} for row in summarize(methods, done, costs)]
   print_table(rows)
   save(

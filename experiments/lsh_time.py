@@ -3,7 +3,7 @@
 Gradients of 8 heads of width 64, batch 1, float32. LSH attention includes
 hashing and sorting; its buckets hold 64 tokens on average, and its rounds run
 one after the other. Medians over rounds in which every program has its turn, in
-one process. Softmax is left out where one turn would take minutes.
+one process; at 32,768 tokens there is one. Softmax is left out at more.
 
   python experiments/lsh_time.py [--quick]
 """

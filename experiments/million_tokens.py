@@ -14,7 +14,13 @@ import time
 import jax
 import numpy as np
 import optax
-from arguments import define_count, define_quick, define_text, text_path
+from arguments import (
+  define_count,
+  define_quick,
+  define_text,
+  result_name,
+  text_path,
+)
 from configurations import make_batch
 from measurements import process_bytes
 from record import print_table, save
@@ -82,9 +88,8 @@ def main() -> None:
     f"{resident / 1e9:.3f} GB ({'less' if resident < 1e9 else 'NOT less'} than "
     f"1 GB), distance to store {error:.1e}"
   )
-  is_named = quick or tokens == 2**20
   save(
-    "million_tokens" if is_named else f"million_tokens_{tokens}",
+    result_name("million_tokens", _TOKENS, _CHUNK_SIZE, _STEPS),
     rows,
     quick=quick,
     tokens=tokens,

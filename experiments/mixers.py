@@ -1,7 +1,7 @@
 """Models that differ in what mixes their tokens, trained on the same batches.
 
-All have the same width and depth. Mixers with gates have more parameters, by up
-to a tenth on the text and a quarter on recall. Two tasks:
+All have the same width and depth, and so not the same number of parameters. Two
+tasks:
 
 - text: a text, byte by byte;
 - recall: `slim.data.AssociativeRecall` with 16 pairs. A state of one size holds
@@ -26,6 +26,7 @@ from arguments import (
   define_quick,
   define_workdir,
   open_workdir,
+  result_name,
 )
 from configurations import load_config
 from figures import (
@@ -99,14 +100,15 @@ def main() -> None:
       row, curves[name] = measure(config, name, workdir)
       rows.append(row)
       print_table(rows)
+  name = result_name(f"mixers_{task}", _MIXERS, _STEPS)
   save(
-    f"mixers_{task}",
+    name,
     rows,
     quick=quick,
     data=describe_data(config),
     curves=curves,
   )
-  draw_results(quick)
+  draw_results(quick, name)
 
 
 def make_config(task: str, name: str) -> ml_collections.ConfigDict:
@@ -169,9 +171,9 @@ def measure(
   return row | summarize(config, folder, params, records), curve
 
 
-def draw_results(quick: bool = False) -> None:
-  """Draws the stored results."""
-  name = f"mixers_{_TASK.value}"
+def draw_results(quick: bool = False, name: str = "") -> None:
+  """Draws the stored results, by default those of --task."""
+  name = name or f"mixers_{_TASK.value}"
   draw(read([name], quick)[name]["curves"], results_path(name, "svg", quick))
 
 

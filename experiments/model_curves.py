@@ -23,11 +23,25 @@ from arguments import (
   define_quick,
   define_workdir,
   open_workdir,
+  result_name,
 )
 from configurations import load_config
 from figures import BLUE, OCHRE, PURPLE, RED, TEAL, label_lines, new_figure
-from record import print_table, read, results_path, save
-from training_runs import describe_data, shorten, summarize, train
+from record import (
+  COMMIT,
+  join_commits,
+  print_table,
+  read,
+  results_path,
+  save,
+)
+from training_runs import (
+  commits_of_run,
+  describe_data,
+  shorten,
+  summarize,
+  train,
+)
 
 from slim import command_line
 from slim.generate import Sampling, generate
@@ -59,8 +73,9 @@ def main() -> None:
   with open_workdir(_WORKDIR, _QUICK) as workdir:
     rows, curves = measure(configs, workdir)
   data = describe_data(configs[_CONFIGS.value[0]])
-  save("model_curves", rows, quick=quick, data=data, curves=curves)
-  draw_results(quick)
+  name = result_name("model_curves", _CONFIGS, _STEPS)
+  save(name, rows, quick=quick, data=data, curves=curves)
+  draw_results(quick, name)
 
 
 def make_config(name: str) -> ml_collections.ConfigDict:
@@ -87,10 +102,11 @@ def measure(
       {
         "config": name,
         "validation_bpc": last["eval/bpc"],
-        "activation_mib": training[-1]["memory/activation_bytes"] / 2**20,
+        "activation_MiB": training[-1]["memory/activation_bytes"] / 2**20,
         "text": write_text(config, params),
       }
       | summarize(config, folder, params, records)
+      | {"commit": join_commits([*commits_of_run(folder), COMMIT])}
     )
     print_table([{k: v for k, v in row.items() if k != "text"} for row in rows])
   return rows, curves
@@ -111,9 +127,8 @@ def write_text(config: ml_collections.ConfigDict, params: Any) -> str:
   return _PROMPT + bytes(np.asarray(tokens).tolist()).decode(errors="replace")
 
 
-def draw_results(quick: bool = False) -> None:
+def draw_results(quick: bool = False, name: str = "model_curves") -> None:
   """Draws the stored results."""
-  name = "model_curves"
   draw(read([name], quick)[name]["curves"], results_path(name, "svg", quick))
 
 

@@ -33,9 +33,6 @@ from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad
 
 _TARGET = flags.DEFINE_string("target", "cuda:h100", "What the GPU is.")
 _QUICK = define_quick("Small models on whatever device there is: a minute.")
-_CASE = flags.DEFINE_integer(
-  "case", None, "Run one gradient, and print its memory; see _CASES."
-)
 _GRADIENTS: dict[str, dict[str, Any]] = {
   "full": {"method": "full"},
   "remat": {"method": "remat"},
@@ -49,6 +46,13 @@ _CASES = (
   ("store 512", 4096),
   ("rewind 512", 4096),
   ("rewind 512", 65_536),
+)
+_CASE = flags.DEFINE_integer(
+  "case",
+  None,
+  "Run one gradient, and print its memory; see _CASES.",
+  lower_bound=0,
+  upper_bound=len(_CASES) - 1,
 )
 _MIB = 2**20
 _REPETITIONS = 16  # Of a short program between two looks at the clock.
@@ -108,7 +112,9 @@ def check_prediction(case: int) -> dict[str, Any]:
   """Compares the predicted temporary memory with that of a fresh process."""
   name, tokens = _CASES[case]
   command = [sys.executable, *sys.argv, f"--case={case}"]
-  done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+  done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+  if done.returncode:
+    raise ValueError(f"{name} over {tokens:,} tokens failed, see above")
   found = json.loads(done.stdout.splitlines()[-1])
   fn, args = make_gradient(name, "III", tokens)
   target = Target("cpu" if _QUICK.value else _TARGET.value)

@@ -12,10 +12,48 @@ from typing import Any, Self
 
 _FOLDER = pathlib.Path(__file__).parent / "peers"
 _NEWEST = ("python3.12", "python3.13", "python3.14")
+# The environments, by the module of experiments/peers that runs in them.
+_REQUIREMENTS = {
+  "in_torch": "requirements.txt",
+  "in_jla": "requirements_jla.txt",
+}
 
 
 class PeerError(Exception):
   """A library cannot be installed or does not run; the message says why."""
+
+
+def make_environments(
+  workdir: pathlib.Path, newer: str | None
+) -> dict[str, pathlib.Path]:
+  """Makes the environments of all libraries.
+
+  Args:
+    workdir: Where they are or will be.
+    newer: A newer Python, or None to look for one.
+
+  Returns:
+    Their interpreters.
+
+  Raises:
+    ValueError: If one cannot be made.
+  """
+  pythons = {}
+  for module, requirements in _REQUIREMENTS.items():
+    python = sys.executable
+    if module == "in_jla":
+      python = newer or find_newer_python()
+      if python is None:
+        raise ValueError(
+          "--newer_python must be Python 3.12 or newer for "
+          "jax-linear-attention, and none is on the PATH"
+        )
+    folder = workdir / module.removeprefix("in_")
+    try:
+      pythons[module] = make_environment(folder, python, requirements)
+    except PeerError as error:
+      raise ValueError(f"{requirements} {error}: try again") from error
+  return pythons
 
 
 def find_newer_python() -> str | None:

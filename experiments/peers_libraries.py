@@ -12,8 +12,8 @@ arrays (float32, batch 1, heads of width 64):
   and slim_over_peer is below 1 where slim is faster.
 - Memory is the growth of the process to its peak in one call, results included.
 
-A library has a row with the reason if it cannot be installed, does not run, or
-needs more than 12 GiB. The script needs Linux.
+A library has a row with the reason if it does not run, or needs more than 12
+GiB. The script needs Linux, and a network to install.
 
   python experiments/peers_libraries.py [--quick]
 """
@@ -36,8 +36,7 @@ from peer_cases import CASES, PEERS, Case, make_inputs
 from peer_environments import (
   PeerError,
   Worker,
-  find_newer_python,
-  make_environment,
+  make_environments,
 )
 from record import measure_in_stretches, print_table, save
 
@@ -53,11 +52,6 @@ _NEWER_PYTHON = flags.DEFINE_string(
 )
 _THREADS = 2
 _MAX_DIFFERENCE = 1e-3  # Of results; with more it is another function.
-# The environments, by the module of experiments/peers that runs in them.
-_REQUIREMENTS = {
-  "in_torch": "requirements.txt",
-  "in_jla": "requirements_jla.txt",
-}
 
 
 def main() -> None:
@@ -71,7 +65,8 @@ def main() -> None:
     raise ValueError(f"this needs Linux, got {sys.platform}")
   # Before JAX counts them. The libraries inherit it.
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_THREADS])
-  cases, pythons = CASES, {"in_slim": sys.executable}
+  cases = CASES
+  pythons: dict[str, str | pathlib.Path] = {"in_slim": sys.executable}
   if _QUICK.value:
     cases = CASES[:2]
   else:
@@ -83,32 +78,14 @@ def main() -> None:
   save(name, rows, quick=quick, threads=_THREADS, rounds=_ROUNDS.value)
 
 
-def make_environments(
-  workdir: pathlib.Path, newer: str | None
-) -> dict[str, pathlib.Path | PeerError]:
-  """Makes environments; returns their interpreters, or why there is none."""
-  pythons = {}
-  for module, requirements in _REQUIREMENTS.items():
-    python = sys.executable
-    try:
-      if module == "in_jla":
-        python = newer or find_newer_python()
-        if python is None:
-          raise PeerError("needs Python 3.12 or newer; pass --newer_python")
-      folder = workdir / module.removeprefix("in_")
-      pythons[module] = make_environment(folder, python, requirements)
-    except PeerError as error:
-      pythons[module] = error
-  return pythons
-
-
-def measure(case: Case, pythons: dict[str, Any]) -> list[dict[str, Any]]:
+def measure(
+  case: Case, pythons: dict[str, str | pathlib.Path]
+) -> list[dict[str, Any]]:
   """Measures slim and the libraries at one operation.
 
   Args:
     case: The operation.
-    pythons: Interpreters by module, or the error that there is none. Libraries
-      of other modules are left out.
+    pythons: Interpreters by module. Libraries of other modules are left out.
 
   Returns:
     A row for each pass and library.
@@ -125,8 +102,6 @@ def measure(case: Case, pythons: dict[str, Any]) -> list[dict[str, Any]]:
     np.savez(inputs, **make_inputs(case))
     for name, (module, settings) in peers.items():
       try:
-        if isinstance(pythons[module], PeerError):
-          raise pythons[module]
         if module not in workers:
           worker = Worker(pythons[module], module)
           workers[module] = stack.enter_context(worker)
@@ -167,7 +142,7 @@ def run(programs, slim, direction, folder):
     try:
       found[name] = ask(outputs=outputs)
       found[name]["difference"] = difference(direction, folder, slim, name)
-      if found[name]["difference"] > _MAX_DIFFERENCE:
+      if not found[name]["difference"] <= _MAX_DIFFERENCE:  # Or it is NaN.
         raise PeerError("its results differ")
     except PeerError as error:
       if name == slim:
@@ -207,11 +182,12 @@ def difference(direction: str, folder: str, slim: str, name: str) -> float:
     np.load(f"{folder}/{name}.npz") as found,
   ):
     weight = inputs["y_ct"] != 0 if direction == "forward" else 1
-    return max(
-      float(np.abs((found[x] - right[x]) * weight).max())
-      / float(np.abs(right[x] * weight).max())
+    differences = [
+      np.abs((found[x] - right[x]) * weight).max()
+      / np.abs(right[x] * weight).max()
       for x in right.files
-    )
+    ]
+  return float(np.max(differences))  # NaN if one is.
 
 
 def make_columns(

@@ -1,5 +1,6 @@
 """Tables on the screen, and result files with command, machine and date."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -121,13 +122,14 @@ def origin() -> dict[str, Any]:
         package: importlib.metadata.version(package)
         for package in ("jax", "jaxlib", "flax", "optax", "numpy")
       },
+      **_compilers(),
     },
   }
 
 
 def join_commits(commits: Iterable[str | None]) -> str:
   """Joins the commits of the code that made a row, for its "commit"."""
-  return " ".join(x for x in dict.fromkeys(commits) if x)
+  return " ".join(dict.fromkeys(x or "unknown" for x in commits))
 
 
 def hardware() -> str:
@@ -159,6 +161,15 @@ def print_table(rows: list[dict[str, Any]]) -> None:
   for line in cells:
     pairs = zip(line, widths, strict=True)
     print("  ".join(x.rjust(width) for x, width in pairs))
+
+
+def _compilers():
+  """Returns the versions of the compilers for other devices that are here."""
+  found = {}
+  for package in ("libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[package] = importlib.metadata.version(package)
+  return found
 
 
 def _relative(argv):

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from arguments import define_names, define_quick
+from arguments import define_names, define_quick, result_name
 from jax.sharding import NamedSharding, PartitionSpec
 from mesh_gradients import (
   LAYERS,
@@ -52,10 +52,11 @@ def main() -> None:
   cases = [
     (part, *case) for part in _PARTS.value for case in parts[part](quick)
   ]
-  rows = measure_in_stretches("scale", cases, measure, quick=quick)
+  name = result_name("scale", _PARTS)
+  rows = measure_in_stretches(name, cases, measure, quick=quick)
   for part in _PARTS.value:
     print_table([row for row in rows if row["part"] == part])
-  save("scale", rows, quick=quick, layers=LAYERS, chunk_size=_CHUNK_SIZE)
+  save(name, rows, quick=quick, layers=LAYERS, chunk_size=_CHUNK_SIZE)
 
 
 def measure(case: tuple[Any, ...]) -> list[dict[str, Any]]:

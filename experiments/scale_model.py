@@ -12,7 +12,7 @@ in the walk back. Nothing is overlapped, so the shares are upper bounds.
   weights and their gradient      8 bytes a parameter
 
 The latency of a collective is taken to be the same for any size. All
-assumptions are flags. Without them, the rows are those of docs/scale.md.
+assumptions are flags of one row. Without, the rows are those of docs/scale.md.
 
   python experiments/scale_model.py [--tokens=1e9 --devices=4096 --width=4096 …]
 """
@@ -21,22 +21,34 @@ import math
 from typing import Any, NamedTuple
 
 from absl import flags
-from arguments import define_quick
+from arguments import define_count, define_quick
 from record import print_table, save
 
 from slim import command_line
 
 _QUICK = define_quick("The same: it takes no time.")
-_TOKENS = flags.DEFINE_float("tokens", None, "T. Then one row is printed.")
+_TOKENS = flags.DEFINE_float(
+  "tokens", None, "T. Then one row is printed.", lower_bound=1
+)
 _DEVICES = flags.DEFINE_integer("devices", 8, "P.", lower_bound=2)
-_CHUNK = flags.DEFINE_integer("chunk_size", 2048, "C.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 1, "B of a device.", lower_bound=1)
-_WIDTH = flags.DEFINE_integer("width", 1024, "D.", lower_bound=1)
-_LAYERS = flags.DEFINE_integer("layers", 24, "L.", lower_bound=1)
-_HEAD = flags.DEFINE_integer("head_width", 64, "Of a head.", lower_bound=1)
-_RATE = flags.DEFINE_float("rate", 400e12, "Operations a second, reached.")
-_BANDWIDTH = flags.DEFINE_float("bandwidth", 400e9, "Of a device, bytes/s.")
-_LATENCY = flags.DEFINE_float("latency", 12e-6, "Of a collective, seconds.")
+_CHUNK = define_count("chunk_size", 2048, "C.")
+_BATCH = define_count("batch_size", 1, "B of a device.")
+_WIDTH = define_count("width", 1024, "D.")
+_LAYERS = define_count("layers", 24, "L.")
+_HEAD = define_count("head_width", 64, "Of a head.")
+_RATE = flags.DEFINE_float(
+  "rate", 400e12, "Operations a second, reached.", lower_bound=1
+)
+_BANDWIDTH = flags.DEFINE_float(
+  "bandwidth", 400e9, "Of a device, bytes/s.", lower_bound=1
+)
+_LATENCY = flags.DEFINE_float(
+  "latency", 12e-6, "Of a collective, seconds.", lower_bound=0
+)
+_OF_ONE_ROW = (
+  *(_DEVICES, _CHUNK, _BATCH, _WIDTH, _LAYERS, _HEAD),
+  *(_RATE, _BANDWIDTH, _LATENCY),
+)
 
 
 class Link(NamedTuple):
@@ -72,6 +84,9 @@ def main() -> None:
       [predict(link, _TOKENS.value, _WIDTH.value, _LAYERS.value, _CHUNK.value)]
     )
     return
+  for flag in _OF_ONE_ROW:
+    if flag.present:
+      raise ValueError(f"--{flag.name} needs --tokens: the tables are fixed")
   rows = [
     {"model": name, **predict(link, 2**20, width, layers, chunk_size)}
     for name, (width, layers) in _MODELS.items()

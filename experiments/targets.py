@@ -10,13 +10,12 @@ An interrupted run is continued.
 """
 
 import functools
-import importlib.metadata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from arguments import define_names, define_quick
+from arguments import define_names, define_quick, result_name
 from configurations import abstract_batch, load_config, make_model
 from record import measure_in_stretches, print_table, save
 
@@ -104,15 +103,13 @@ def main() -> None:
   """Compiles, prints and saves."""
   quick = _QUICK.value
   targets = ["cpu"] if quick else _TARGETS.value
+  for target in targets:
+    Target(target).devices(1)  # Raises if its compiler is missing.
   cases = [x for x in list_cases(quick, targets) if x.part in _PARTS.value]
-  rows = measure_in_stretches("targets", cases, measure, quick=quick)
+  name = result_name("targets", _TARGETS, _PARTS)
+  rows = measure_in_stretches(name, cases, measure, quick=quick)
   print_table(rows)
-  compilers = {
-    name: importlib.metadata.version(name)
-    for name in ("libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12")
-    if not quick
-  }
-  save("targets", rows, quick=quick, compilers=compilers)
+  save(name, rows, quick=quick)
 
 
 def measure(case: Case) -> list[dict[str, Any]]:

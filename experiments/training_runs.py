@@ -1,5 +1,6 @@
 """Trains configs to compare them; interrupted runs are resumed."""
 
+import json
 import os
 import pathlib
 import statistics
@@ -84,6 +85,25 @@ def summarize(
     "median_tokens_per_second": statistics.median_high(speeds),
     "commit": join_commits(commits_of_run(folder)),
   }
+
+
+def complete_records(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads the records of an interrupted run, to which others can be appended.
+
+  Args:
+    path: A file with a record in JSON on each line; there may be none yet. A
+      last line that was cut off is removed from it.
+
+  Returns:
+    The records.
+  """
+  if not path.exists():
+    return []
+  records = list(read_records(str(path)))
+  complete = path.with_suffix(".tmp")
+  complete.write_text("".join(f"{json.dumps(x)}\n" for x in records))
+  complete.replace(path)
+  return records
 
 
 def commits_of_run(folder: str | os.PathLike[str]) -> list[str | None]:

@@ -11,6 +11,7 @@ and comparisons are Python's:
 
 import ast
 import itertools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -64,7 +65,7 @@ def select(record: dict[str, Any], key: str, **settings: Any) -> Any:
     The value, or a list of them if there are several rows.
 
   Raises:
-    ValueError: If there is no such row.
+    ValueError: If there is no such row, or a value is not finite.
   """
   if not settings and key in record:
     return record[key]
@@ -76,6 +77,9 @@ def select(record: dict[str, Any], key: str, **settings: Any) -> Any:
   ]
   if not found:
     raise ValueError(f"no row has {key} and {settings}")
+  # Python's max passes over a NaN.
+  if any(isinstance(x, float) and not math.isfinite(x) for x in found):
+    raise ValueError(f"{key} is not finite in a row with {settings}")
   return found[0] if len(found) == 1 else found
 
 

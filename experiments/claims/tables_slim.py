@@ -138,7 +138,7 @@ def model_curves(read: Read) -> str:
     [
       f"`{row['config']}`",
       f"{row['validation_bpc']:.2f}",
-      f"{mebibytes(row['activation_mib'])} MiB",
+      f"{mebibytes(row['activation_MiB'])} MiB",
     ]
     for row in read("model_curves")["rows"]
   ]

@@ -83,8 +83,8 @@ class TrainSettings:
   )
   max_minutes: float | None = setting(
     None,
-    "Minutes after which a run saves and ends, unless it is evaluating; the "
-    "same command continues it. None: no limit.",
+    "Minutes that a run may take. It saves and ends before, except while it is "
+    "evaluating; the same command continues it. None: no limit.",
   )
   init_from: str | None = setting(
     None,

@@ -37,6 +37,8 @@ RECORD = {
 
 def read(name):
   """Reads a record as `documents.read_result` does."""
+  if name == "noisy":  # Python's max of these is 44.
+    return {"rows": [{"MiB": 44.0}, {"MiB": float("nan")}]}
   if name != "memory":
     raise FileNotFoundError(f"there is no {name}.json")
   return RECORD
@@ -60,6 +62,21 @@ def test_every_measured_number_has_a_source(documents):
   assert not bare
 
 
+def test_every_comment_is_read(documents):
+  """Fails if a mistyped comment is a number or a condition that none checks."""
+  known = re.compile(
+    r"(?<=\d)<!--= |<!-- (holds|holds at full size): |"
+    r"<!-- (begin .* -->|end -->|reported -->)"
+  )
+  for path in documents.documents():
+    text = re.sub(
+      r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.S | re.M
+    )
+    for match in re.finditer("<!--", text):
+      context = text[match.start() - 20 : match.start() + 60]
+      assert known.match(text, match.start()), f"{path.name}: {context}"
+
+
 @pytest.mark.parametrize(
   ("written", "expression", "found"),
   [
@@ -75,6 +92,7 @@ def test_every_measured_number_has_a_source(documents):
     ("44", 'memory("MiB", **{"tokens": 128})', None),
     ("44", 'memory("MiB")', "must be one number, found 2: use max"),
     ("44", 'other("MiB")', "there is no other.json"),
+    ("44", 'max(noisy("MiB"))', "noisy: MiB is not finite in a row with {}"),
     ("44", "open", "not an expression over results: open"),
     ("44", "memory(", "was never closed"),
   ],

@@ -77,6 +77,22 @@ def test_an_environment_is_made_once(beside, tmp_path, monkeypatch):
     peer_environments.make_environment(*args)
 
 
+def test_an_environment_that_fails_ends_the_run(beside, monkeypatch, tmp_path):
+  """Fails if a result without any library is stored, and kept for good."""
+  import peer_environments
+
+  def make(*args):
+    raise peer_environments.PeerError("cannot be installed: no network")
+
+  monkeypatch.setattr(peer_environments, "make_environment", make)
+  with pytest.raises(ValueError, match="no network: try again"):
+    peer_environments.make_environments(tmp_path, None)
+  monkeypatch.setattr(peer_environments, "make_environment", lambda *_: "x")
+  monkeypatch.setattr(peer_environments, "find_newer_python", lambda: None)
+  with pytest.raises(ValueError, match="--newer_python must be Python 3.12"):
+    peer_environments.make_environments(tmp_path, None)
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_tokens_that_libraries_treat_differently_are_found(beside, is_causal):
   """Fails if LSH attention is compared where definitions differ."""
@@ -171,6 +187,31 @@ def test_results_are_compared_where_definitions_agree(beside, tmp_path):
     for direction in ("forward", "gradient")
   ]
   assert found == [0.25, 2.0]
+  np.savez(tmp_path / "other.npz", a=[1.0], b=[np.nan])
+  np.savez(tmp_path / "slim.npz", a=[1.0], b=[1.0])
+  args = "gradient", tmp_path, "slim", "other"
+  assert np.isnan(peers_libraries.difference(*args))
+
+
+@pytest.mark.parametrize("difference", [2e-3, float("nan")])
+def test_other_results_are_not_timed(beside, monkeypatch, tmp_path, difference):
+  """Fails if a library that computes something else has a time in the table."""
+  import peers_libraries
+
+  monkeypatch.setattr(
+    peers_libraries,
+    "difference",
+    lambda *args: difference if args[-1] == "a" else 0.0,
+  )
+  programs = {
+    name: lambda outputs=None: {"peak_MiB": 1.0} for name in ("s", "a")
+  }
+  monkeypatch.setattr(
+    peers_libraries, "_ROUNDS", types.SimpleNamespace(value=1)
+  )
+  found = peers_libraries.run(programs, "s", "forward", tmp_path)
+  assert "seconds" in found["s"] and "seconds" not in found["a"]
+  assert found["a"]["note"] == "its results differ"
 
 
 def test_libraries_take_turns_in_any_order(beside, monkeypatch, tmp_path):

@@ -39,6 +39,11 @@ def test_a_command_names_no_folder_of_this_machine(record, monkeypatch):
   assert command[2:] == ["--quick", "--text=a.txt", "--ptb=ptb"]
 
 
+def test_a_row_of_unknown_code_says_so(record):
+  """Fails if a run is said to be of the one commit that is known of it."""
+  assert record.join_commits(["0123", None, "0123"]) == "0123 unknown"
+
+
 def interrupt(record, **changes):
   """Stops at the last of three cases; returns what a second run measures."""
   done = []
@@ -125,6 +130,15 @@ def test_a_small_run_needs_no_data(arguments):
   assert arguments.text_path(text, quick) == __file__
   parse(arguments, "--noquick", f"--text={__file__}")
   assert arguments.text_path(text, quick) == __file__
+
+
+def test_a_part_does_not_replace_the_whole(arguments):
+  """Fails if a trial with some of the cases overwrites a published table."""
+  arguments, _, workdir, quick = arguments
+  parse(arguments, "--quick")
+  assert arguments.result_name("a", workdir) == "a"
+  parse(arguments, "--workdir=x")
+  assert arguments.result_name("a", quick, workdir) == "a_part"
 
 
 def test_a_small_run_trains_anew(arguments, tmp_path):

@@ -43,6 +43,18 @@ def test_runs_of_figure_4_differ_in_the_gradient_alone(learning_curves):
       assert config[group] == full[group]
 
 
+def test_records_are_appended_to_whole_lines(beside, tmp_path):
+  """Fails if a record is appended to a line that a crash cut off."""
+  import training_runs
+
+  path = tmp_path / "x.jsonl"
+  assert training_runs.complete_records(path) == []
+  path.write_text('{"step": 0}\n{"step": 1}\n{"st')
+  found = training_runs.complete_records(path)
+  assert found == [{"step": 0}, {"step": 1}]
+  assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
+
+
 def test_runs_are_compared_at_the_last_common_step(
   learning_curves, tmp_path, monkeypatch
 ):
