@@ -71,6 +71,9 @@ def source(read: Read, *names: str) -> str:
 
   Returns:
     A paragraph of Markdown.
+
+  Raises:
+    ValueError: If a result does not say of which code it is.
   """
   records = [read(name) for name in names]
   commands = _unique(
@@ -79,6 +82,8 @@ def source(read: Read, *names: str) -> str:
   )
   dates = sorted(_unique(record["date"] for record in records))
   commits = _unique(x for record in records for x in commits_of(record))
+  if not all(commits):
+    raise ValueError(f"{', '.join(names)}: one has no commit, measure it again")
   packages = _unique(
     f"jax {x['jax']}, Python {x['python']}"
     for x in (record["versions"] for record in records)
@@ -88,12 +93,7 @@ def source(read: Read, *names: str) -> str:
     " to ".join(dict.fromkeys([dates[0], dates[-1]])),
     "; ".join(_unique(record["hardware"] for record in records)),
     "; ".join(packages),
-    *(
-      f"commit {x[:10]}{'-dirty' * x.endswith('-dirty')}"
-      if x
-      else "**older code, not run again yet**"
-      for x in commits
-    ),
+    *(f"commit {x[:10]}{'-dirty' * x.endswith('-dirty')}" for x in commits),
     ", ".join(links),
   ]
   return "\n".join([*(f"`{x}`  " for x in commands), " · ".join(facts)])

@@ -152,6 +152,22 @@ def test_numbers_and_blocks_are_written(statements):
   assert statements.write(unknown, blocks, read) == unknown
 
 
+def test_a_source_names_its_code(documents):
+  """Fails if a table is published of code that nobody can find."""
+  record = {"command": "python x.py --text=a", "date": "2026-11-30"}
+  record |= {"hardware": "2 cores", "rows": [{}], "commit": "0123456789abc"}
+  record |= {"versions": {"jax": "0.10", "python": "3.11"}}
+  found = documents.tables.source(lambda name: record, "a")
+  assert found.splitlines() == [
+    "`python x.py --text=FILE`  ",
+    "2026-11-30 · 2 cores · jax 0.10, Python 3.11 · commit 0123456789 · "
+    "[a](../experiments/results/a.json)",
+  ]
+  del record["commit"]
+  with pytest.raises(ValueError, match="one has no commit, measure it again"):
+    documents.tables.source(lambda name: record, "a")
+
+
 def test_examples_in_fenced_blocks_are_left_alone(statements):
   """Fails if a page cannot show how a number is marked."""
   text = '```md\n7<!--= memory("MiB", tokens=128) -->\n<!-- begin f() -->\n'

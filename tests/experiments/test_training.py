@@ -104,7 +104,7 @@ def test_runs_are_compared_at_the_last_common_step(
     0,
   ]
   assert [x["training_bpc"] for x in saved["rows"]] == [2.5, 2.6, 2.5]
-  assert {x["commit"] for x in saved["rows"]} == {"old abc"}
+  assert {x["commit"] for x in saved["rows"]} == {"old unknown abc"}
   assert saved["data"] == "PTB"
   assert saved["curves"]["slim-512"] == [(100, 3.0), (200, 2.0)]
 
