@@ -7,7 +7,7 @@ in the walk back. Nothing is overlapped, so the shares are upper bounds.
   compute of a layer and chunk    4 · B · C · 24 · D² operations, for 4 walks
   all-gather, up to 8 devices     latency + (P - 1) S / bandwidth
   two all-to-alls, beyond         2 latency + 3 S (P - 1) / P / bandwidth
-  activations of a device         128 · B · C · D bytes a layer, as measured by
+  activations of a device         107 · B · C · D bytes a layer, as measured by
                                   scale.py; reversible layers: of one layer
   weights and their gradient      8 bytes a parameter
 
@@ -130,7 +130,7 @@ def predict(
   num_chunks = math.ceil(num_tokens / (num_devices * chunk_size))
   # Gathered and scattered once; what is left to sum is small.
   weights = 12 * layers * width**2
-  activation = 128 * batch_size * chunk_size * width / 2**30
+  activation = 107 * batch_size * chunk_size * width / 2**30
   sent_once = 2 * 4 * weights / link.bandwidth
   return {
     "devices": link.name,
