@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 from record import join_commits
 
+from slim.files import write_file
 from slim.runs.compilation_cache import default_folder, use_cache
 from slim.runs.config_json import read_processes
 from slim.runs.metrics import read_records
@@ -100,9 +101,8 @@ def complete_records(path: pathlib.Path) -> list[dict[str, Any]]:
   if not path.exists():
     return []
   records = list(read_records(str(path)))
-  complete = path.with_suffix(".tmp")
-  complete.write_text("".join(f"{json.dumps(x)}\n" for x in records))
-  complete.replace(path)
+  lines = "".join(f"{json.dumps(x)}\n" for x in records)
+  write_file(str(path), lines.encode())
   return records
 
 
