@@ -9,7 +9,7 @@ Runs stay in --workdir and are resumed, so a figure can be made in stretches: a
 larger --steps continues the runs of `full` and `slim`. Runs that change to
 `slim` do so in the middle of --steps, and begin anew with another --steps.
 --steps=0 trains nothing and shows how far all runs have come; of those that
-change to `slim`, it shows the longest.
+change to `slim`, it shows the longest. Some runs alone are stored as a part.
 
   python experiments/learning_curves.py --tasks=copying
   python experiments/learning_curves.py --tasks=ptb --ptb=FOLDER --steps=3000
@@ -216,8 +216,9 @@ def record(name: str, folders: dict[str, pathlib.Path]) -> None:
     rows.append(row | {"commit": join_commits(commits_of_run(folders[run]))})
   print_table(rows)
   spread = [x["distance_to_full"] for x in rows if x["run"] == "full-seed"]
+  part = "" if evaluations.keys() == set(list_runs(task)) else "_part"
   save(
-    f"learning_curves_{name}",
+    f"learning_curves_{name}{part}",
     rows,
     quick=_QUICK.value,
     data=json.loads((folders[run] / "config.json").read_text())["data"],

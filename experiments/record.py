@@ -82,7 +82,7 @@ def measure_in_stretches(
   The rows of each case are stored in `<name>.partial` as soon as they are
   measured, and `save` removes this file. It is continued only by the same
   command, commit, versions and hardware. A small run always starts anew, and
-  so does one from a changed working tree.
+  so does one after a run from a changed working tree.
 
   Args:
     name: Name of the file of results, without its ending.
@@ -93,13 +93,13 @@ def measure_in_stretches(
 
   Returns:
     The rows of all cases. They are not saved yet.
+
+  Raises:
+    ValueError: If the file is of a run that this one cannot continue.
   """
   path = results_path(name, "partial", quick)
   start = origin()
-  found = []
-  if path.exists() and not quick and _is_certain(start["commit"]):
-    stored = json.loads(path.read_text())
-    found = stored["rows_of_cases"] if start.items() <= stored.items() else []
+  found = [] if quick else _read_stretch(path, start)
   cases = list(cases)
   if found:
     print(f"{len(found)} of {len(cases)} cases are from {path.name}")
@@ -192,6 +192,34 @@ def _relative(argv):
       value = pathlib.Path(value).name
     arguments.append(f"{name}{equals}{value}")
   return [str(script), *arguments]
+
+
+def _read_stretch(path, start):
+  """Returns the rows of an interrupted run, if there is one.
+
+  Args:
+    path: Its file.
+    start: The `origin` of the run that continues it.
+
+  Returns:
+    A list for each case. There is none if nobody could continue that run.
+
+  Raises:
+    ValueError: If it has another origin. To measure again would lose its rows.
+  """
+  if not path.exists():
+    return []
+  stored = json.loads(path.read_text())
+  if not _is_certain(stored["commit"]):
+    return []
+  for key, value in start.items():
+    if stored[key] != value:
+      raise ValueError(
+        f"{path.name} has {len(stored['rows_of_cases'])} measured cases with "
+        f"{key} {stored[key]}, and this run has {value}: continue that one, or "
+        f"remove {path}"
+      )
+  return stored["rows_of_cases"]
 
 
 def _is_certain(commit):

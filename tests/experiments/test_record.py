@@ -80,9 +80,12 @@ def test_a_run_continues_where_it_stopped(record):
   "changes",
   [{"COMMIT": "4567"}, {"hardware": lambda: "another"}, {"COMMIT": None}],
 )
-def test_rows_of_another_origin_are_measured_again(record, changes):
-  """Fails if a table mixes two versions of the code or two machines."""
-  assert interrupt(record, **changes) == [1, 2, 3]
+def test_rows_of_another_origin_are_kept_apart(record, changes):
+  """Fails if a table mixes two machines, or a run removes another's rows."""
+  with pytest.raises(ValueError, match="a.partial has 2 measured cases with"):
+    interrupt(record, **changes)
+  stored = json.loads(record.results_path("a", "partial").read_text())
+  assert len(stored["rows_of_cases"]) == 2
 
 
 @pytest.mark.parametrize("commit", ["0123-dirty", None])

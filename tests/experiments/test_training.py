@@ -87,7 +87,7 @@ def test_runs_are_compared_at_the_last_common_step(
     lambda name, rows, **notes: saved.update(notes, name=name, rows=rows),
   )
   learning_curves.record("ptb", folders)
-  assert saved["name"] == "learning_curves_ptb"
+  assert saved["name"] == "learning_curves_ptb_part"
   assert saved["spread"] == 0.25
   assert saved["steps_of_paper"] == 30_000
   assert [
@@ -107,6 +107,9 @@ def test_runs_are_compared_at_the_last_common_step(
   assert {x["commit"] for x in saved["rows"]} == {"old unknown abc"}
   assert saved["data"] == "PTB"
   assert saved["curves"]["slim-512"] == [(100, 3.0), (200, 2.0)]
+  whole = dict.fromkeys(learning_curves.make_configs("ptb"), folders["full"])
+  learning_curves.record("ptb", whole)
+  assert saved["name"] == "learning_curves_ptb"
 
 
 def test_runs_are_shown_without_training(learning_curves, tmp_path):
