@@ -18,32 +18,36 @@ of each sequence and a checksum of --run.
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import ml_collections
+import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from arguments import (
   define_count,
   define_quick,
   define_workdir,
   open_workdir,
 )
-from configurations import load_config
+from finetune_steps import (
+  define_run,
+  first_half,
+  make_adaptation,
+  make_score,
+  restore,
+  trained_run,
+)
 from measurements import median_seconds
 from record import COMMIT, join_commits, print_table, save
-from training_runs import checksum, complete_records, train
+from training_runs import checksum, complete_records
 
 from slim import command_line
 from slim.memory.report import report_of
-from slim.runs.trained import load_run
 from slim.training import build
-from slim.training.evaluation import make_evaluation_step
 from slim.training.gradients import COMPILER_OPTIONS, make_value_and_grad
-from slim.types import Batch, LanguageModel, Params
+from slim.types import Batch, Params
 
-_RUN = flags.DEFINE_string("run", None, "Folder of the trained run.")
+_RUN = define_run()
 _SEQUENCES = define_count("sequences", 5000, "Sequences, as in the paper.")
 _WORKDIR = define_workdir("runs/finetune")
 _QUICK = define_quick("64 short sequences and a small model: a minute.")
@@ -54,32 +58,11 @@ _QUICK_CHUNK_SIZES = (32, 16, 4)
 _ROUNDS = 5
 
 
-class Pretrained(NamedTuple):
-  """A trained model, and the settings it was trained with."""
-
-  config: ml_collections.ConfigDict
-  model: LanguageModel
-  params: Params
-  step: int
-  commits: list[str | None]  # Of the code that trained it.
-
-
 def main() -> None:
   """Fine-tunes, prints and saves."""
-  run, num_sequences = _RUN.value, _SEQUENCES.value
-  if run is None and not _QUICK.value:
-    raise ValueError(
-      "--run is missing: train with experiments/learning_curves.py, and pass "
-      "the folder of a run, such as runs/learning_curves/ptb-full"
-    )
   with open_workdir(_WORKDIR, _QUICK) as workdir:
-    if _QUICK.value:
-      run, num_sequences = str(workdir / "run"), 64
-      config = load_config("ptb_slim", quick=True)
-      config.train.num_steps = 40
-      config.gradient.method = "full"
-      train(config, run)
-    measure(run, workdir, num_sequences)
+    run = trained_run(_RUN, _QUICK, workdir)
+    measure(run, workdir, 64 if _QUICK.value else _SEQUENCES.value)
 
 
 def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
@@ -113,12 +96,13 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
       for key, gradient in gradients.items()
     }
     dataset = build.create_split(config, "validation", batch_size=1)
+    rates = jnp.array([_LEARNING_RATE])
     with open(path, "a", buffering=1) as file:
       for number in range(len(done), num_sequences):
         batch = dataset.batch(number)
         found = {"before": before(pretrained.params, batch)}
         for key, function in adapt.items():
-          found[key] = function(pretrained.params, batch)
+          found[key] = function(pretrained.params, batch, rates)[0]
         bits = {key: round(float(x), 7) for key, x in found.items()}
         record = {"step": number, "commit": COMMIT} | bits
         file.write(json.dumps(record) + "\n")
@@ -143,60 +127,6 @@ def measure(run: str, workdir: pathlib.Path, num_sequences: int) -> None:
     weights=weights,
     bits={key: [x[key] for x in done] for key in ("before", *methods)},
   )
-
-
-def restore(run: str) -> Pretrained:
-  """Restores the newest checkpoint, with validation at random offsets."""
-  config, experiment, state, record = load_run(run, name="--run")
-  commits = [x["git_commit"] for x in record["processes"]]
-  with config.unlocked():
-    config.data.order = "random"
-  return Pretrained(
-    config, experiment.model, state.params, int(state.step), commits
-  )
-
-
-def make_score(
-  model: LanguageModel, chunk_size: int
-) -> Callable[[Params, Batch], jax.Array]:
-  """Makes `score(params, batch)`, the bits per byte of the second half."""
-  evaluate = make_evaluation_step(model, chunk_size)
-
-  def score(params, batch):
-    half = batch.inputs.shape[1] // 2
-    batch = batch._replace(weights=batch.weights.at[:, :half].set(0))
-    sums, _ = evaluate(params, model.init_state(1), batch)
-    return sums.nll.sum() / sums.weight.sum() / np.log(2)
-
-  return score
-
-
-def make_adaptation(
-  value_and_grad: Callable, score: Callable
-) -> Callable[[Params, Batch], jax.Array]:
-  """Makes a step of gradient descent on the first half of a batch.
-
-  Args:
-    value_and_grad: The gradient, from `make_value_and_grad`.
-    score: The bits of the second half, from `make_score`.
-
-  Returns:
-    `adapt(params, batch)`, the score after the step.
-  """
-
-  def adapt(params, batch):
-    sums, gradient = value_and_grad(params, first_half(batch))
-    after = jax.tree.map(
-      lambda x, x_ct: x - _LEARNING_RATE * x_ct / sums.weight, params, gradient
-    )
-    return score(after, batch)
-
-  return adapt
-
-
-def first_half(batch: Batch) -> Batch:
-  """Returns the first T // 2 tokens of a batch."""
-  return jax.tree.map(lambda x: x[:, : x.shape[1] // 2], batch)
 
 
 def measure_costs(

@@ -113,6 +113,14 @@ EXPERIMENTS = (
     (f"--run={_CURVES}/enwik8-full", "--sequences=500"),
     "finetune_enwik8",
   ),
+  *(
+    Experiment(
+      "finetune_rates",
+      (f"--run={_CURVES}/{name}-full", f"--sequences={sequences}"),
+      f"finetune_rates_{name}",
+    )
+    for name, sequences in (("ptb", 100), ("enwik8", 30))
+  ),
   Experiment("generation_speed"),
   Experiment("run_costs", ("--text={shakespeare}",)),
   Experiment("model_curves", ("--text={shakespeare}",)),

@@ -144,13 +144,13 @@ def test_weights_are_told_apart(beside):
 
 def test_a_model_adapts_to_the_first_half(x64, beside):
   """Fails if the step sees the half on which it is scored, or moves wrongly."""
-  import finetune
+  import finetune_steps
 
   model = create(dtype="float64")
   params, batch = params_of(model), batch_of(12)
   batch = jax.tree.map(lambda x: x[:1], batch)
   batch = batch._replace(weights=jnp.ones((1, 12)))
-  score = finetune.make_score(model, chunk_size=5)
+  score = finetune_steps.make_score(model, chunk_size=5)
 
   def mean_nll(params, half):
     logits, _ = model.apply(params, batch.inputs, None)
@@ -160,17 +160,21 @@ def test_a_model_adapts_to_the_first_half(x64, beside):
     )
     return cross_entropy_sums(logits, *rest).nll / 6
 
-  def right(params, _):
-    moved = jax.tree.map(
-      lambda x, x_ct: x - 0.01 * x_ct, params, jax.grad(mean_nll)(params, 0)
-    )
-    return mean_nll(moved, 1) / np.log(2)
+  rates = jnp.array([0.01, 0.02])
+
+  def right(params, *_):
+    gradient = jax.grad(mean_nll)(params, 0)
+    moved = [
+      jax.tree.map(lambda x, x_ct, r=r: x - r * x_ct, params, gradient)
+      for r in rates
+    ]
+    return jnp.stack([mean_nll(x, 1) for x in moved]) / np.log(2)
 
   functions = [right] + [
-    finetune.make_adaptation(make_value_and_grad(model, **how), score)
+    finetune_steps.make_adaptation(make_value_and_grad(model, **how), score)
     for how in ({"method": "full"}, {"method": "slim", "chunk_size": 4})
   ]
   right, *found = jax.jit(lambda *args: [f(*args) for f in functions])(
-    params, batch
+    params, batch, rates
   )
   assert_gradients_close(found, [right] * 2, 1e-12)

@@ -56,6 +56,7 @@ def run_experiment(monkeypatch):
     ("learning_curves", ["--steps=-1"], "--steps=-1: -1 is not a non-negative"),
     ("finetune", [], "--run is missing: train with experiments/learning_cur"),
     ("finetune", ["--run=none"], "must be the folder of a run, with a config"),
+    ("finetune_rates", [], "--run is missing: train with experiments/learning"),
     (
       "peers_libraries",
       ["--newer_python=none"],
