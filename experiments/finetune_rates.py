@@ -65,7 +65,8 @@ def measure(run: str, num_sequences: int) -> None:
   with jax.default_matmul_precision(config.matmul_precision):
     for number in range(num_sequences):
       batch = dataset.batch(_FIRST + number)
-      bits.append([before(params, batch), *adapt(params, batch, rates)])
+      found = before(params, batch), *adapt(params, batch, rates)
+      bits.append([float(x) for x in found])
       if number % 10 == 9:
         print(f"{number + 1} of {num_sequences} sequences", flush=True)
   commit = join_commits([*pretrained.commits, COMMIT])

@@ -132,6 +132,22 @@ def finetune(read: Read, task: str) -> str:
   return markdown([*header, "activations", "time"], rows)
 
 
+def finetune_rates(read: Read, task: str) -> str:
+  """What learning rates do in one step of fine-tuning."""
+  rows = [
+    [
+      f"{row['learning_rate']:g}",
+      f"{row['bpc_before']:.4f}",
+      f"{row['bpc_after']:.4f}",
+      f"{row['median_change']:+.4f}",
+      f"{100 * row['share_better']:.0f} %",
+    ]
+    for row in read(f"finetune_rates_{task}")["rows"]
+  ]
+  header = [f"{task}: learning rate", "before", "after", "median change"]
+  return markdown([*header, "improved"], rows)
+
+
 def model_curves(read: Read) -> str:
   """Three models of one size, trained on the same tokens."""
   rows = [

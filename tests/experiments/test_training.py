@@ -178,3 +178,20 @@ def test_a_model_adapts_to_the_first_half(x64, beside):
     params, batch, rates
   )
   assert_gradients_close(found, [right] * 2, 1e-12)
+
+
+def test_learning_rates_are_compared_with_no_step(beside):
+  """Fails if a rate that helps is said to hurt."""
+  import finetune_rates
+
+  before = np.array([[2.0], [4.0], [3.0]])
+  change = np.array([[1, 0, -1, -0.5, -0.25]] * 2 + [[4, 0, -1, 0.5, -0.25]])
+  rows = finetune_rates.summarize(np.hstack([before, before + change]))
+  assert [x["learning_rate"] for x in rows] == [0.03, 0.01, 0.003, 0.001, 3e-4]
+  assert {x["bpc_before"] for x in rows} == {3.0}
+  assert [x["bpc_after"] for x in rows] == pytest.approx(
+    [5, 3, 2, 3 - 0.5 / 3, 2.75]
+  )
+  assert [x["median_change"] for x in rows] == [1, 0, -1, -0.5, -0.25]
+  assert [x["largest_change"] for x in rows] == [4, 0, -1, 0.5, -0.25]
+  assert [x["share_better"] for x in rows] == pytest.approx([0, 0, 1, 2 / 3, 1])
