@@ -123,7 +123,7 @@ def finetune(read: Read, task: str) -> str:
         f"slim, C = {size:,}" if size else "full",
         f"{row['bpc_before']:.4f}",
         f"{row['bpc_after']:.4f}",
-        f"{row['largest_distance_to_full']:.0e}",
+        _distance(row["largest_distance_to_full"], "bpc"),
         f"{mebibytes(row['activation_MiB'])} MiB",
         ratio(row["over_full"]),
       ]
