@@ -116,10 +116,10 @@ EXPERIMENTS = (
   *(
     Experiment(
       "finetune_rates",
-      (f"--run={_CURVES}/{name}-full", f"--sequences={sequences}"),
+      (f"--run={_CURVES}/{name}-full", *sequences),
       f"finetune_rates_{name}",
     )
-    for name, sequences in (("ptb", 100), ("enwik8", 30))
+    for name, *sequences in (("ptb",), ("enwik8", "--sequences=30"))
   ),
   Experiment("generation_speed"),
   Experiment("run_costs", ("--text={shakespeare}",)),
